@@ -1,0 +1,239 @@
+"""Integer expressions in a normal form, so that the index arithmetic of views cancels.
+
+An integer is a polynomial over atoms (sizes, positions, and whatever is not a sum or a product: quotients, remainders,
+gathered indices). ``(h // G) * G + h % G`` becomes ``h``, ``(b * H + h) // H`` becomes ``b`` because 0 <= h < H: the
+reasoning that makes view, expand, chunk and repeat_interleave disappear. Quotients round down, as Python's do.
+"""
+
+from __future__ import annotations
+
+from flashlight.ir.expr import INT, Const, Expr, Iota, Map, Scalar
+from flashlight.ir.order import sort_key
+
+Monomial = tuple[Expr, ...]
+Polynomial = dict[Monomial, int]
+
+
+def constant(value: int) -> Const:
+    return Const(int(value), INT)
+
+
+def polynomial(expr: Expr) -> Polynomial:
+    """The expression as a sum of integer multiples of products of atoms."""
+    if isinstance(expr, Const):
+        return {(): int(expr.value)} if expr.value else {}
+    if isinstance(expr, Map):
+        if expr.op == "add":
+            return _sum(polynomial(expr.args[0]), polynomial(expr.args[1]))
+        if expr.op == "sub":
+            return _sum(polynomial(expr.args[0]), _scaled(polynomial(expr.args[1]), -1))
+        if expr.op == "neg":
+            return _scaled(polynomial(expr.args[0]), -1)
+        if expr.op == "mul":
+            return _product(polynomial(expr.args[0]), polynomial(expr.args[1]))
+    return {(expr,): 1}
+
+
+def expression(poly: Polynomial) -> Expr:
+    """The polynomial as an expression, its terms in a fixed order: positive ones first, constants last."""
+    if not poly:
+        return constant(0)
+
+    def rank(item: tuple[Monomial, int]) -> tuple[object, ...]:
+        monomial, coefficient = item
+        return (coefficient < 0, not monomial, [sort_key(atom) for atom in monomial])
+
+    result: Expr | None = None
+    for monomial, coefficient in sorted(poly.items(), key=rank):
+        magnitude = abs(coefficient)
+        term: Expr | None = None
+        for atom in monomial:
+            term = atom if term is None else Map("mul", (term, atom), INT)
+        if term is None:
+            term = constant(magnitude)
+        elif magnitude != 1:
+            term = Map("mul", (term, constant(magnitude)), INT)
+        if result is None:
+            if coefficient > 0:
+                result = term
+            else:
+                result = constant(-magnitude) if not monomial else Map("neg", (term,), INT)
+        else:
+            result = Map("add" if coefficient > 0 else "sub", (result, term), INT)
+    assert result is not None
+    return result
+
+
+def add(left: Expr, right: Expr) -> Expr:
+    return expression(_sum(polynomial(left), polynomial(right)))
+
+
+def sub(left: Expr, right: Expr) -> Expr:
+    return expression(_sum(polynomial(left), _scaled(polynomial(right), -1)))
+
+
+def mul(left: Expr, right: Expr) -> Expr:
+    return expression(_product(polynomial(left), polynomial(right)))
+
+
+def floordiv(left: Expr, right: Expr) -> Expr:
+    quotient, remainder = _divide(polynomial(left), right)
+    if not remainder or is_nonnegative_below(remainder, right):
+        return expression(quotient)
+    rest = expression(remainder)
+    if isinstance(rest, Const) and isinstance(right, Const):
+        return expression(_sum(quotient, polynomial(constant(int(rest.value) // int(right.value)))))
+    return expression(_sum(quotient, polynomial(Map("floordiv", (rest, right), INT))))
+
+
+def mod(left: Expr, right: Expr) -> Expr:
+    _, remainder = _divide(polynomial(left), right)
+    if not remainder or is_nonnegative_below(remainder, right):
+        return expression(remainder)
+    rest = expression(remainder)
+    if isinstance(rest, Const) and isinstance(right, Const):
+        return constant(int(rest.value) % int(right.value))
+    return Map("mod", (rest, right), INT)
+
+
+def is_nonnegative_below(poly: Polynomial, bound: Expr) -> bool:
+    """Whether 0 <= poly < bound is certain from the extents of its axes and the positivity of sizes."""
+    low, high = _range(poly)
+    if low is None or high is None:
+        return False
+    return _is_nonnegative(low) and _is_nonnegative(_sum(_sum(polynomial(bound), _scaled(high, -1)), {(): -1}))
+
+
+def known_nonnegative(expr: Expr) -> bool:
+    """Whether expr >= 0 is certain from the extents of its axes and the positivity of sizes."""
+    low, _ = _range(polynomial(expr))
+    return low is not None and _is_nonnegative(low)
+
+
+def _sum(left: Polynomial, right: Polynomial) -> Polynomial:
+    result = dict(left)
+    for monomial, coefficient in right.items():
+        total = result.get(monomial, 0) + coefficient
+        if total:
+            result[monomial] = total
+        else:
+            result.pop(monomial, None)
+    return _recombined(result)
+
+
+def _scaled(poly: Polynomial, factor: int) -> Polynomial:
+    return {monomial: coefficient * factor for monomial, coefficient in poly.items() if factor}
+
+
+def _product(left: Polynomial, right: Polynomial) -> Polynomial:
+    result: Polynomial = {}
+    for left_monomial, left_coefficient in left.items():
+        for right_monomial, right_coefficient in right.items():
+            monomial = tuple(sorted(left_monomial + right_monomial, key=sort_key))
+            total = result.get(monomial, 0) + left_coefficient * right_coefficient
+            if total:
+                result[monomial] = total
+            else:
+                result.pop(monomial, None)
+    return _recombined(result)
+
+
+def _recombined(poly: Polynomial) -> Polynomial:
+    """Apply (x // n) * n + x % n = x wherever both terms stand with the same factor."""
+    for monomial, coefficient in poly.items():
+        for position, atom in enumerate(monomial):
+            if not (isinstance(atom, Map) and atom.op == "mod"):
+                continue
+            value, divisor = atom.args
+            others = monomial[:position] + monomial[position + 1 :]
+            quotient = _product({others: coefficient}, polynomial(floordiv(value, divisor)))
+            partner = _product(quotient, polynomial(divisor))
+            if partner and all(poly.get(m) == c for m, c in partner.items()):
+                rest = {m: c for m, c in poly.items() if m not in partner and m != monomial}
+                return _sum(rest, _product({others: coefficient}, polynomial(value)))
+    return poly
+
+
+def _divide(poly: Polynomial, divisor: Expr) -> tuple[Polynomial, Polynomial]:
+    """Quotient and remainder of the terms that the divisor divides exactly, and the terms that it does not."""
+    divisors = polynomial(divisor)
+    if len(divisors) != 1:
+        return {}, poly
+    ((factors, scale),) = divisors.items()
+    quotient: Polynomial = {}
+    remainder: Polynomial = {}
+    for monomial, coefficient in poly.items():
+        left = list(monomial)
+        exact = coefficient % scale == 0
+        for factor in factors:
+            if factor in left:
+                left.remove(factor)
+            else:
+                exact = False
+        if exact:
+            quotient[tuple(left)] = coefficient // scale
+        elif not factors and abs(coefficient) >= scale > 0 and not monomial:
+            if coefficient // scale:
+                quotient[()] = coefficient // scale
+            if coefficient % scale:
+                remainder[()] = coefficient % scale
+        else:
+            remainder[monomial] = coefficient
+    return quotient, remainder
+
+
+def _range(poly: Polynomial) -> tuple[Polynomial | None, Polynomial | None]:
+    """Bounds of the polynomial, themselves polynomials in sizes; None where nothing is known."""
+    low: Polynomial = {}
+    high: Polynomial = {}
+    for monomial, coefficient in poly.items():
+        term_low: Polynomial = {(): 1}
+        term_high: Polynomial = {(): 1}
+        for atom in monomial:
+            bounds = _atom_range(atom)
+            if bounds is None:
+                return None, None
+            term_low = _product(term_low, bounds[0])
+            term_high = _product(term_high, bounds[1])
+        if coefficient < 0:
+            term_low, term_high = term_high, term_low
+        low = _sum(low, _scaled(term_low, coefficient))
+        high = _sum(high, _scaled(term_high, coefficient))
+    return low, high
+
+
+def _atom_range(atom: Expr) -> tuple[Polynomial, Polynomial] | None:
+    """Bounds of an atom, both nonnegative (a product of such bounds is a bound of the product)."""
+    if isinstance(atom, Iota):
+        return {}, _sum(polynomial(atom.axis.extent), {(): -1})
+    if isinstance(atom, Scalar) and atom.positive:
+        return {(atom,): 1}, {(atom,): 1}
+    if isinstance(atom, Map) and not atom.axes and known_size(atom):
+        return {(atom,): 1}, {(atom,): 1}
+    if isinstance(atom, Map) and atom.op == "mod" and known_size(atom.args[1]):
+        return {}, _sum(polynomial(atom.args[1]), {(): -1})
+    if isinstance(atom, Map) and atom.op == "floordiv" and known_nonnegative(atom.args[0]) and known_size(atom.args[1]):
+        _, high = _range(polynomial(atom.args[0]))
+        if high is None:
+            return None
+        # x <= N - 1 gives x // n <= (N - 1) // n = N // n - 1 where n divides N, which is all that views need
+        above = _sum(high, {(): 1})
+        whole, rest = _divide(above, atom.args[1])
+        return ({}, _sum(whole, {(): -1})) if not rest else ({}, high)
+    return None
+
+
+def known_size(expr: Expr) -> bool:
+    """Whether the expression is built from sizes so that it is at least 1 (quotients of sizes are group counts)."""
+    if isinstance(expr, Const):
+        return int(expr.value) >= 1
+    if isinstance(expr, Scalar):
+        return expr.positive
+    return isinstance(expr, Map) and expr.op in ("mul", "add", "floordiv") and all(map(known_size, expr.args))
+
+
+def _is_nonnegative(poly: Polynomial) -> bool:
+    """Whether the polynomial in sizes, all of them at least 1, is certainly >= 0."""
+    spare = sum(c for m, c in poly.items() if c > 0 and m and all(known_size(a) for a in m)) + poly.get((), 0)
+    negatives = [(m, c) for m, c in poly.items() if c < 0 and m]
+    return not negatives and spare >= 0

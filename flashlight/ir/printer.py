@@ -1,0 +1,104 @@
+"""Programs as mathematics: what `flashlight explain` shows and what headers of generated files quote."""
+
+from __future__ import annotations
+
+from flashlight.ir.expr import ELEMENT, INTEGERS, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
+from flashlight.ir.ops import OPS
+from flashlight.ir.order import axis_key
+from flashlight.ir.program import Program
+
+_SIGNS = {"sum": "Σ", "max": "max", "min": "min", "prod": "Π", "any": "any", "all": "all"}
+_MAX_WIDTH = 72
+
+
+def show(expr: Expr, names: dict[Expr, str] | None = None, *, whole: bool = True) -> str:
+    """The expression on one line; subexpressions in ``names`` appear by name (but not the root, if ``whole``)."""
+    return _Printer(names or {}).show(expr, 0, top=whole)
+
+
+def show_program(program: Program) -> str:
+    """The program as a list of equations, one for every value that the user named or that is used repeatedly."""
+    roots = [output.expr for output in program.outputs]
+    uses: dict[Expr, int] = {}
+    for node in walk(*roots):
+        for child in node.children:
+            uses[child] = uses.get(child, 0) + 1
+    names: dict[Expr, str] = {}
+    taken: set[str] = {output.name for output in program.outputs}
+    lines: list[str] = []
+
+    def line(name: str, expr: Expr) -> None:
+        free = ", ".join(axis.name for axis in sorted(expr.axes, key=axis_key))
+        lines.append(f"{name}[{free}] = {show(expr, names)}" if free else f"{name} = {show(expr, names)}")
+
+    for node in walk(*roots):
+        if not isinstance(node, (Map, Reduce, Scan)) or node in roots or node.dtype in INTEGERS or not node.axes:
+            continue
+        given = program.names.get(node)
+        long = uses.get(node, 0) > 1 and len(show(node, names)) > 12
+        if given is None and not long:
+            continue
+        wanted = given.name if given is not None else f"t{len(names)}"
+        name, count = wanted, 2
+        while name in taken:
+            name, count = f"{wanted}_{count}", count + 1
+        taken.add(name)
+        line(name, node)
+        free = ", ".join(axis.name for axis in sorted(node.axes, key=axis_key))
+        names[node] = f"{name}[{free}]"
+    for output in program.outputs:
+        index = ", ".join(axis.name for axis in output.axes)
+        cast = "" if output.dtype == ELEMENT else f"  ({output.dtype})"
+        lines.append(f"{output.name}[{index}] = {show(output.expr, names)}{cast}")
+    return "\n".join(lines)
+
+
+class _Printer:
+    def __init__(self, names: dict[Expr, str]) -> None:
+        self.names = names
+
+    def show(self, expr: Expr, outer: int, *, top: bool = False) -> str:
+        if not top and expr in self.names:
+            return self.names[expr]
+        if isinstance(expr, Const):
+            return _number(expr.value)
+        if isinstance(expr, Scalar):
+            return expr.name
+        if isinstance(expr, Iota):
+            return expr.axis.name
+        if isinstance(expr, Load):
+            return f"{expr.tensor.name}[{', '.join(self.show(i, 0) for i in expr.index)}]"
+        if isinstance(expr, Reduce):
+            inner = self.show(expr.arg, 6)
+            sign = _SIGNS.get(expr.op, expr.op)
+            return _wrapped(f"{sign}_{expr.axis.name} {inner}", outer > 5)
+        if isinstance(expr, Scan):
+            inner = self.show(expr.arg, 6)
+            sign = _SIGNS.get(expr.op, expr.op)
+            return _wrapped(f"{sign}_({expr.axis.name} <= {self.show(expr.at, 5)}) {inner}", outer > 5)
+        assert isinstance(expr, Map)
+        if expr.op == "cast":
+            return f"{expr.dtype}({self.show(expr.args[0], 0)})"
+        operator = OPS[expr.op]
+        if operator.precedence == 0:
+            return f"{operator.symbol}({', '.join(self.show(arg, 0) for arg in expr.args)})"
+        level = operator.precedence
+        if operator.arity == 1:
+            return _wrapped(f"{operator.symbol}{self.show(expr.args[0], level)}", outer > level)
+        left, right = expr.args
+        text = f"{self.show(left, level)} {operator.symbol} {self.show(right, level + 1)}"
+        return _wrapped(text, outer > level)
+
+
+def _wrapped(text: str, needed: bool) -> str:
+    return f"({text})" if needed else text
+
+
+def _number(value: float | int | bool) -> str:
+    if isinstance(value, float) and abs(value) < 1e15 and value == int(value):
+        return str(int(value))
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def show_axis(axis: Axis) -> str:
+    return f"{axis.name} < {show(axis.extent)}"
