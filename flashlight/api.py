@@ -1,0 +1,188 @@
+"""The verbs of the command line as functions: transpile, check, explain and verify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashlight import output, pipeline
+from flashlight.output import GeneratedFile
+from flashlight.pipeline import Phases, Shapes
+
+if TYPE_CHECKING:
+    from flashlight.verify import Outcome
+
+__all__ = ["GeneratedFile", "Stage", "check", "explain", "transpile", "verify", "write"]
+
+OUT = Path("generated")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage made, as text."""
+
+    title: str
+    text: str
+
+
+def transpile(
+    path: str | Path,
+    targets: Sequence[str] | None = None,
+    shapes: Shapes | None = None,
+    *,
+    out: str | Path = OUT,
+    phases: Phases | None = None,
+) -> list[GeneratedFile]:
+    """The wrapper and the kernels for a file of attention functions. Writes nothing: `write` does.
+
+    Args:
+        path: the user's Python file.
+        targets: names of functions; every public function that contains attention, if empty.
+        shapes: dimension names by parameter, for parameters whose annotations and comments give none.
+        out: the directory that the files are for.
+        phases: collects the seconds that each stage took.
+
+    Raises:
+        flashlight.diagnostics.Diagnostic: the input cannot be read, traced or fused.
+    """
+    from flashlight.diagnostics import Diagnostic
+
+    path, out, shapes, phases = Path(path), Path(out), shapes or {}, phases or Phases()
+    if (out / path.name).resolve() == path.resolve():
+        raise Diagnostic("FL008", "the generated file would overwrite its own source", path=str(path), hint=_OUT_HINT)
+    source, chosen = pipeline.read(path, targets or (), phases)
+    units = [pipeline.unit(source, target, shapes, phases) for target in chosen]
+    command = pipeline.command_line(path, targets or (), shapes)
+    files = pipeline.emit(source, units, command, phases)
+    return [
+        GeneratedFile(out / f"{path.stem}.py", files.wrapper),
+        GeneratedFile(out / f"{path.stem}_triton.py", files.kernels),
+    ]
+
+
+def write(files: Sequence[GeneratedFile], *, force: bool = False) -> list[Path]:
+    """Write the files that differ from what is there, all or none; returns the paths written.
+
+    Raises:
+        flashlight.diagnostics.Diagnostic: a path holds a file that flashlight did not write, and ``force`` is not set.
+    """
+    from flashlight.diagnostics import Diagnostic
+
+    for file in files:
+        problem = _occupied(file, force)
+        if problem is not None:
+            raise Diagnostic("FL008", problem, path=str(file.path), hint=_OCCUPIED_HINT)
+    try:
+        return output.write_all(files)
+    except OSError as error:
+        raise Diagnostic(
+            "FL009",
+            f"cannot write here: {error.strerror or error}",
+            path=str(error.filename or files[0].path),
+            hint="choose another directory with --out",
+        ) from error
+
+
+_OUT_HINT = "choose another directory with --out"
+_OCCUPIED_HINT = "choose another directory with --out, or overwrite the file with --force"
+
+
+def _occupied(file: GeneratedFile, force: bool) -> str | None:
+    if file.path.is_dir():
+        return "there is a directory at the path that flashlight would write"
+    current = file.current
+    if force or current is None or not file.is_stale or output.read_header(current) is not None:
+        return None
+    return "this file was not written by flashlight, and would be overwritten"
+
+
+def check(paths: Sequence[str | Path] | None = None, *, phases: Phases | None = None) -> list[GeneratedFile]:
+    """What flashlight would write today in place of the generated files; `GeneratedFile.is_stale` tells which differ.
+
+    Args:
+        paths: generated files; every file in ``generated/`` that flashlight wrote, if empty.
+
+    Raises:
+        flashlight.diagnostics.Diagnostic: a given file is missing or was not written by flashlight, or its source is
+            missing or can no longer be transpiled.
+    """
+    from flashlight.diagnostics import Diagnostic
+
+    chosen = [Path(path) for path in paths] if paths else sorted(OUT.glob("*.py"))
+    made: dict[tuple[Path, str], list[GeneratedFile]] = {}
+    for path in chosen:
+        text = GeneratedFile(path, "").current
+        if text is None:
+            raise Diagnostic("FL001", "there is no such file", path=str(path), hint="check the path")
+        header = output.read_header(text)
+        if header is None and not paths:
+            continue
+        if header is None:
+            raise Diagnostic(
+                "FL010",
+                "flashlight did not write this file, so there is nothing to check it against",
+                path=str(path),
+                hint="name files that `flashlight transpile` wrote",
+            )
+        key = (path.parent, header.source)
+        if key not in made:
+            source = find_source(path, header.source)
+            made[key] = transpile(source, header.targets, header.shapes, out=path.parent, phases=phases)
+    wanted = {path.resolve() for path in chosen}
+    return [
+        file for files in made.values() for file in files if file.path.resolve() in wanted or not file.path.exists()
+    ]
+
+
+def find_source(generated: Path, recorded: str) -> Path:
+    """The file that a header names: relative to the current directory or to one above the generated file."""
+    for directory in (Path(), *generated.resolve().parents):
+        if (directory / recorded).is_file():
+            return directory / recorded
+    return Path(recorded)
+
+
+def explain(
+    path: str | Path, target: str | None = None, shapes: Shapes | None = None, *, phases: Phases | None = None
+) -> list[Stage]:
+    """Every stage of a target (of all targets, if none is named), as text that people can read.
+
+    Raises:
+        flashlight.diagnostics.Diagnostic: as `transpile`.
+    """
+    phases = phases or Phases()
+    source, chosen = pipeline.read(Path(path), (target,) if target else (), phases)
+    stages: list[Stage] = []
+    for each in chosen:
+        unit = pipeline.unit(source, each, shapes or {}, phases)
+        stages.append(Stage(f"{each.name}: the program", str(unit.traced.program)))
+        stages += [Stage(f"{each.name}: after {fired.law}", str(fired.program)) for fired in unit.rewritten.fired]
+        stages.append(Stage(f"{each.name}: the schedule", str(unit.schedule)))
+    return stages
+
+
+def verify(
+    path: str | Path,
+    device: str = "cpu",
+    *,
+    targets: Sequence[str] | None = None,
+    out: str | Path = OUT,
+    examples: int = 20,
+    seed: int = 0,
+) -> list[Outcome]:
+    """Compare the generated module of a file with the original in float64, on drawn inputs.
+
+    Args:
+        path: the user's file; its generated module is looked for in ``out``.
+        device: "cpu" runs the kernels under Triton's interpreter, "cuda" on the GPU.
+        examples: inputs drawn for each target.
+        seed: the start of the random draws; the same seed draws the same inputs.
+
+    Raises:
+        flashlight.diagnostics.Diagnostic: the file cannot be read or traced, or was not transpiled yet.
+    """
+    import flashlight.verify
+
+    return flashlight.verify.verify(Path(path), device, tuple(targets or ()), Path(out), examples, seed)

@@ -1,0 +1,107 @@
+"""The stages in order, for one file: source, trace, laws, schedule, emit. Everything above goes through here."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashlight.emit import Files
+    from flashlight.schedule import Schedule
+    from flashlight.source import Source, Target
+    from flashlight.trace.traced import Traced
+    from rewriters.pipeline import Rewritten
+
+Shapes = Mapping[str, tuple[str, ...]]
+"""What `--shape` gave: the names of a parameter's dimensions, by parameter."""
+
+
+@dataclass
+class Phases:
+    """Seconds spent in each phase, in the order in which they first began."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.seconds.setdefault(name, 0.0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One target with what every stage made of it."""
+
+    target: Target
+    traced: Traced
+    rewritten: Rewritten
+    schedule: Schedule
+
+
+def read(path: Path, targets: Sequence[str], phases: Phases) -> tuple[Source, list[Target]]:
+    """The source file and the chosen targets (all of the file's, if none is named).
+
+    Raises `flashlight.diagnostics.Diagnostic` where the file cannot be read or a target is not there.
+    """
+    with phases("import"):
+        import flashlight.source
+    with phases("source"):
+        source = flashlight.source.read(path, tuple(targets))
+        return source, list(source.targets)
+
+
+def trace(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Traced:
+    """The target as a program over named axes."""
+    with phases("import"):
+        import flashlight.trace
+    with phases("trace"):
+        return flashlight.trace.trace(source, target, dict(shapes))
+
+
+def unit(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Unit:
+    """One target through all stages but the last."""
+    traced = trace(source, target, shapes, phases)
+    with phases("import"):
+        import flashlight.schedule
+        import rewriters.pipeline
+    with phases("rewrite"):
+        rewritten = rewriters.pipeline.run(traced.program)
+    with phases("schedule"):
+        schedule = flashlight.schedule.schedule(rewritten.program)
+    return Unit(target, traced, rewritten, schedule)
+
+
+def emit(source: Source, units: Sequence[Unit], command: str, phases: Phases) -> Files:
+    """The two files as text."""
+    with phases("import"):
+        import flashlight.emit
+    with phases("emit"):
+        return flashlight.emit.emit(source, units, command)
+
+
+def command_line(path: Path, targets: Sequence[str], shapes: Shapes) -> str:
+    """The command that the header of a generated file records: the same on every machine.
+
+    It leaves out `--out`, which the place of the file itself tells, and names the file relative to the current
+    directory; a file outside of it goes by its bare name.
+    """
+    words = ["flashlight", "transpile", ":".join((recorded(path), *targets))]
+    for name, dims in shapes.items():
+        words += ["--shape", f"{name}={','.join(dims)}"]
+    return shlex.join(words)
+
+
+def recorded(path: Path) -> str:
+    """The path as headers record it."""
+    relative = Path(os.path.relpath(path))
+    return path.name if relative.is_absolute() or relative.parts[:1] == ("..",) else relative.as_posix()

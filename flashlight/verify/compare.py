@@ -1,0 +1,191 @@
+"""Is a generated function as good as its original? Both are measured against the original in float64.
+
+Let ``reference`` be the original on inputs upcast to float64, and ``eager`` the original in the inputs' own dtype. For
+each output the generated function must give
+
+- the same shape and dtype as eager, and write to no input;
+- NaN and infinity exactly where the reference and eager both have them, and nowhere that neither has them (where the
+  two disagree, eager itself overflowed or underflowed in its dtype, and either is right);
+- ``max |generated - reference| <= 2 max |eager - reference| + floor``.
+
+The floor allows for eager's luck: with one key, say, eager is exact and nothing could be better. It has two terms:
+
+- ``2 eps(dtype) max |reference|``: storing the output rounds;
+- how far the reference itself moves when the floating-point inputs move by 4 eps(float32), relatively: the least that
+  any algorithm with float32 accumulation can be asked for on inputs as ill-conditioned as these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+
+Function = Callable[..., Any]
+Arguments = dict[str, Any]
+
+
+class Mismatch(AssertionError):
+    """The generated function differs from the original; the message says how."""
+
+
+class Rejected(Exception):
+    """The original does not accept these inputs: there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Errors against float64, the worst over the outputs, and what was allowed."""
+
+    generated: float
+    eager: float
+    allowed: float
+
+
+def compare(original: Function, generated: Function, arguments: Arguments) -> Measured:
+    """Run both functions and compare.
+
+    Raises:
+        Rejected: the original raises on these arguments.
+        Mismatch: the generated function raises, or its outputs are not as good as the original's.
+    """
+    eager, reference = _rejecting(original, arguments), _rejecting(original, upcast(arguments))
+    moved = [_rejecting(original, perturbed(arguments, seed)) for seed in (0, 1)]
+    before = _copied(arguments)
+    try:
+        with poisoned():
+            outputs = flatten(generated(**arguments))
+    except Exception as error:
+        raise Mismatch(f"the generated function raised {type(error).__name__}: {error}") from error
+    if not _same(arguments, before):
+        raise Mismatch("the generated function wrote to its inputs")
+    if len(outputs) != len(eager):
+        raise Mismatch(f"{len(outputs)} outputs, not {len(eager)}")
+    worst = Measured(0.0, 0.0, 0.0)
+    for number, output in enumerate(outputs):
+        measured = _measure(output, eager[number], reference[number], [other[number] for other in moved])
+        worst = max(worst, measured, key=lambda one: one.generated / (one.allowed or 1.0))
+    return worst
+
+
+def _measure(output: torch.Tensor, eager: torch.Tensor, reference: torch.Tensor, moved: list[torch.Tensor]) -> Measured:
+    if output.shape != eager.shape:
+        raise Mismatch(f"shape {list(output.shape)}, not {list(eager.shape)}")
+    if output.dtype != eager.dtype:
+        raise Mismatch(f"dtype {output.dtype}, not {eager.dtype}")
+    if not eager.dtype.is_floating_point:
+        if not torch.equal(output, eager):
+            raise Mismatch("values differ")
+        return Measured(0.0, 0.0, 0.0)
+    for name, pattern in (("NaN", torch.isnan), ("infinity", torch.isinf)):
+        agreed = pattern(reference) == pattern(eager)
+        wrong = agreed & (pattern(output) != pattern(eager))
+        if wrong.any():
+            where = tuple(wrong.nonzero()[0].tolist())
+            raise Mismatch(
+                f"{name} pattern differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
+                f"{output[where].item()}, where eager has {eager[where].item()}"
+            )
+    finite = torch.isfinite(reference) & torch.isfinite(eager) & torch.isfinite(output)
+    for other in moved:
+        finite &= torch.isfinite(other)
+    if not finite.any():
+        return Measured(0.0, 0.0, 0.0)
+    true = reference[finite]
+
+    def error(other: torch.Tensor) -> float:
+        return float((other[finite].double() - true).abs().max())
+
+    floor = 2 * torch.finfo(eager.dtype).eps * float(true.abs().max()) + max(map(error, moved))
+    measured = Measured(error(output), error(eager), 2 * error(eager) + floor)
+    if measured.generated > measured.allowed:
+        difference = torch.where(finite, (output.double() - reference).abs(), 0)
+        where = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
+        raise Mismatch(
+            f"error {measured.generated:.3g} against float64, where eager has {measured.eager:.3g} and "
+            f"{measured.allowed:.3g} is allowed; worst at {where}: {output[where].item():.6g}, not "
+            f"{reference[where].item():.6g}"
+        )
+    return measured
+
+
+def upcast(arguments: Arguments) -> Arguments:
+    """Floating-point tensors as float64; the rest as it is."""
+    return _mapped(arguments, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor.clone())
+
+
+def perturbed(arguments: Arguments, seed: int) -> Arguments:
+    """Float64 inputs moved at random by up to 4 eps(float32), relatively."""
+    generator = torch.Generator().manual_seed(seed)
+    width = 4 * torch.finfo(torch.float32).eps
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
+        return tensor.double() * (1 + width * signs)
+
+    return _mapped(arguments, move)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill what torch.empty and its kin allocate with NaN (integers: their least), so that unwritten places show."""
+
+    def filling(allocate: Function) -> Function:
+        def wrapper(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor: torch.Tensor = allocate(*args, **kwargs)
+            if tensor.is_floating_point():
+                return tensor.fill_(float("nan"))
+            return tensor if tensor.dtype == torch.bool else tensor.fill_(torch.iinfo(tensor.dtype).min)
+
+        return wrapper
+
+    with (
+        mock.patch.object(torch, "empty", filling(torch.empty)),
+        mock.patch.object(torch, "empty_like", filling(torch.empty_like)),
+        mock.patch.object(torch, "empty_strided", filling(torch.empty_strided)),
+        mock.patch.object(torch.Tensor, "new_empty", filling(torch.Tensor.new_empty)),
+    ):
+        yield
+
+
+def flatten(outputs: Any) -> list[torch.Tensor]:
+    """The tensors of a result: a tensor, or nested tuples, lists and dicts of them."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (tuple, list)):
+        return [tensor for output in outputs for tensor in flatten(output)]
+    return []
+
+
+def _rejecting(function: Function, arguments: Arguments) -> list[torch.Tensor]:
+    try:
+        return flatten(function(**_copied(arguments)))
+    except Exception as error:
+        raise Rejected(f"{type(error).__name__}: {error}") from error
+
+
+def _mapped(arguments: Arguments, rule: Callable[[torch.Tensor], torch.Tensor]) -> Arguments:
+    def apply(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return rule(value)
+        return [apply(item) for item in value] if isinstance(value, list) else value
+
+    return {name: apply(value) for name, value in arguments.items()}
+
+
+def _copied(arguments: Arguments) -> Arguments:
+    # clone keeps dense strides and drops gaps: the original may accept fewer strides than the generated function has to
+    return _mapped(arguments, lambda tensor: tensor.clone())
+
+
+def _same(one: Arguments, other: Arguments) -> bool:
+    pairs = zip(flatten(one), flatten(other), strict=True)
+    return all(torch.equal(a.nan_to_num(0.0, 1.0, 2.0), b.nan_to_num(0.0, 1.0, 2.0)) for a, b in pairs)

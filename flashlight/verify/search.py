@@ -1,0 +1,169 @@
+"""The search for inputs on which a generated function differs from its original, shrunk to the smallest."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from flashlight import pipeline
+
+if TYPE_CHECKING:
+    from flashlight.trace.traced import Traced
+
+REPLY = "flashlight-verify-reply "
+"""What the line with the outcomes begins with in a worker's output."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the search found for one target.
+
+    ``error`` and ``eager_error`` are those of the worst case that passed: the largest share of what was allowed.
+    ``failure`` is the smallest failing case and how it fails.
+    """
+
+    target: str
+    examples: int
+    error: float = 0.0
+    eager_error: float = 0.0
+    failure: str | None = None
+
+    def summary(self) -> str:
+        """One line."""
+        if self.failure is not None:
+            return f"{self.target}: DIFFERS"
+        return (
+            f"{self.target}: agrees on {self.examples} drawn inputs; "
+            f"worst error {self.error:.2g} against float64, where eager has {self.eager_error:.2g}"
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to verify; plain values, to be handed to another process."""
+
+    path: str
+    device: str
+    targets: Sequence[str]
+    out: str
+    examples: int
+    seed: int
+
+
+def verify(path: Path, device: str, targets: Sequence[str], out: Path, examples: int, seed: int) -> list[Outcome]:
+    """One outcome for each target. On a CPU the kernels run under Triton's interpreter, in a process of their own.
+
+    Raises `flashlight.diagnostics.Diagnostic` as `flashlight.api.verify` says.
+    """
+    from flashlight.diagnostics import Diagnostic
+
+    # read here too: a diagnostic for the file is the same in every process, and faster without one
+    pipeline.read(path, targets, pipeline.Phases())
+    generated = out / f"{path.stem}.py"
+    if not generated.is_file():
+        raise Diagnostic(
+            "FL011",
+            "there is no generated module to compare with the original",
+            path=str(generated),
+            hint=f"run `flashlight transpile {path}` first, or say where it is with --out",
+        )
+    request = Request(str(path), device, list(targets), str(out), examples, seed)
+    if device != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
+        return run(request)
+    command = [sys.executable, "-m", "flashlight.verify", json.dumps(asdict(request))]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    replies = [line for line in done.stdout.splitlines() if line.startswith(REPLY)]
+    if done.returncode != 0 or not replies:
+        raise RuntimeError(f"the process that runs Triton's interpreter stopped with exit code {done.returncode}")
+    return [Outcome(**outcome) for outcome in json.loads(replies[-1][len(REPLY) :])]
+
+
+def run(request: Request) -> list[Outcome]:
+    """The same in this process."""
+    from flashlight.output import read_header
+
+    path, out = Path(request.path), Path(request.out)
+    phases = pipeline.Phases()
+    wrapper = out / f"{path.stem}.py"
+    header = read_header(wrapper.read_text(encoding="utf-8"))
+    source, chosen = pipeline.read(path, request.targets or (header.targets if header else ()), phases)
+    original = load(path, "original")
+    generated = load(wrapper, "generated")
+    outcomes = []
+    for target in chosen:
+        traced = pipeline.trace(source, target, header.shapes if header else {}, phases)
+        outcomes.append(search(target.name, traced, original, generated, request))
+    return outcomes
+
+
+def search(name: str, traced: Traced, original: ModuleType, generated: ModuleType, request: Request) -> Outcome:
+    """Draw inputs for one target until one fails, and shrink that; or until there were enough."""
+    import hypothesis
+    from hypothesis import HealthCheck, Phase
+
+    from flashlight.verify import draw
+    from flashlight.verify.compare import Measured, Mismatch, Rejected, compare
+
+    worst = Measured(0.0, 0.0, 0.0)
+    count = 0
+    failing: list[tuple[draw.Case, Mismatch]] = []
+
+    # no database: what is drawn depends on the seed alone
+    @hypothesis.seed(request.seed)
+    @hypothesis.settings(
+        max_examples=request.examples,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+        verbosity=hypothesis.Verbosity.quiet,
+    )
+    @hypothesis.given(draw.cases(traced, draw.SMALL if request.device == "cpu" else draw.LARGE))
+    def agrees(case: draw.Case) -> None:
+        nonlocal worst, count
+        arguments = draw.build(traced, case, request.device)
+        try:
+            measured = compare(getattr(original, name), getattr(generated, name), arguments)
+        except Rejected:
+            hypothesis.reject()
+        except Mismatch as mismatch:
+            failing.append((case, mismatch))
+            raise
+        count += 1
+        worst = max(worst, measured, key=lambda one: one.generated / (one.allowed or 1.0))
+
+    try:
+        agrees()
+    except Mismatch:
+        case, mismatch = failing[-1]
+        return Outcome(name, count, failure=f"{name}({case})\n  {mismatch}\n  (drawn from --seed {request.seed})")
+    except hypothesis.errors.Unsatisfied:
+        return Outcome(name, count, failure=f"{name}: the original accepts none of the inputs that were drawn")
+    return Outcome(name, count, worst.generated, worst.eager)
+
+
+def load(path: Path, prefix: str) -> ModuleType:
+    """A module from its file; modules beside it can be imported. Originals and generated ones may share a name."""
+    path = path.resolve()
+    name = f"flashlight_{prefix}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,85 @@
+"""What is drawn fits the target: sizes, strides, and the meaning of integers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashlight.ir import build
+from flashlight.ir.expr import Axis, Scalar, Tensor
+from flashlight.ir.program import Output, Program
+from flashlight.trace.traced import Parameter, Traced
+from flashlight.verify import draw
+
+B, H, G, S, D, T = (Scalar(name, "int64", True) for name in ("B", "H", "H_kv", "S", "D", "T"))
+QUERY = Tensor("query", (B, H, S, D), "element")
+KEY = Tensor("key", (B, G, S, D), "element")
+MASK = Tensor("mask", (B, H, S, S), "bool")
+TABLE = Tensor("table", (T, H), "element")
+INDEX = Tensor("index", (S, S), "int64")
+LENGTHS = Tensor("lengths", (B,), "int64")
+IDS = Tensor("ids", (B, S), "int32")
+
+
+def traced() -> Traced:
+    """A program that uses each tensor as attention would: no attention itself."""
+    b, h, i, j = (build.iota(Axis(name, size)) for name, size in (("b", B), ("h", H), ("i", S), ("j", S)))
+    bias = build.load(TABLE, (build.load(INDEX, (i, j)), h))
+    inside = build.op("lt", j, build.load(LENGTHS, (b,)))
+    same = build.op("eq", build.load(IDS, (b, i)), build.load(IDS, (b, j)))
+    kept = build.op("and", build.op("and", inside, same), build.load(MASK, (b, h, i, j)))
+    expr = build.where(kept, bias, build.const(0.0, "element"))
+    axes = tuple(node.axis for node in (b, h, i, j))
+    groups = build.op("eq", build.op("mod", H, G), build.integer(0))
+    tensors = (QUERY, KEY, MASK, TABLE, INDEX, LENGTHS, IDS)
+    program = Program("f", tensors, (Output("out", axes, expr, "element"),), assumptions=(groups,))
+    parameters = [Parameter(t.name, tensor=t, broadcast=t is MASK) for t in tensors]
+    parameters.append(Parameter("window", scalar=Scalar("window", "int64")))
+    parameters.append(Parameter("training", value="False"))
+    return Traced(program, tuple(parameters))
+
+
+TRACED = traced()
+
+
+@settings(max_examples=60, deadline=None)
+@given(draw.cases(TRACED))
+def test_inputs_fit_the_target(case):
+    arguments = draw.build(TRACED, case)
+    numbers = case.numbers
+    assert list(arguments) == [p.name for p in TRACED.parameters]
+    assert numbers["H"] % numbers["H_kv"] == 0
+    assert list(arguments["query"].shape) == [numbers[name] for name in "BHSD"]
+    assert arguments["query"].dtype == getattr(torch, case.dtype)
+    assert arguments["window"] == numbers["window"] and arguments["training"] is False
+    mask = arguments["mask"]
+    assert mask.dtype == torch.bool
+    assert torch.broadcast_shapes(mask.shape, (numbers["B"], numbers["H"], numbers["S"], numbers["S"]))
+    if numbers["S"] and numbers["B"]:
+        assert 0 <= arguments["index"].min() and arguments["index"].max() < max(numbers["T"], 1)
+        assert arguments["lengths"].max() <= numbers["S"] + 1
+        ids = arguments["ids"]
+        assert ids.dtype == torch.int32 and (ids.diff(dim=-1) >= 0).all()
+
+
+def test_the_same_case_gives_the_same_inputs():
+    numbers = {"B": 2, "H": 2, "H_kv": 1, "S": 5, "D": 16, "T": 7, "window": 3}
+    case = draw.Case(numbers, "bfloat16", {}, 5)
+    once, again = draw.build(TRACED, case), draw.build(TRACED, case)
+    assert all(torch.equal(once[name], again[name]) for name in ("query", "mask", "ids"))
+
+
+def test_kinds_of_sizes():
+    expected = {"B": "batch", "H": "heads", "H_kv": "heads", "S": "length", "D": "head_dim", "T": "length"}
+    assert draw.size_kinds(TRACED) == expected
+
+
+@given(st.sampled_from(draw.LAYOUTS), st.lists(st.integers(0, 4), max_size=4))
+def test_layouts_change_strides_alone(layout, shape):
+    values = torch.randn(shape)
+    assert torch.equal(draw.laid_out(values, layout), values)
+
+
+@pytest.mark.parametrize("layout", ["swapped", "columns", "gaps"])
+def test_layouts_are_not_contiguous(layout):
+    assert not draw.laid_out(torch.randn(2, 3, 4, 5), layout).is_contiguous()
