@@ -1,4 +1,4 @@
-"""Verification: drawn inputs (`draw`), the comparison with float64 (`compare`), and the search for failures (`search`)."""
+"""Verification: drawn inputs (`draw`), the comparison with float64 (`compare`), the search for failures (`search`)."""
 
 from flashlight.verify.search import Outcome, verify
 

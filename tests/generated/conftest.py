@@ -1,0 +1,37 @@
+"""The generated modules that are checked in, with the example each came from."""
+
+from pathlib import Path
+
+import pytest
+
+from flashlight.output import read_header
+
+ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "generated"
+
+
+def wrappers() -> list[Path]:
+    """Every generated wrapper: the kernels' files are those that end in _triton."""
+    return sorted(
+        path
+        for path in GENERATED.glob("*.py")
+        if not path.stem.endswith("_triton") and read_header(path.read_text(encoding="utf-8"))
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "wrapper" in metafunc.fixturenames:
+        metafunc.parametrize("wrapper", [pytest.param(path, id=path.stem) for path in wrappers()])
+
+
+@pytest.fixture
+def example(wrapper: Path) -> Path:
+    """The file that the wrapper was written from."""
+    header = read_header(wrapper.read_text(encoding="utf-8"))
+    assert header is not None
+    return ROOT / header.source
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)

@@ -1,0 +1,18 @@
+"""Every generated kernel under Triton's interpreter, against its original in float64, on small drawn inputs.
+
+Of each file only a few inputs are drawn here, to stay within minutes; `flashlight verify --examples 200` draws more.
+"""
+
+import pytest
+
+from flashlight import api
+
+EXAMPLES = 6
+
+
+@pytest.mark.interpret
+def test_agrees_with_the_original(wrapper, example):
+    outcomes = api.verify(example, "cpu", out=wrapper.parent, examples=EXAMPLES)
+    failures = [outcome.failure for outcome in outcomes if outcome.failure]
+    assert not failures, "\n\n".join(failures)
+    assert outcomes
