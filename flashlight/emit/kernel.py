@@ -1,0 +1,463 @@
+"""One schedule to one Triton kernel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from flashlight.diagnostics import Diagnostic
+from flashlight.emit.code import FLOAT32, Block, Code
+from flashlight.emit.names import Names, dimension_labels, grid_name
+from flashlight.emit.operators import ATOM
+from flashlight.emit.tiles import TileWriter
+from flashlight.ir import build
+from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Tensor, is_float, is_int, walk
+from flashlight.ir.ops import NEUTRAL
+from flashlight.ir.program import Output
+from flashlight.schedule.model import Accumulator, Pass, Schedule
+from flashlight.schedule.roles import extent_name
+
+UNDERFLOW = 150.0
+"""Weights are 2 ** (score - maximum): below 2 ** -149 float32 has nothing left."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel's source, and what a launcher passes to it in order."""
+
+    name: str
+    text: str
+    tensors: tuple[Tensor, ...]
+    outputs: tuple[Output, ...]
+    strides: tuple[tuple[str, int], ...]  # tensor or output, dimension
+    numbers: tuple[tuple[str, Expr], ...]  # parameter, what the host computes for it
+    sizes: tuple[Scalar, ...]
+    widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
+    helpers: frozenset[str]
+
+
+def write_kernel(schedule: Schedule, source_name: str, description: str) -> Kernel:
+    """The kernel of a schedule; ``source_name`` is the user's file as comments cite it."""
+    return _KernelWriter(schedule, source_name).write(description)
+
+
+class _KernelWriter:
+    def __init__(self, schedule: Schedule, source_name: str) -> None:
+        self.schedule = schedule
+        self.roles = schedule.roles
+        self.names = Names()
+        for tensor in schedule.program.inputs:
+            self.names.taken.add(f"{tensor.name}_ptr")
+        for scalar in _scalars(schedule):
+            self.names.taken.add(scalar.name)
+        for name in ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"):
+            self.names.taken.add(name)
+        for axis in self.roles.resident:
+            self.names.taken.add(axis.name)
+        for axis in self.roles.grid:
+            self.names.taken.add(grid_name(axis))
+        self.tiles = TileWriter(schedule, self.names, source_name)
+        self.ranges: dict[str, str] = {}
+
+    @property
+    def block(self) -> Block:
+        return self.tiles.block
+
+    def write(self, description: str) -> Kernel:
+        self._locate()
+        for number, one in enumerate(self.schedule.passes):
+            self._pass(number, one)
+        self._store()
+        body = _without_unused(self.tiles.block.lines)
+        return self._signed(body, description)
+
+    # --- which tile -------------------------------------------------------------------------------------------------
+
+    def _locate(self) -> None:
+        roles, block = self.roles, self.block
+        rows = self.tiles.size(roles.rows.extent)
+        block.comment("Which tile this program computes" + (", those with the most keys first" if self._grows() else ""))
+        block.add("program = tl.program_id(0)")
+        block.add(f"row_blocks = tl.cdiv({rows}, BLOCK_ROWS)")
+        first = "row_blocks - 1 - program % row_blocks" if self._grows() else "program % row_blocks"
+        block.add(f"row_start = ({first}) * BLOCK_ROWS")
+        rest = "program // row_blocks"
+        for position, axis in reversed(list(enumerate(roles.grid))):
+            size = self.tiles.size(axis.extent)
+            text = rest if position == 0 else f"{rest} % {size}"
+            block.add(f"{grid_name(axis)} = ({text}).to(tl.int64)")
+            rest = f"{rest} // {size}"
+        block.add("row_offsets = tl.arange(0, BLOCK_ROWS)")
+        block.add("rows = row_start + row_offsets")
+        block.add("key_offsets = tl.arange(0, BLOCK_KEYS)")
+        for axis in roles.resident:
+            block.add(f"{axis.name} = tl.arange(0, {self.tiles.width(axis)})")
+
+    def _grows(self) -> bool:
+        """Whether later rows see more keys, so that their tiles should start first."""
+        stop = self.schedule.keys.live_stop
+        return stop is not None and self.schedule.keys.live_start is None
+
+    # --- passes -----------------------------------------------------------------------------------------------------
+
+    def _pass(self, number: int, one: Pass) -> None:
+        tiles, block = self.tiles, self.block
+        block.add()
+        chained = {item.reduce for later in self.schedule.passes[number:] for item in later.accumulators}
+        block.comment("What stays in the tile" if number == 0 else "What the pass before has settled")
+        for item in one.accumulators:
+            self._invariants(item.reduce.arg, chained)
+        block.add()
+        variables: dict[Reduce, Code] = {}
+        for item in one.accumulators:
+            variables[item.reduce] = self._initial(item)
+        block.add()
+        if number == 0:
+            self._bounds()
+        self._loops(one, variables, number)
+        for item in one.accumulators:
+            tiles.bound[item.reduce] = variables[item.reduce]
+
+    def _invariants(self, body: Expr, chained: set[Reduce]) -> None:
+        """Give a variable, before the loop, to all that does not change in it."""
+        tiles, stream = self.tiles, self.roles.stream
+        seen: set[Expr] = set()
+
+        def visit(node: Expr, parent: Expr | None) -> None:
+            if node in seen or node in tiles.bound:
+                return
+            seen.add(node)
+            moves = stream in node.axes or any(inner in chained for inner in walk(node))
+            if moves:
+                children = node.children
+                if isinstance(node, Load):
+                    children = tuple(i for i in node.index if any(isinstance(n, Load) for n in walk(i)))
+                for child in children:
+                    visit(child, node)
+                if isinstance(node, Load) and stream in node.axes:
+                    tiles.advance(node)
+            elif isinstance(node, (Load, Reduce)) or (isinstance(node, Map) and self._worth(node)):
+                tiles.value(node, bind=True)
+
+        visit(body, None)
+
+    def _worth(self, node: Map) -> bool:
+        """Whether computing it once before the loop pays: a whole tile's work, or a load within."""
+        if is_int(node) or not node.axes:
+            return any(isinstance(inner, Load) for inner in walk(node))
+        return True
+
+    def _initial(self, item: Accumulator) -> Code:
+        axes = self.tiles.tile_axes(item.reduce)
+        wanted = {"max": "running_max", "min": "running_min", "sum": "running_sum"}.get(item.reduce.op)
+        if wanted is None:
+            raise Diagnostic("FL305", f"a reduction by `{item.reduce.op}` over the keys", hint="use sum, max or min")
+        if any(axis in self.roles.resident for axis in axes):
+            given = self.schedule.program.names.get(item.reduce)
+            wanted = f"{given.name}_sum" if given else "accumulator"
+        name = self.names.fresh(wanted)
+        shape = ", ".join(self.tiles.width(axis) for axis in axes)
+        neutral = NEUTRAL[item.reduce.op]
+        if neutral == 0.0:
+            self.block.add(f"{name} = tl.zeros([{shape}], tl.float32)")
+        else:
+            self.block.add(f'{name} = tl.full([{shape}], float("{neutral}"), tl.float32)')
+        return Code(name, ATOM, axes, FLOAT32)
+
+    # --- which keys -------------------------------------------------------------------------------------------------
+
+    def _bounds(self) -> None:
+        """Name the ends of the loops: keys that some row of the tile sees (live), and that every row sees (full)."""
+        tiles, block, keys = self.tiles, self.block, self.schedule.keys
+        size = tiles.size(self.roles.stream.extent)
+        bounded = any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop))
+        if bounded:
+            block.comment("Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)")
+        else:
+            block.comment("The last block may reach past the keys")
+        self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
+        if keys.live_start is not None:
+            start = self._clamped(keys.live_start)
+            block.add(f"live_start = {start} // BLOCK_KEYS * BLOCK_KEYS")
+            self.ranges["live_start"] = self.ranges["full_start"] = "live_start"
+        if keys.live_stop is not None:
+            block.add(f"live_stop = tl.minimum({size}, {self._clamped(keys.live_stop)})")
+            self.ranges["live_stop"] = "live_stop"
+        if keys.full_start is not None:
+            start = self._clamped(keys.full_start)
+            block.add(f"full_start = tl.minimum(tl.cdiv({start}, BLOCK_KEYS) * BLOCK_KEYS, {self.ranges['live_stop']})")
+            self.ranges["full_start"] = "full_start"
+        stop = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
+        stop = f"{stop} // BLOCK_KEYS * BLOCK_KEYS"
+        if keys.full_start is not None or keys.live_start is not None:
+            stop = f"tl.maximum({self.ranges['full_start']}, {stop})"
+        block.add(f"full_stop = {stop}")
+
+    def _clamped(self, bound: Expr) -> str:
+        code = self.tiles.value(bound, bind=False)
+        if _certainly_nonnegative(bound):
+            return code.within(8)
+        return f"tl.maximum(0, {code.text})"
+
+    def _loops(self, one: Pass, variables: dict[Reduce, Code], number: int) -> None:
+        """One loop a kind of block, the body written once."""
+        tiles, block, ranges = self.tiles, self.block, self.ranges
+        parts: list[tuple[str, list[str]]] = [
+            ("blocks that need no mask", [f"start, stop = {ranges['full_start']}, full_stop"]),
+            ("the blocks at the end of the range", [f"start, stop = full_stop, {ranges['live_stop']}"]),
+        ]
+        if ranges["full_start"] != ranges["live_start"]:
+            parts.append(("the blocks at its start", [f"start, stop = {ranges['live_start']}, full_start"]))
+        if self.schedule.fills:
+            parts.extend(self._dead_parts(variables, number))
+        block.add()
+        block.add(f"for part in tl.static_range({len(parts)}):")
+        outer = block
+        inner = block.nested()
+        for position, (what, lines) in enumerate(parts):
+            inner.add(("if" if position == 0 else "elif") + f" part == {position}:" if position < len(parts) - 1 else "else:")
+            inner.add(f"    # {what}")
+            for line in lines:
+                inner.add(f"    {line}")
+        inner.add("for key_start in tl.range(start, stop, BLOCK_KEYS):")
+        body = inner.nested()
+        tiles.block = body
+        tiles.in_loop = True
+        before = dict(tiles.bound)
+        body.add("keys = key_start + key_offsets")
+        self._step(one, variables)
+        body.lines = _without_unused(body.lines, frozenset({"keys"}))
+        tiles.bound = before
+        tiles.in_loop = False
+        inner.close(body)
+        outer.close(inner)
+        tiles.block = outer
+
+    def _dead_parts(self, variables: dict[Reduce, Code], number: int) -> list[tuple[str, list[str]]]:
+        """Loops over the dead blocks, taken where a finite fill value is all that some row has seen."""
+        size = self.tiles.size(self.roles.stream.extent)
+        tests = []
+        for fill in self.schedule.fills:
+            maximum = variables.get(fill.statistic) or self.tiles.bound[fill.statistic]
+            value = self.tiles.value(fill.value).within(7)
+            tests.append(f"(tl.min({maximum.text}) < {value} + {UNDERFLOW})")
+        lines = [f"unseen = {' | '.join(tests)}"] if number == 0 else []
+        parts: list[tuple[str, list[str]]] = []
+        if self.ranges["live_stop"] != size:
+            after = f"start = tl.cdiv({self.ranges['live_stop']}, BLOCK_KEYS) * BLOCK_KEYS"
+            parts.append(
+                (
+                    "a row that sees no key weighs all alike: the fill is finite, so the masked keys count",
+                    [*lines, after, f"stop = tl.where(unseen, {size}, start)"],
+                )
+            )
+            lines = []
+        if self.ranges["live_start"] != "0":
+            parts.append(("likewise before the range", [*lines, "start = 0", f"stop = tl.where(unseen, {self.ranges['live_start']}, 0)"]))
+        return parts
+
+    # --- one block of keys ------------------------------------------------------------------------------------------
+
+    def _step(self, one: Pass, variables: dict[Reduce, Code]) -> None:
+        tiles = self.tiles
+        moved: list[tuple[str, str]] = []
+        depended = {s.reduce for item in one.accumulators for s in item.statistics}
+        for item in one.accumulators:
+            node, variable = item.reduce, variables[item.reduce]
+            if node in depended:
+                new = self._moved(item, variable)
+                moved.append((variable.text, new))
+                continue
+            factor = None
+            if item.correction is not None:
+                for statistic in item.statistics:
+                    tiles.bound[statistic.old] = variables[statistic.reduce]
+                    tiles.bound[statistic.new] = tiles.bound[statistic.reduce]
+                factor = tiles.bound.get(item.correction)
+                if factor is None:
+                    factor = tiles.assign(item.correction, tiles.value(item.correction, bind=False), "rescale")
+            self._accumulate(item, variable, factor)
+        for old, new in moved:
+            tiles.block.add(f"{old} = {new}")
+
+    def _moved(self, item: Accumulator, variable: Code) -> str:
+        """Move a statistic that others depend on: its old value stays until they have been corrected."""
+        tiles, node = self.tiles, item.reduce
+        if node.op == "sum":
+            raise Diagnostic("FL306", "a running sum that moves others", hint="normalise after the product instead")
+        term = tiles.reduced(node.op, node.arg, node.axis)
+        function = {"max": "tl.maximum", "min": "tl.minimum"}[node.op]
+        new = self.names.fresh(variable.text.replace("running", "new"))
+        tiles.block.add(f"{new} = {function}({variable.text}, {term.text})")
+        # while a row has seen nothing but -inf, any finite reference will do: its weights are zero
+        safe = self.names.fresh(variable.text.replace("running", "finite"))
+        neutral = NEUTRAL[node.op]
+        tiles.block.add(f'{safe} = tl.where({new} == float("{neutral}"), 0.0, {new})')
+        tiles.bound[node] = Code(safe, ATOM, variable.axes, FLOAT32)
+        return new
+
+    def _accumulate(self, item: Accumulator, variable: Code, factor: Code | None) -> None:
+        tiles, node = self.tiles, item.reduce
+        name = variable.text
+        kept = name
+        if factor is not None:
+            kept = f"{name} * {factor.along(variable.axes, 9)}"
+        if node.op == "sum" and is_float(node):
+            product = tiles.dot(node.arg, node.axis, kept)
+            if product is not None:
+                tiles.block.add(f"{name} = {product.text}")
+                return
+        term = tiles.reduced(node.op, node.arg, node.axis)
+        if node.op == "sum":
+            tiles.block.add(f"{name} = {kept} + {term.text}")
+        else:
+            function = {"max": "tl.maximum", "min": "tl.minimum"}[node.op]
+            tiles.block.add(f"{name} = {function}({name}, {term.text})")
+
+    # --- results ----------------------------------------------------------------------------------------------------
+
+    def _store(self) -> None:
+        tiles, block = self.tiles, self.block
+        block.add()
+        for output in self.schedule.program.outputs:
+            if self.roles.stream in output.axes or self.roles.stream in output.expr.axes:
+                raise Diagnostic(
+                    "FL303",
+                    f"`{output.name}` has a value for every pair of a query and a key: an S×S tensor",
+                    hint="return what is reduced over the keys; the weights themselves are never stored",
+                )
+            axes = tuple(axis for axis in self.roles.tile if axis in output.axes)
+            code = tiles.value(output.expr)
+            pointer = [f"{output.name}_ptr"]
+            vectors = []
+            tests = []
+            for label, axis in zip(output_labels(output), output.axes, strict=True):
+                stride = f"{output.name}_stride_{label}"
+                if axis in self.roles.grid:
+                    pointer.append(f"{grid_name(axis)} * {stride}")
+                    continue
+                if axis is self.roles.rows:
+                    pointer.append(f"tl.cast(row_start, tl.int64) * {stride}")
+                offsets = Code(tiles.offsets(axis), ATOM, (axis,), FLOAT32)
+                vectors.append(f"{offsets.along(axes)} * {stride}")
+                test = Code(f"{tiles.position(axis)} < {tiles.size(axis.extent)}", 2, (axis,), FLOAT32)
+                tests.append(test.along(axes, 6))
+            value = code.along(axes)
+            if code.axes != axes:
+                shape = ", ".join(map(tiles.width, axes))
+                value = f"tl.broadcast_to({value}, [{shape}])" if code.axes else f"tl.full([{shape}], {value}, tl.float32)"
+            address = " + ".join([*pointer, *vectors])
+            if not value.isidentifier():
+                given = self.names.fresh(output.name)
+                block.add(f"{given} = {value}")
+                value = given
+            mask = f", mask={' & '.join(tests)}" if tests else ""
+            block.add(f"tl.store({address}, {value}.to({output.name}_ptr.dtype.element_ty){mask})")
+
+    def _signed(self, body: list[str], description: str) -> Kernel:
+        tiles = self.tiles
+        text = "\n".join(body)
+        tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
+        outputs = self.schedule.program.outputs
+        strides: list[tuple[str, int]] = []
+        lines: list[str] = []
+        lines.append("# tensors")
+        lines.append(", ".join(f"{item.name}_ptr" for item in (*tensors, *outputs)) + ",")
+        lines.append("# their strides, in elements")
+        for item in (*tensors, *outputs):
+            labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
+            named = [(n, f"{item.name}_stride_{label}") for n, label in enumerate(labels)]
+            used = [(n, name) for n, name in named if re.search(rf"\b{name}\b", text)]
+            strides.extend((item.name, n) for n, _ in used)
+            if used:
+                lines.append(", ".join(name for _, name in used) + ",")
+        numbers = tuple((name, expr) for expr, name in tiles.numbers.items() if re.search(rf"\b{name}\b", text))
+        if numbers:
+            lines.append("# numbers")
+            lines.append(", ".join(name for name, _ in numbers) + ",")
+        widths = tuple(axis for axis in self.roles.resident)
+        constant = {scalar for axis in widths for scalar in walk(axis.extent) if isinstance(scalar, Scalar)}
+        sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in re.findall(r"\w+", text))
+        sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
+        if sizes:
+            lines.append("# sizes")
+            lines.append(", ".join(size.name for size in sizes) + ",")
+        lines.append("# what the kernel is compiled for: head dimensions and their padded widths, tile, precision")
+        for axis in widths:
+            name = extent_name(axis)
+            if isinstance(axis.extent, Scalar):
+                lines.append(f"{name}: tl.constexpr,")
+            lines.append(f"BLOCK_{name}: tl.constexpr,")
+        for name in ("BLOCK_ROWS", "BLOCK_KEYS", "PRECISION"):
+            if re.search(rf"\b{name}\b", text):
+                lines.append(f"{name}: tl.constexpr,")
+        name = f"{self.schedule.program.name}_kernel"
+        head = ["@triton.jit", f"def {name}(", *(f"    {line}" for line in lines), "):"]
+        quote = [f'    """{description}"""'] if description else []
+        return Kernel(
+            name,
+            "\n".join([*head, *quote, *body]),
+            tensors,
+            outputs,
+            tuple(strides),
+            numbers,
+            sizes,
+            widths,
+            frozenset(tiles.helpers),
+        )
+
+
+def output_labels(output: Output) -> tuple[str, ...]:
+    labels = [extent_name(axis)[0].lower() for axis in output.axes]
+    return tuple(label if labels.count(label) == 1 else str(n) for n, label in enumerate(labels))
+
+
+def _certainly_nonnegative(bound: Expr) -> bool:
+    from flashlight.ir import integers
+
+    return all(
+        coefficient > 0 and all(isinstance(a, Scalar) and (a.positive or a.name == "row_start") for a in monomial)
+        for monomial, coefficient in integers.polynomial(bound).items()
+    )
+
+
+def _scalars(schedule: Schedule) -> set[Scalar]:
+    found: set[Scalar] = set()
+    for root in (output.expr for output in schedule.program.outputs):
+        for node in walk(root):
+            if isinstance(node, Scalar):
+                found.add(node)
+            for axis in (*node.axes, *node.bound):
+                found |= {inner for inner in walk(axis.extent) if isinstance(inner, Scalar)}
+    return found
+
+
+_ASSIGNED = re.compile(r"^\s*(\w+) = ")
+_PREAMBLE = frozenset({"rows", "row_offsets", "key_offsets", "row_blocks"})
+
+
+def _without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> list[str]:
+    """Drop assignments to positions that nothing uses, and runs of blank lines."""
+    changed = True
+    while changed:
+        changed = False
+        text = "\n".join(lines)
+        for number, line in enumerate(lines):
+            found = _ASSIGNED.match(line)
+            plain = "tl.arange" in line or (found and found.group(1) in _PREAMBLE | also) or ".to(tl.int64)" in line
+            if found and plain and len(re.findall(rf"\b{found.group(1)}\b", text)) == 1:
+                lines = lines[:number] + lines[number + 1 :]
+                changed = True
+                break
+    kept: list[str] = []
+    for number, line in enumerate(lines):
+        following = next((later for later in lines[number + 1 :] if later), "")
+        if not line and (not kept or not kept[-1]):
+            continue
+        if line.strip().startswith("# ") and (not following or following.strip().startswith("# ")) and "What" in line:
+            continue
+        kept.append(line)
+    return kept
+
+
+__all__ = ["ELEMENT", "Kernel", "build", "write_kernel"]

@@ -1,0 +1,175 @@
+"""The function that launches a kernel: checks what it is given, allocates the outputs, passes strides and sizes."""
+
+from __future__ import annotations
+
+from flashlight.emit.host import python
+from flashlight.emit.kernel import Kernel
+from flashlight.emit.names import grid_name
+from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
+from flashlight.ir.printer import show
+from flashlight.ir.program import Output, Program
+from flashlight.schedule.model import Schedule
+from flashlight.schedule.roles import extent_name
+from flashlight.trace.traced import Parameter, Traced
+
+_DTYPES = {
+    "float32": "torch.float32",
+    "float64": "torch.float64",
+    "float16": "torch.float16",
+    "bfloat16": "torch.bfloat16",
+    "bool": "torch.bool",
+    "int64": "torch.int64",
+    "int32": "torch.int32",
+}
+
+HELPERS = '''
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+'''
+
+
+def write_launcher(traced: Traced, schedule: Schedule, kernel: Kernel) -> str:
+    """The launcher's source: ``<name>(<tensors and numbers of the program>) -> outputs``."""
+    program = schedule.program
+    arguments = [argument_name(p) for p in traced.parameters if p.tensor is not None or p.scalar is not None]
+    lines = [f"def {program.name}({', '.join(arguments)}):", f'    """Launch `{kernel.name}` on tensors of one device."""']
+    body = _Body(traced, schedule, kernel)
+    lines += [f"    {line}" if line else "" for line in body.lines()]
+    return "\n".join(lines)
+
+
+def argument_name(parameter: Parameter) -> str:
+    """The launcher's name for a parameter (items of a list of tensors are passed one by one)."""
+    if parameter.tensor is not None:
+        return parameter.tensor.name
+    return parameter.name
+
+
+class _Body:
+    def __init__(self, traced: Traced, schedule: Schedule, kernel: Kernel) -> None:
+        self.traced = traced
+        self.schedule = schedule
+        self.program: Program = schedule.program
+        self.kernel = kernel
+        self.parameters = [p for p in traced.parameters if p.tensor is not None]
+        self.first = next(p.tensor for p in self.parameters if p.tensor and p.tensor.dtype == ELEMENT)
+
+    def lines(self) -> list[str]:
+        return [*self._sizes(), *self._checks(), "", *self._outputs(), *self._launch()]
+
+    def _sizes(self) -> list[str]:
+        """Names for the sizes, taken from the first tensor that has each."""
+        needed = self._needed()
+        known: set[str] = set()
+        lines: list[str] = []
+        ordered = sorted(self.parameters, key=lambda p: p.broadcast)
+        for parameter in ordered:
+            tensor = parameter.tensor
+            assert tensor is not None
+            names = []
+            for size in tensor.shape:
+                fresh = isinstance(size, Scalar) and size.name not in known and size.name in needed
+                names.append(size.name if fresh and isinstance(size, Scalar) and size.name not in names else "_")
+            if all(name == "_" for name in names):
+                continue
+            known |= set(names) - {"_"}
+            trailing = "," if len(names) == 1 else ""
+            lines.append(f"{', '.join(names)}{trailing} = {tensor.name}.shape")
+        return lines
+
+    def _needed(self) -> set[str]:
+        """The sizes that checks, outputs, the grid or the kernel use."""
+        roots: list[Expr] = [size for p in self.parameters if p.tensor for size in p.tensor.shape]
+        roots += [axis.extent for output in self.program.outputs for axis in output.axes]
+        roots += [axis.extent for axis in (*self.schedule.roles.grid, *self.kernel.widths, self.schedule.stream)]
+        roots += [expr for _, expr in self.kernel.numbers] + list(self.kernel.sizes) + list(self.program.assumptions)
+        return {node.name for root in roots for node in walk(root) if isinstance(node, Scalar)}
+
+    def _checks(self) -> list[str]:
+        lines = []
+        for parameter in self.parameters:
+            tensor = parameter.tensor
+            assert tensor is not None
+            shape = _tuple([python(size) for size in tensor.shape])
+            if parameter.broadcast:
+                lines.append(f"{tensor.name} = {tensor.name}.expand{shape if len(tensor.shape) != 1 else shape}")
+            lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {self._dtypes(tensor)}, {self.first.name}.device)')
+        for assumption in self.program.assumptions:
+            text = python(assumption)
+            lines.append(f"if not ({text}):")
+            lines.append(f'    raise ValueError("{self.program.name} was transpiled for sizes with {show(assumption)}")')
+        return lines
+
+    def _dtypes(self, tensor: Tensor) -> str:
+        if tensor is self.first:
+            return "(torch.float16, torch.bfloat16, torch.float32)"
+        if tensor.dtype == ELEMENT:
+            return f"({self.first.name}.dtype,)"
+        if tensor.dtype in ("int64", "int32"):
+            return "(torch.int64, torch.int32)"
+        return f"({_DTYPES[tensor.dtype]},)"
+
+    def _outputs(self) -> list[str]:
+        lines = []
+        for output in self.program.outputs:
+            shape = _tuple([python(axis.extent) for axis in output.axes])
+            dtype = f"{self.first.name}.dtype" if output.dtype == ELEMENT else _DTYPES[output.dtype]
+            lines.append(f"{output.name} = torch.empty({shape}, dtype={dtype}, device={self.first.name}.device)")
+        return lines
+
+    def _launch(self) -> list[str]:
+        roles, kernel = self.schedule.roles, self.kernel
+        lines = []
+        for axis in kernel.widths:
+            name = extent_name(axis)
+            if not isinstance(axis.extent, Scalar):
+                lines.append(f"{name} = {python(axis.extent)}")
+        widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
+        widest = f"max({widths})" if len(kernel.widths) > 1 else widths
+        lines.append(f"block_rows, block_keys, warps, stages = configuration({self.first.name}, {widest})")
+        grid = " * ".join(
+            [f"triton.cdiv({python(roles.rows.extent)}, block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
+        )
+        lines.append(f"{kernel.name}[({grid},)](")
+        lines.append("    " + ", ".join(item.name for item in (*kernel.tensors, *kernel.outputs)) + ",")
+        strides: dict[str, list[str]] = {}
+        for name, dimension in kernel.strides:
+            strides.setdefault(name, []).append(f"{name}.stride({dimension})")
+        lines += ["    " + ", ".join(items) + "," for items in strides.values()]
+        if kernel.numbers:
+            lines.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
+        if kernel.sizes:
+            lines.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
+        for axis in kernel.widths:
+            name = extent_name(axis)
+            given = f"{name}={name}, " if isinstance(axis.extent, Scalar) else ""
+            lines.append(f"    {given}BLOCK_{name}=padded({name}),")
+        for name, value in (("BLOCK_ROWS", "block_rows"), ("BLOCK_KEYS", "block_keys")):
+            lines.append(f"    {name}={value},")
+        if "PRECISION" in kernel.text:
+            lines.append(f"    PRECISION=precision({self.first.name}),")
+        lines.append("    num_warps=warps, num_stages=stages,")
+        lines.append(")")
+        names = ", ".join(output.name for output in kernel.outputs)
+        return [*lines, f"return {names}"]
+
+    def _number(self, expr: Expr) -> str:
+        text = python(expr)
+        for limit in ("min", "max", "tiny", "eps"):
+            text = text.replace(f"finfo_{limit}", f"torch.finfo({self.first.name}.dtype).{limit}")
+        return text
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+
+
+__all__ = ["HELPERS", "Axis", "Map", "Output", "argument_name", "grid_name", "write_launcher"]

@@ -1,0 +1,84 @@
+"""The kernel file: header, tuned tiles, helpers, and for every target a kernel and its launcher."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import black
+
+from flashlight.emit import launcher, tuning
+from flashlight.emit.kernel import Kernel, write_kernel
+from flashlight.emit.operators import HELPERS
+from flashlight.ir.printer import show_program
+
+if TYPE_CHECKING:
+    from flashlight.pipeline import Unit
+
+LINE_LENGTH = 120
+_LOAD_TILE = '''
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+'''
+
+
+def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> str:
+    """The text of the kernel file."""
+    kernels = [write_kernel(unit.schedule, source_name, describe(unit)) for unit in units]
+    helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
+    parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
+    text = "\n".join(kernel.text for kernel in kernels)
+    launchers = [
+        launcher.write_launcher(unit.traced, unit.schedule, kernel)
+        for unit, kernel in zip(units, kernels, strict=True)
+    ]
+    imports = ["import functools", "import math"] if "math." in "\n".join(launchers) else ["import functools"]
+    parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
+    parts.append(tuning.table(tuning.DEFAULT_TILES))
+    if "load_tile" in helpers:
+        parts.append(_LOAD_TILE.strip())
+    parts += [HELPERS[name].strip() for name in sorted(helpers & HELPERS.keys())]
+    for kernel, launch in zip(kernels, launchers, strict=True):
+        parts += [kernel.text, launch]
+    parts.append(launcher.HELPERS.strip())
+    model = tuning.MODEL.strip()
+    if "precision(" not in "\n".join(launchers):
+        model = model[: model.index("def precision")].strip()
+    parts.append(model)
+    del text
+    return formatted("\n\n\n".join(parts) + "\n")
+
+
+def describe(unit: Unit) -> str:
+    """A kernel's docstring: the mathematics of the rewritten program, then how it is tiled."""
+    schedule = unit.schedule
+    formulas = show_program(schedule.program).splitlines()
+    wrapped = [line for formula in formulas for line in _wrapped(formula)]
+    roles = schedule.roles
+    passes = "one pass" if len(schedule.passes) == 1 else f"{len(schedule.passes)} passes"
+    grid = ", ".join(axis.name for axis in roles.grid)
+    tiling = (
+        f"One program for each {grid + ' and ' if grid else ''}block of {roles.rows.name}; "
+        f"{passes} over {roles.stream.name} in blocks."
+    )
+    body = "\n".join(["", *(f"    {line}" for line in wrapped), "", tiling])
+    return f"{unit.target.name}, with exponentials in base 2:\n{textwrap.indent(body, '    ')}\n    "
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 104, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def formatted(text: str) -> str:
+    """The text as black formats it."""
+    return black.format_str(text, mode=black.Mode(line_length=LINE_LENGTH))
+
+
+__all__ = ["Kernel", "kernel_module"]

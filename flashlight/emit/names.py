@@ -1,0 +1,40 @@
+"""Names in a generated kernel: the user's own where there is one, the field's standard terms elsewhere."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from flashlight.ir.expr import Axis, Tensor
+from flashlight.schedule.roles import extent_name
+
+_RESERVED = frozenset({"tl", "triton", "torch", "math", "part", "start", "stop", "program", "range", "tanh", "power"})
+_WORDS = {"B": "batch", "N": "batch", "H": "head", "W": "window", "R": "residue"}
+
+
+class Names:
+    """Hands out unique identifiers."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set(_RESERVED)
+
+    def fresh(self, wanted: str) -> str:
+        base = re.sub(r"\W+", "_", wanted).strip("_") or "value"
+        if keyword.iskeyword(base) or base[0].isdigit():
+            base = f"{base}_" if keyword.iskeyword(base) else f"v{base}"
+        name, number = base, 2
+        while name in self.taken:
+            name, number = f"{base}_{number}", number + 1
+        self.taken.add(name)
+        return name
+
+
+def grid_name(axis: Axis) -> str:
+    """The variable that holds a program's position along a grid axis."""
+    return _WORDS.get(extent_name(axis), axis.name.lower())
+
+
+def dimension_labels(tensor: Tensor) -> tuple[str, ...]:
+    """Short names of the tensor's dimensions, for its strides: b, h, s, d."""
+    labels = [str(size)[0].lower() if str(size)[0].isalpha() else str(n) for n, size in enumerate(tensor.shape)]
+    return tuple(label if labels.count(label) == 1 else f"{n}" for n, label in enumerate(labels))

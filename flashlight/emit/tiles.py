@@ -1,0 +1,501 @@
+"""Expressions to Triton: which values get a variable, how tiles broadcast, loads, contractions and masks.
+
+Everything here is driven by the axes of an expression. A product summed over an axis becomes ``tl.dot`` because of
+which axes its factors have, not because of where in an attention program it stands.
+"""
+
+from __future__ import annotations
+
+import math
+
+from flashlight.diagnostics import Diagnostic
+from flashlight.emit.code import ELEMENT as RAW
+from flashlight.emit.code import FLOAT32, Block, Code
+from flashlight.emit.names import Names, dimension_labels, grid_name
+from flashlight.emit.operators import ATOM, FUNCTIONS, INFIX
+from flashlight.ir import integers
+from flashlight.ir.expr import (
+    BOOL,
+    ELEMENT,
+    FLOATS,
+    INT,
+    Axis,
+    Const,
+    Expr,
+    Iota,
+    Load,
+    Map,
+    Reduce,
+    Scalar,
+    Tensor,
+    is_float,
+    is_int,
+    walk,
+)
+from flashlight.ir.ops import NEUTRAL
+from flashlight.ir.order import axis_key
+from flashlight.schedule.model import Mask, Schedule
+from flashlight.schedule.roles import extent_name
+
+INT_CODE = "int"
+MASKED = "part > 0"
+"""True in the loops over blocks that are not full."""
+
+
+class TileWriter:
+    """Writes expressions as statements into `block`, remembering what has been given a variable."""
+
+    def __init__(self, schedule: Schedule, names: Names, source_name: str) -> None:
+        self.schedule = schedule
+        self.roles = schedule.roles
+        self.names = names
+        self.source_name = source_name
+        self.block = Block()
+        self.bound: dict[Expr, Code] = {}
+        self.masks: dict[Expr, Mask] = {mask.node: mask for mask in schedule.masks}
+        self.pointers: dict[Load, tuple[str, str]] = {}
+        self.helpers: set[str] = set()
+        self.in_loop = False
+        self.used_tensors: dict[Tensor, None] = {}
+        self.sizes: dict[Scalar, None] = {}
+        self.numbers: dict[Expr, str] = {}
+        self.uses: dict[Expr, int] = {}
+        for node in walk(*self._roots()):
+            for child in node.children:
+                self.uses[child] = self.uses.get(child, 0) + 1
+
+    # --- axes -------------------------------------------------------------------------------------------------------
+
+    def tile_axes(self, expr: Expr) -> tuple[Axis, ...]:
+        return tuple(axis for axis in self.roles.tile if axis in expr.axes)
+
+    def position(self, axis: Axis) -> str:
+        """The variable that holds the positions along an axis."""
+        if axis is self.roles.rows:
+            return "rows"
+        if axis is self.roles.stream:
+            return "keys"
+        return axis.name if axis in self.roles.resident else grid_name(axis)
+
+    def offsets(self, axis: Axis) -> str:
+        """The positions along a tile axis counted from the start of the block."""
+        if axis is self.roles.rows:
+            return "row_offsets"
+        return "key_offsets" if axis is self.roles.stream else self.position(axis)
+
+    def width(self, axis: Axis) -> str:
+        """How many positions of the axis a tile has."""
+        if axis is self.roles.rows:
+            return "BLOCK_ROWS"
+        return "BLOCK_KEYS" if axis is self.roles.stream else f"BLOCK_{extent_name(axis)}"
+
+    def size(self, expr: Expr) -> str:
+        return self.value(expr).within(3)
+
+    # --- values -----------------------------------------------------------------------------------------------------
+
+    def value(self, expr: Expr, *, bind: bool | None = None) -> Code:
+        """The expression as code; given a variable where that reads better or saves work."""
+        known = self.bound.get(expr)
+        if known is not None:
+            return known
+        if expr in self.masks:
+            return self._masked(self.masks[expr])
+        number = self._number(expr)
+        if number is not None:
+            return number
+        code = self._written(expr)
+        wanted = self._deserves_variable(expr) if bind is None else bind
+        return self.assign(expr, code) if wanted else code
+
+    def assign(self, expr: Expr, code: Code, name: str | None = None) -> Code:
+        """Give the code a variable, named as the user named the value."""
+        given = self.schedule.program.names.get(expr)
+        wanted = name or (given.name if given else self._default_name(expr))
+        variable = self.names.fresh(wanted)
+        line = f"{variable} = {code.text}"
+        if given is not None and given.line:
+            line += f"  # {self.source_name}:{given.line}"
+        self.block.add(line)
+        bound = Code(variable, ATOM, code.axes, code.dtype)
+        self.bound[expr] = bound
+        return bound
+
+    def _deserves_variable(self, expr: Expr) -> bool:
+        if isinstance(expr, (Const, Scalar, Iota)):
+            return False
+        if isinstance(expr, Load):
+            return True
+        shared = self.uses.get(expr, 0) > 1
+        if not self.tile_axes(expr):
+            return shared and not isinstance(expr, Map) or (shared and bool(expr.axes))
+        return shared or expr in self.schedule.program.names
+
+    def _default_name(self, expr: Expr) -> str:
+        if isinstance(expr, Load):
+            return expr.tensor.name
+        if isinstance(expr, Reduce):
+            return {"sum": "total", "max": "highest", "min": "lowest"}.get(expr.op, expr.op)
+        if isinstance(expr, Map) and is_int(expr):
+            if self.tile_axes(expr):
+                return "position"
+            reader = next((n for n in walk(*self._roots()) if isinstance(n, Load) and expr in n.index), None)
+            place = next((grid_name(axis) for axis in sorted(expr.axes, key=axis_key)), "index")
+            return f"{reader.tensor.name}_{place}" if reader else place
+        if expr.dtype == BOOL:
+            return "visible"
+        return "value"
+
+    def _roots(self) -> list[Expr]:
+        return [output.expr for output in self.schedule.program.outputs]
+
+    def _number(self, expr: Expr) -> Code | None:
+        """Numbers that the host knows are computed there and passed in."""
+        if isinstance(expr, Const):
+            return Code(_literal(expr), ATOM if _is_nonnegative(expr) else 9, (), _code_dtype(expr))
+        if isinstance(expr, Scalar) and expr.dtype == INT:
+            self.sizes.setdefault(expr)
+            return Code(expr.name, ATOM, (), INT_CODE)
+        if expr.axes or not is_float(expr) or any(isinstance(node, (Load, Reduce)) for node in walk(expr)):
+            return None
+        if expr not in self.numbers:
+            wanted = expr.name if isinstance(expr, Scalar) else "scale"
+            self.numbers[expr] = self.names.fresh(wanted)
+        return Code(self.numbers[expr], ATOM, (), FLOAT32)
+
+    def _written(self, expr: Expr) -> Code:
+        if isinstance(expr, Iota):
+            axes = self.tile_axes(expr)
+            return Code(self.position(expr.axis), ATOM, axes, INT_CODE)
+        if isinstance(expr, Load):
+            return self.load(expr)
+        if isinstance(expr, Reduce):
+            return self.reduction(expr)
+        if isinstance(expr, Map):
+            return self._mapped(expr)
+        raise Diagnostic("FL304", f"`{expr}` cannot be computed within a tile", hint="compute it before the attention")
+
+    def _mapped(self, expr: Map) -> Code:
+        axes = self.tile_axes(expr)
+        args = [self.value(arg) for arg in expr.args]
+        if expr.op == "cast":
+            return self._cast(expr, args[0])
+        if is_float(expr) or any(map(is_float, expr.args)):
+            args = [arg.widened() for arg in args]
+        dtype = _code_dtype(expr)
+        if expr.op in ("floordiv", "mod") and is_int(expr):
+            return self._divided(expr, args, axes)
+        if expr.op in INFIX:
+            spelling = INFIX[expr.op]
+            level = spelling.precedence
+            # comparisons chain in Python, and the right operand of - and / must not regroup
+            first = level + 1 if level == 2 else level
+            texts = [arg.along(axes, first if n == 0 else level + 1) for n, arg in enumerate(args)]
+            return Code(spelling.form.format(*texts), level, axes, dtype)
+        if expr.op == "isnan":
+            text = args[0].within(3)
+            return Code(f"{text} != {text}", 2, axes, BOOL)
+        if expr.op not in FUNCTIONS:
+            raise Diagnostic("FL305", f"`{expr.op}` has no form in a kernel", hint="write it with simpler operators")
+        if expr.op in ("tanh", "pow"):
+            self.helpers.add({"tanh": "tanh", "pow": "power"}[expr.op])
+        return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
+
+    def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:
+        """Quotients round down in the program and towards zero in Triton: they agree from zero up."""
+        left, right = args
+        if integers.known_nonnegative(expr.args[0]):
+            symbol = "//" if expr.op == "floordiv" else "%"
+            return Code(f"{left.along(axes, 8)} {symbol} {right.along(axes, 9)}", 8, axes, INT_CODE)
+        self.helpers.add("floor_divide")
+        quotient = f"floor_divide({left.along(axes)}, {right.along(axes)})"
+        if expr.op == "floordiv":
+            return Code(quotient, ATOM, axes, INT_CODE)
+        return Code(f"{left.along(axes, 7)} - {quotient} * {right.along(axes, 9)}", 7, axes, INT_CODE)
+
+    def _cast(self, expr: Map, arg: Code) -> Code:
+        source = expr.args[0]
+        if expr.dtype in FLOATS:
+            if is_float(source):
+                # roundings are kept only where a matrix product or an output makes them real: more exact than asked
+                return arg.widened() if expr.dtype != ELEMENT else arg
+            return Code(f"{arg.within(ATOM)}.to(tl.float32)", ATOM, arg.axes, FLOAT32) if arg.axes else Code(
+                f"{arg.within(8)} * 1.0", 8, arg.axes, FLOAT32
+            )
+        return Code(f"{arg.widened().within(ATOM)}.to(tl.int32)", ATOM, arg.axes, INT_CODE)
+
+    # --- masks ------------------------------------------------------------------------------------------------------
+
+    def _masked(self, mask: Mask) -> Code:
+        node = mask.node
+        assert isinstance(node, Map)
+        _, yes, fill = node.args
+        axes = self.tile_axes(node)
+        single = self.uses.get(yes, 0) <= 1 and yes not in self.bound and yes not in self.masks
+        inner = (self._written(yes) if self._number(yes) is None and single else self.value(yes)).widened()
+        fill_code = self.value(fill)
+        if inner.axes != axes:
+            inner = Code(f"tl.broadcast_to({inner.text}, [{', '.join(map(self.width, axes))}])", ATOM, axes, inner.dtype)
+        for condition in mask.tested:
+            test = self.value(condition)
+            inner = Code(f"tl.where({test.along(axes)}, {inner.text}, {fill_code.text})", ATOM, axes, FLOAT32)
+        names = self.schedule.program.names
+        given = names.get(node) or names.get(yes)
+        bound = self.assign(yes if node not in names and yes in names else node, inner, given.name if given else "masked")
+        self.bound[node] = bound
+        if single:
+            self.bound.pop(yes, None)
+        if mask.ranged:
+            self.block.add(f"if {MASKED}:")
+            outer, self.block = self.block, self.block.nested()
+            before = dict(self.bound)
+            test = self._conjunction(mask.ranged)
+            self.block.add(f"{bound.text} = tl.where({test.along(axes)}, {bound.text}, {fill_code.text})")
+            outer.close(self.block)
+            self.block = outer
+            self.bound = before
+        return bound
+
+    def _conjunction(self, conditions: tuple[Expr, ...]) -> Code:
+        parts = [self.value(condition) for condition in conditions]
+        axes = tuple(axis for axis in self.roles.tile if any(axis in part.axes for part in parts))
+        if len(parts) == 1:
+            return parts[0]
+        return Code(" & ".join(f"{part.along(axes, 6)}" for part in parts), 5, axes, BOOL)
+
+    # --- loads ------------------------------------------------------------------------------------------------------
+
+    def load(self, load: Load) -> Code:
+        """A tile or a scalar of a tensor, zero outside it."""
+        axes = self.tile_axes(load)
+        self.used_tensors.setdefault(load.tensor)
+        tests, always = self._bounds(load)
+        if load in self.pointers:
+            base, advance = self.pointers[load]
+            pointer = f"{base} + {advance}" if advance else base
+        else:
+            pointer = self._pointer(load, axes)
+        dtype = RAW if is_float(load) else BOOL if load.dtype == BOOL else INT_CODE
+        if not tests:
+            return Code(f"tl.load({pointer})", ATOM, axes, dtype)
+        test = " & ".join(code.along(axes, 6) for code in tests)
+        if always:
+            return Code(f"tl.load({pointer}, mask={test}, other=0)", ATOM, axes, dtype)
+        self.helpers.add("load_tile")
+        padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in axes if axis in self.roles.resident]
+        masked = " or ".join([MASKED, *padded] if self.in_loop and self.roles.stream in axes else padded)
+        return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
+
+    def _bounds(self, load: Load) -> tuple[list[Code], bool]:
+        """The tests under which the elements exist, and whether they are needed whatever the block."""
+        tests: list[Code] = []
+        always = not (self.in_loop and self.roles.stream in load.axes)
+        plain: set[Axis] = set()
+        for index, extent in zip(load.index, load.tensor.shape, strict=True):
+            if isinstance(index, Iota) and index.axis.extent is extent:
+                plain.add(index.axis)
+                continue
+            if integers.is_nonnegative_below(integers.polynomial(index), extent):
+                plain |= {axis for axis in self.tile_axes(index)}
+                continue
+            code = self.value(index)
+            size = self.value(extent)
+            if not integers.known_nonnegative(index):
+                tests.append(Code(f"{code.within(3)} >= 0", 2, code.axes, BOOL))
+            tests.append(Code(f"{code.within(3)} < {size.within(3)}", 2, code.axes, BOOL))
+            always = True
+            plain |= {axis for axis in self.tile_axes(index)}
+        for axis in self.roles.tile:
+            if axis in plain:
+                tests.append(Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL))
+                always = always or axis is self.roles.rows
+        resident = [axis for axis in plain if axis in self.roles.resident]
+        if resident and len(resident) == len(tests) and not self.in_loop:
+            always = False
+        return tests, always
+
+    def _pointer(self, load: Load, axes: tuple[Axis, ...]) -> str:
+        base, vectors = self._address(load)
+        parts = [base, *(vector.along(axes, 7) for vector in vectors)]
+        return " + ".join(parts)
+
+    def _address(self, load: Load, advancing: bool = True) -> tuple[str, list[Code]]:
+        """The address as a 64-bit scalar (the tensor's start, the block's) and small offsets within the tile."""
+        tensor = load.tensor
+        scalars = [f"{tensor.name}_ptr"]
+        vectors: list[Code] = []
+        for label, index in zip(dimension_labels(tensor), load.index, strict=True):
+            stride = f"{tensor.name}_stride_{label}"
+            fixed: integers.Polynomial = {}
+            loose: integers.Polynomial = {}
+            for monomial, coefficient in integers.polynomial(index).items():
+                tiled = [atom for atom in monomial if self.tile_axes(atom)]
+                if not tiled:
+                    fixed[monomial] = coefficient
+                    continue
+                rest = [atom for atom in monomial if not self.tile_axes(atom)]
+                if len(tiled) == 1 and isinstance(tiled[0], Iota):
+                    axis = tiled[0].axis
+                    factor = self.value(integers.expression({tuple(rest): coefficient}))
+                    step = stride if factor.text == "1" else f"{factor.within(8)} * {stride}"
+                    vectors.append(Code(f"{{{self.offsets(axis)}}}", ATOM, (axis,), INT_CODE))
+                    vectors[-1] = Code(f"{self.offsets(axis)}", ATOM, (axis,), step)
+                    start = {self.roles.rows: "row_start", self.roles.stream: "key_start"}.get(axis)
+                    if start == "row_start":
+                        scalars.append(f"tl.cast(row_start, tl.int64) * {step}")
+                    elif start == "key_start" and advancing:
+                        scalars.append(f"tl.cast(key_start, tl.int64) * {step}")
+                else:
+                    loose[monomial] = coefficient
+            if fixed:
+                scalars.append(f"{self.value(integers.expression(fixed)).within(9)} * {stride}")
+            if loose:
+                code = self.value(integers.expression(loose))
+                vectors.append(Code(f"{code.within(ATOM)}.to(tl.int64)", ATOM, code.axes, stride))
+        shaped = []
+        axes = self.tile_axes(load)
+        for vector in vectors:
+            text = f"{vector.along(axes, ATOM)} * {vector.dtype}"
+            shaped.append(Code(text, 8, axes, INT_CODE))
+        return " + ".join(scalars), shaped
+
+    def advance(self, load: Load) -> None:
+        """Before a loop: the address of the first block of keys; in it, only the start of the block is added."""
+        if load in self.pointers or any(isinstance(node, Load) for index in load.index for node in walk(index)):
+            return
+        self.used_tensors.setdefault(load.tensor)
+        terms = [
+            (label, monomial, coefficient)
+            for label, index in zip(dimension_labels(load.tensor), load.index, strict=True)
+            for monomial, coefficient in integers.polynomial(index).items()
+            if any(self.roles.stream in atom.axes for atom in monomial)
+        ]
+        if len(terms) != 1 or terms[0][1:] != ((Iota(self.roles.stream),), 1):
+            return
+        base, vectors = self._address(load, advancing=False)
+        axes = self.tile_axes(load)
+        name = self.names.fresh(f"{load.tensor.name}_block")
+        self.block.add(f"{name} = " + " + ".join([base, *(vector.along(axes, 7) for vector in vectors)]))
+        self.pointers[load] = (name, f"tl.cast(key_start, tl.int64) * {load.tensor.name}_stride_{terms[0][0]}")
+
+    # --- reductions within the tile ---------------------------------------------------------------------------------
+
+    def reduction(self, node: Reduce) -> Code:
+        """A reduction over an axis that lies within the tile."""
+        if node.op == "sum" and is_float(node):
+            product = self.dot(node.arg, node.axis)
+            if product is not None:
+                return product
+        return self.reduced(node.op, node.arg, node.axis)
+
+    def reduced(self, op: str, arg: Expr, axis: Axis) -> Code:
+        code = self.value(arg).widened() if is_float(arg) else self.value(arg)
+        axes = tuple(a for a in self.roles.tile if a in arg.axes or a is axis)
+        text = code.along(axes)
+        if axis in self.roles.resident and not (op == "sum" and _zero_padded(arg, axis)):
+            inside = Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL)
+            text = f"tl.where({inside.along(axes)}, {text}, {_literal(Const(NEUTRAL[op], 'float32'))})"
+        function = {"sum": "tl.sum", "max": "tl.max", "min": "tl.min"}.get(op)
+        if function is None:
+            raise Diagnostic("FL305", f"a reduction by `{op}` has no form in a kernel", hint="use sum, max or min")
+        kept = tuple(a for a in axes if a is not axis)
+        return Code(f"{function}({text}, {axes.index(axis)})", ATOM, kept, code.dtype)
+
+    def dot(self, body: Expr, axis: Axis, accumulator: str | None = None) -> Code | None:
+        """``tl.dot`` if the body is a product of one factor a side: rows by axis and axis by columns."""
+        rounded = False
+        while isinstance(body, Map) and body.op == "cast" and is_float(body.args[0]):
+            body, rounded = body.args[0], True
+        axes = tuple(a for a in self.roles.tile if a in body.axes and a is not axis)
+        if len(axes) != 2:
+            return None
+        sides: list[list[Expr]] = [[], []]
+        for factor in _factors(body):
+            own = [a for a in self.tile_axes(factor) if a is not axis]
+            if axis not in factor.axes or len(own) != 1:
+                return None
+            sides[axes.index(own[0])].append(factor)
+        if not all(sides):
+            return None
+        left, right = (self._operand(side, body.dtype) for side in sides)
+        if (left.dtype == RAW) != (right.dtype == RAW):
+            narrow, wide = (left, right) if left.dtype == RAW else (right, left)
+            if body.dtype == ELEMENT or rounded or self._is_element(sides[0 if wide is left else 1]):
+                wide = Code(f"{wide.within(ATOM)}.to({self._element(narrow)})", ATOM, wide.axes, RAW)
+            else:
+                narrow = narrow.widened()
+            left, right = (narrow, wide) if left.dtype == RAW else (wide, narrow)
+        elif left.dtype != RAW and body.dtype == ELEMENT:
+            element = self._element(None)
+            left, right = (Code(f"{c.within(ATOM)}.to({element})", ATOM, c.axes, RAW) for c in (left, right))
+        texts = [
+            code.text if code.axes == wanted else f"tl.trans({code.text})"
+            for code, wanted in ((left, (axes[0], axis)), (right, (axis, axes[1])))
+        ]
+        added = f", {accumulator}" if accumulator else ""
+        return Code(f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)", ATOM, axes, FLOAT32)
+
+    def _is_element(self, side: list[Expr]) -> bool:
+        return all(factor.dtype == ELEMENT for factor in side)
+
+    def _element(self, code: Code | None) -> str:
+        """The element type as text: that of a loaded tile, or of the first tensor that has it."""
+        if code is not None and code.text.isidentifier():
+            return f"{code.text}.dtype"
+        tensor = next(t for t in self.schedule.program.inputs if t.dtype == ELEMENT)
+        return f"{tensor.name}_ptr.dtype.element_ty"
+
+    def _operand(self, side: list[Expr], dtype: str) -> Code:
+        """One side of a dot: a loaded tile stays as it is (a widening cast changes nothing exact products need)."""
+        if len(side) == 1:
+            factor = side[0]
+            while isinstance(factor, Map) and factor.op == "cast" and is_float(factor.args[0]):
+                inner = factor.args[0]
+                if not (isinstance(inner, Load) or (isinstance(inner, Map) and inner.op == "cast")):
+                    break
+                factor = inner
+            return self.value(factor)
+        product: Code | None = None
+        for factor in side:
+            code = self.value(factor).widened()
+            axes = tuple(a for a in self.roles.tile if a in code.axes or (product is not None and a in product.axes))
+            if product is None:
+                product = code
+            else:
+                product = Code(f"{product.along(axes, 8)} * {code.along(axes, 9)}", 8, axes, FLOAT32)
+        assert product is not None
+        return product
+
+
+def _factors(body: Expr) -> list[Expr]:
+    if isinstance(body, Map) and body.op == "mul":
+        return [factor for arg in body.args for factor in _factors(arg)]
+    return [body]
+
+
+def _zero_padded(arg: Expr, axis: Axis) -> bool:
+    """Whether the body is zero past the end of the axis because a factor is loaded there as zero."""
+    for factor in _factors(arg):
+        inner = factor
+        while isinstance(inner, Map) and inner.op in ("cast", "neg"):
+            inner = inner.args[0]
+        if isinstance(inner, Load) and axis in inner.axes:
+            return True
+    return False
+
+
+def _literal(const: Const) -> str:
+    value = const.value
+    if isinstance(value, float) and (math.isinf(value) or math.isnan(value)):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def _is_nonnegative(const: Const) -> bool:
+    return isinstance(const.value, bool) or math.isnan(const.value) or math.isinf(const.value) or const.value >= 0
+
+
+def _code_dtype(expr: Expr) -> str:
+    if expr.dtype == BOOL:
+        return BOOL
+    return INT_CODE if is_int(expr) else FLOAT32

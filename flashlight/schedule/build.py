@@ -1,0 +1,185 @@
+"""From a program to its schedule: roles, masks and tile ranges, passes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from flashlight.ir import build
+from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, walk
+from flashlight.ir.ops import NEUTRAL
+from flashlight.ir.program import Program, mapped, rebuilt
+from flashlight.schedule import intervals, roles
+from flashlight.schedule.intervals import Keys
+from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
+from rewriters.dead import vanishes
+from rewriters.online import correction
+
+
+def schedule(program: Program) -> Schedule:
+    """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
+    parts = roles.assign(program)
+    program = _bounded(program, parts.stream)
+    masks, keys, matches, fills = _ranges(program, parts)
+    passes, reasons = _passes(program, parts)
+    return Schedule(program, parts, passes, masks, keys, matches, fills, reasons)
+
+
+def chain(program: Program, stream: Axis) -> list[Reduce]:
+    """The reductions over the streamed axis, those that others depend on first."""
+    nodes = walk(*(output.expr for output in program.outputs))
+    return [node for node in nodes if isinstance(node, Reduce) and node.axis is stream]
+
+
+def _bounded(program: Program, stream: Axis) -> Program:
+    """Select ``key < extent``, so that the last block may reach past the keys.
+
+    The selection goes where one suffices: onto the scores, if minus infinity there makes every reduction neutral;
+    otherwise onto what each reduction adds up, beside loads that give zeros past the end.
+    """
+    inside = build.op("lt", Iota(stream), stream.extent)
+    anchors: dict[Expr, float] = {}
+    left = chain(program, stream)
+    for reduction in [node for node in left if node.op == "max"]:
+        if reduction in left:
+            anchors[reduction.arg] = -math.inf
+            left = [node for node in left if not vanishes(node, reduction.arg, -math.inf)]
+    for reduction in left:
+        target = _beside_load(reduction.arg, stream) if reduction.op == "sum" else reduction.arg
+        if target is not None:
+            anchors[target] = NEUTRAL[reduction.op]
+    done: dict[Expr, Expr] = {}
+    names = dict(program.names)
+    for node in walk(*(output.expr for output in program.outputs)):
+        new = rebuilt(node, tuple(done[child] for child in node.children))
+        if node in anchors:
+            fill = build.const(anchors[node], new.dtype)
+            new = build.where(inside, new, fill)
+        done[node] = new
+    result = mapped(program, done)
+    return replace(result, names={**names, **result.names})
+
+
+def _beside_load(body: Expr, stream: Axis) -> Expr | None:
+    """The factor of a product whose other factor is loaded along the streamed axis (zero past its end)."""
+    if isinstance(body, Map) and body.op == "cast":
+        return _beside_load(body.args[0], stream)
+    if isinstance(body, Map) and body.op == "mul":
+        for factor, other in (body.args, body.args[::-1]):
+            if _is_load(other) and stream in other.axes:
+                return None if _is_load(factor) or stream not in factor.axes else factor
+    return body
+
+
+def _is_load(expr: Expr) -> bool:
+    while isinstance(expr, Map) and expr.op in ("cast", "neg"):
+        expr = expr.args[0]
+    return isinstance(expr, Load)
+
+
+def _ranges(
+    program: Program, parts: roles.Roles
+) -> tuple[tuple[Mask, ...], Keys, tuple[intervals.Matched, ...], tuple[Fill, ...]]:
+    stream, rows = parts.stream, parts.rows
+    reductions = chain(program, stream)
+    inside = build.op("lt", Iota(stream), stream.extent)
+    masks: list[Mask] = []
+    keys = Keys()
+    matches: dict[Expr, intervals.Matched] = {}
+    fills: list[Fill] = []
+    chained = dict.fromkeys(node for reduction in reductions for node in walk(reduction.arg))
+    for node in chained:
+        if not (isinstance(node, Map) and node.op == "where" and stream in node.args[0].axes and is_float(node)):
+            continue
+        fill = node.args[2]
+        dead = isinstance(fill, Const) and all(
+            vanishes(reduction, node, float(fill.value)) or node not in set(walk(reduction.arg))
+            for reduction in reductions
+        )
+        dead = dead and all(node in set(walk(reduction.arg)) for reduction in reductions)
+        guard = None if dead else _guard(node, reductions)
+        ranged: list[Expr] = []
+        tested: list[Expr] = []
+        for condition in intervals.conjuncts(node.args[0]):
+            if stream not in condition.axes:
+                tested.append(condition)
+                continue
+            found = intervals.keys(condition, rows, stream)
+            match = intervals.matched(condition, rows, stream) if dead and found is None else None
+            if condition is inside:
+                ranged.append(condition)  # the loop's own end
+            elif found is not None:
+                if not dead and guard is None:
+                    found = Keys(full_start=found.full_start, full_stop=found.full_stop)
+                keys = intervals.both(keys, found)
+                ranged.append(condition)
+            elif match is not None:
+                matches[condition] = match
+                ranged.append(condition)
+            else:
+                tested.append(condition)
+        if guard is not None and [condition for condition in ranged if condition is not inside]:
+            fills.append(guard)
+        masks.append(Mask(node, tuple(ranged), tuple(tested)))
+    return tuple(masks), keys, tuple(matches.values()), tuple(fills)
+
+
+def _guard(node: Map, reductions: list[Reduce]) -> Fill | None:
+    """The condition under which a finite fill gives weights of exactly zero, if the masked value feeds a row maximum."""
+    fill = node.args[2]
+    if fill.axes or (isinstance(fill, Const) and math.isinf(float(fill.value))):
+        return None
+    if not all(vanishes(reduction, node, -math.inf) for reduction in reductions):
+        return None
+    for reduction in reductions:
+        body = reduction.arg
+        if isinstance(body, Map) and body.op == "where" and body is not node:
+            body = body.args[1]
+        if reduction.op == "max" and body is node:
+            return Fill(reduction, fill)
+    return None
+
+
+def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tuple[str, ...]]:
+    level: dict[Reduce, int] = {}
+    found: dict[Reduce, Accumulator] = {}
+    reasons: list[str] = []
+    for reduction in chain(program, parts.stream):
+        needed = [node for node in walk(reduction.arg) if isinstance(node, Reduce) and node in level]
+        if not needed:
+            level[reduction] = 0
+            found[reduction] = Accumulator(reduction)
+            continue
+        last = max(level[node] for node in needed)
+        moving = tuple(_statistic(node, list(level).index(node)) for node in needed if level[node] == last)
+        factor = None
+        if reduction.op == "sum":
+            factor = correction(reduction.arg, parts.stream, {s.reduce: (s.old, s.new) for s in moving})
+        if factor is not None and not _divides(factor):
+            level[reduction] = last
+            found[reduction] = Accumulator(reduction, moving, factor)
+        else:
+            level[reduction] = last + 1
+            found[reduction] = Accumulator(reduction)
+            named = program.names.get(reduction.arg)
+            what = named.name if named else f"{reduction.op} over {parts.stream.name}"
+            reasons.append(f"pass {last + 2} for {what}: no factor corrects it when what it depends on moves")
+    count = 1 + max(level.values())
+    passes = tuple(Pass(tuple(found[r] for r in level if level[r] == number)) for number in range(count))
+    return passes, tuple(reasons)
+
+
+def _divides(factor: Expr) -> bool:
+    """A quotient of statistics is not used: the old one may be zero while nothing has been seen."""
+    return any(isinstance(node, Map) and node.op in ("div", "rsqrt", "pow") for node in walk(factor))
+
+
+def _statistic(reduction: Reduce, number: int) -> Statistic:
+    axes = tuple(sorted(reduction.axes, key=lambda axis: axis.name))
+    shape = tuple(axis.extent for axis in axes)
+    index = tuple(Iota(axis) for axis in axes)
+    old, new = (Load(Tensor(f"{when} {number}", shape, FLOAT), index) for when in ("old", "new"))
+    return Statistic(reduction, old, new)
+
+
+__all__ = ["Scalar", "Scan", "chain", "schedule"]

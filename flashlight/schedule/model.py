@@ -1,0 +1,117 @@
+"""The schedule as plain data: what runs where, in which order, over which keys. It names no Triton call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashlight.ir.expr import Axis, Expr, Reduce
+from flashlight.ir.printer import show
+from flashlight.ir.program import Program
+from flashlight.schedule.intervals import Keys, Matched
+from flashlight.schedule.roles import Roles
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A running reduction that others of its pass depend on, with stand-ins for its values before and after a step."""
+
+    reduce: Reduce
+    old: Expr
+    new: Expr
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """A reduction over the streamed axis, kept while the blocks of keys go by.
+
+    ``correction`` multiplies what has been accumulated when a statistic of the same pass moves (the online law); it is
+    an expression over the stand-ins of ``statistics``.
+    """
+
+    reduce: Reduce
+    statistics: tuple[Statistic, ...] = ()
+    correction: Expr | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One trip over the keys."""
+
+    accumulators: tuple[Accumulator, ...]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A selection ``where(condition, value, fill)`` in the chain.
+
+    ``ranged`` are the conditions that hold on every full block, so that only partial blocks test them; ``tested`` are
+    tested on every block.
+    """
+
+    node: Expr
+    ranged: tuple[Expr, ...]
+    tested: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A finite fill value: its keys count after all in rows that see no live key above it.
+
+    Where the row maximum ``statistic`` exceeds ``value`` by more than float32's exponent range, the weight of a masked
+    key is exactly zero; a tile with a row where it does not visits its dead blocks too.
+    """
+
+    statistic: Reduce
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a program becomes a kernel."""
+
+    program: Program
+    roles: Roles
+    passes: tuple[Pass, ...]
+    masks: tuple[Mask, ...]
+    keys: Keys
+    matched: tuple[Matched, ...]
+    fills: tuple[Fill, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def stream(self) -> Axis:
+        return self.roles.stream
+
+    def __str__(self) -> str:
+        roles = self.roles
+        lines = [
+            f"grid      {', '.join(axis.name for axis in roles.grid) or '-'}; one block of {roles.rows.name} a program",
+            f"stream    {roles.stream.name} (extent {show(roles.stream.extent)}), {len(self.passes)} pass"
+            + ("es" if len(self.passes) > 1 else ""),
+            f"resident  {', '.join(axis.name for axis in roles.resident) or '-'}",
+        ]
+        for number, one in enumerate(self.passes):
+            for item in one.accumulators:
+                lines.append(f"pass {number + 1}    {item.reduce.op} over {roles.stream.name} of {_short(item.reduce.arg)}")
+                if item.correction is not None:
+                    lines.append(f"          corrected by {show(item.correction)}")
+        for reason in self.reasons:
+            lines.append(f"          {reason}")
+        ends = self.keys
+        start, stop = roles.stream.extent, roles.stream.extent
+        lines.append(f"live      {_end(ends.live_start, '0')} <= {roles.stream.name} < {_end(ends.live_stop, show(stop))}")
+        lines.append(f"full      {_end(ends.full_start, '0')} <= {roles.stream.name} < {_end(ends.full_stop, show(start))}")
+        for match in self.matched:
+            lines.append(f"matched   {show(match.condition)}, by minima and maxima of each block")
+        for fill in self.fills:
+            lines.append(f"fill      {show(fill.value)}: dead blocks are visited for rows without a live key")
+        return "\n".join(lines)
+
+
+def _short(expr: Expr) -> str:
+    text = show(expr)
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+def _end(bound: Expr | None, default: str) -> str:
+    return default if bound is None else show(bound)

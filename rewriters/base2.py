@@ -1,0 +1,81 @@
+"""Base 2: exponentials are computed as the hardware does, with log2(e) folded into the scale of the scores.
+
+    exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
+    max_j (c * x(j))  =  c * max_j x(j)      for c > 0
+
+The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves.
+Finite constants saturate at the lowest finite float32 rather than overflow: a fill value must stay finite.
+"""
+
+from __future__ import annotations
+
+import math
+
+from flashlight.ir import build
+from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, is_float
+from flashlight.ir.program import Program, mapped, rebuilt, walk
+
+LOG2_E = math.log2(math.e)
+LOWEST = -3.3895e38
+"""Just inside the range of float32 and bfloat16."""
+
+
+def base2(program: Program) -> Program:
+    names = dict(program.names)
+    done: dict[Expr, Expr] = {}
+    for node in walk(*(output.expr for output in program.outputs)):
+        new = rebuilt(node, tuple(done[child] for child in node.children))
+        if isinstance(new, Map) and new.op == "exp" and new.axes:
+            argument = scaled(new.args[0], build.const(LOG2_E, FLOAT), names)
+            new = build.op("exp2", argument, dtype=new.dtype)
+        done[node] = new
+    result = mapped(program, done)
+    return Program(result.name, result.inputs, result.outputs, {**names, **result.names}, result.assumptions)
+
+
+def scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
+    """``expr * factor`` for a positive factor without axes, the factor moved down as far as it goes."""
+    result = _scaled(expr, factor, names)
+    if expr in names:
+        names.setdefault(result, names[expr])
+    return result
+
+
+def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
+    def down(child: Expr) -> Expr:
+        return scaled(child, factor, names)
+
+    if isinstance(expr, Const):
+        value = float(expr.value)
+        product = build.op("mul", build.const(value, FLOAT), factor, dtype=FLOAT)
+        if isinstance(product, Const) and math.isfinite(value) and product.value < LOWEST:
+            return build.const(LOWEST, FLOAT)
+        return product if value and math.isfinite(value) else build.const(value, FLOAT)
+    if not expr.axes and is_float(expr):
+        product = build.op("mul", expr, factor, dtype=FLOAT)
+        # a run-time fill such as finfo.min must stay finite
+        return build.op("maximum", product, build.const(LOWEST, FLOAT)) if _is_limit(expr) else product
+    if isinstance(expr, Reduce) and expr.op == "max":
+        return build.reduce("max", down(expr.arg), expr.axis)
+    if isinstance(expr, Map):
+        if expr.op in ("add", "sub"):
+            return build.op(expr.op, down(expr.args[0]), down(expr.args[1]), dtype=FLOAT)
+        if expr.op == "neg":
+            return build.op("neg", down(expr.args[0]), dtype=FLOAT)
+        if expr.op == "where":
+            return build.where(expr.args[0], down(expr.args[1]), down(expr.args[2]))
+        if expr.op == "cast" and expr.dtype == FLOAT and is_float(expr.args[0]):
+            return down(expr.args[0])
+        if expr.op == "mul":
+            left, right = expr.args
+            if not left.axes or not right.axes:
+                tile, number = (right, left) if not left.axes else (left, right)
+                return scaled(tile, build.op("mul", build.cast(number, FLOAT), factor, dtype=FLOAT), names)
+        if expr.op == "div" and not expr.args[1].axes:
+            number = build.op("div", factor, build.cast(expr.args[1], FLOAT), dtype=FLOAT)
+            return scaled(expr.args[0], number, names)
+    return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _is_limit(expr: Expr) -> bool:
+    return isinstance(expr, Scalar) and expr.name.startswith("finfo_")

@@ -1,0 +1,78 @@
+"""Hoist: a factor that does not depend on the summed axis leaves the sum.
+
+    sum_j a * f(j)  =  a * sum_j f(j)            a without axis j; likewise for division by a and for negation
+
+The denominator of a softmax leaves the product with V this way. Roundings (casts between floats) commute with a factor
+up to one rounding, so a factor leaves through a cast; what the cast applied to keeps it. Distributivity of
+multiplication over addition, e.g. Knuth, The Art of Computer Programming 1, section 1.2.3.
+"""
+
+from __future__ import annotations
+
+from flashlight.ir import build
+from flashlight.ir.expr import Axis, Const, Expr, Map, Reduce, is_float
+from flashlight.ir.program import Name, Program, rewrite
+
+
+def hoist(program: Program) -> Program:
+    names = dict(program.names)
+
+    def rule(node: Expr) -> Expr:
+        if not (isinstance(node, Reduce) and node.op == "sum" and is_float(node)):
+            return node
+        inside, factors, divisors = pull(node.arg, node.axis, names)
+        if not factors and not divisors:
+            return node
+        result = build.reduce("sum", inside, node.axis)
+        for factor in factors:
+            result = build.op("mul", result, factor, dtype=node.dtype)
+        for divisor in divisors:
+            result = build.op("div", result, divisor, dtype=node.dtype)
+        return result
+
+    rewritten = rewrite(program, rule)
+    merged = {**{e: n for e, n in names.items()}, **rewritten.names}
+    return Program(rewritten.name, rewritten.inputs, rewritten.outputs, merged, rewritten.assumptions)
+
+
+def pull(expr: Expr, axis: Axis, names: dict[Expr, Name]) -> tuple[Expr, list[Expr], list[Expr]]:
+    """``expr = inside * product(factors) / product(divisors)`` with everything free of the axis outside.
+
+    A named expression that loses a factor hands its name to what remains, so that ``weights`` keeps meaning the
+    weights, now before their normalisation.
+    """
+    inside, factors, divisors = _pulled(expr, axis, names)
+    if inside is not expr and expr in names and isinstance(inside, Map) and inside.axes:
+        names.setdefault(inside, names[expr])
+    return inside, factors, divisors
+
+
+def _pulled(expr: Expr, axis: Axis, names: dict[Expr, Name]) -> tuple[Expr, list[Expr], list[Expr]]:
+    one = build.const(1.0, expr.dtype)
+    if axis not in expr.axes:
+        constant = isinstance(expr, Const) and expr.value == 1
+        return one, [] if constant else [expr], []
+    if not isinstance(expr, Map):
+        return expr, [], []
+    if expr.op == "mul":
+        left, left_factors, left_divisors = pull(expr.args[0], axis, names)
+        right, right_factors, right_divisors = pull(expr.args[1], axis, names)
+        inside = build.op("mul", left, right, dtype=expr.dtype)
+        return inside, left_factors + right_factors, left_divisors + right_divisors
+    if expr.op == "div":
+        left, factors, divisors = pull(expr.args[0], axis, names)
+        if axis not in expr.args[1].axes:
+            return left, factors, [*divisors, expr.args[1]]
+        return build.op("div", left, expr.args[1], dtype=expr.dtype), factors, divisors
+    if expr.op == "neg":
+        inside, factors, divisors = pull(expr.args[0], axis, names)
+        return inside, [*factors, build.const(-1.0, expr.dtype)], divisors
+    if expr.op == "cast" and is_float(expr.args[0]) and is_float(expr):
+        inside, factors, divisors = pull(expr.args[0], axis, names)
+        return build.cast(inside, expr.dtype), factors, divisors
+    if expr.op == "where" and isinstance(expr.args[2], Const) and expr.args[2].value == 0:
+        inside, factors, divisors = pull(expr.args[1], axis, names)
+        if factors or divisors:
+            zero = build.const(0.0, inside.dtype)
+            return build.where(expr.args[0], inside, zero), factors, divisors
+    return expr, [], []

@@ -1,0 +1,45 @@
+"""The order in which the laws are applied, and a record of what each did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flashlight.ir.program import Program
+from rewriters.absorb import absorb
+from rewriters.base2 import base2
+from rewriters.hoist import hoist
+from rewriters.split import split
+
+Law = Callable[[Program], Program]
+
+LAWS: tuple[tuple[str, Law], ...] = (("absorb", absorb), ("split", split), ("hoist", hoist), ("base 2", base2))
+
+
+@dataclass(frozen=True)
+class Firing:
+    """A law that changed the program, and the program that it left."""
+
+    law: str
+    program: Program
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The rewritten program and, in order, the laws that fired."""
+
+    program: Program
+    fired: tuple[Firing, ...]
+
+
+def run(program: Program, laws: tuple[tuple[str, Law], ...] = LAWS) -> Rewritten:
+    """Apply every law in order, each until it has nothing left to do."""
+    fired: list[Firing] = []
+    for name, law in laws:
+        while True:
+            after = law(program)
+            if all(new.expr is old.expr for new, old in zip(after.outputs, program.outputs, strict=True)):
+                break
+            program = after
+            fired.append(Firing(name, program))
+    return Rewritten(program, tuple(fired))

@@ -1,0 +1,54 @@
+"""Split: the sum of a sum is a sum of sums.
+
+    sum_j (f(j) - g(j)) * v(j)  =  sum_j f(j) * v(j)  -  sum_j g(j) * v(j)
+
+Applied only where it frees a statistic: where a term of the sum depends on a reduction over the same axis that cannot
+leave the sum otherwise. Two softmaxes subtracted become two accumulators over shared tiles of V.
+"""
+
+from __future__ import annotations
+
+from flashlight.ir import build
+from flashlight.ir.expr import Expr, Map, Reduce, is_float, walk
+from flashlight.ir.program import Program, rewrite
+
+
+def split(program: Program) -> Program:
+    return rewrite(program, _split)
+
+
+def _split(node: Expr) -> Expr:
+    if not (isinstance(node, Reduce) and node.op == "sum" and is_float(node)):
+        return node
+    terms = _terms(node.arg, node)
+    if terms is None:
+        return node
+    operator, left, right = terms
+    parts = [_split(build.reduce("sum", term, node.axis)) for term in (left, right)]
+    return build.op(operator, *parts, dtype=node.dtype)
+
+
+def _terms(body: Expr, reduction: Reduce) -> tuple[str, Expr, Expr] | None:
+    """The body as a sum or difference of two terms, if some term has a statistic that only splitting frees."""
+    if not isinstance(body, Map) or reduction.axis not in body.axes:
+        return None
+    if body.op in ("add", "sub"):
+        return (body.op, *body.args) if any(_has_statistic(arg, reduction) for arg in body.args) else None
+    if body.op == "cast" and is_float(body.args[0]):
+        terms = _terms(body.args[0], reduction)
+        return terms and (terms[0], build.cast(terms[1], body.dtype), build.cast(terms[2], body.dtype))
+    if body.op == "mul":
+        for position, factor in enumerate(body.args):
+            terms = _terms(factor, reduction)
+            if terms is not None:
+                other = body.args[1 - position]
+                return (terms[0], *(build.op("mul", term, other, dtype=body.dtype) for term in terms[1:]))
+    if body.op == "div":
+        terms = _terms(body.args[0], reduction)
+        if terms is not None:
+            return (terms[0], *(build.op("div", term, body.args[1], dtype=body.dtype) for term in terms[1:]))
+    return None
+
+
+def _has_statistic(term: Expr, reduction: Reduce) -> bool:
+    return any(isinstance(node, Reduce) and node.axis is reduction.axis for node in walk(term))
