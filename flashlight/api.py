@@ -33,6 +33,7 @@ def transpile(
     shapes: Shapes | None = None,
     *,
     out: str | Path = OUT,
+    origin: str | None = None,
     phases: Phases | None = None,
 ) -> list[GeneratedFile]:
     """The wrapper and the kernels for a file of attention functions. Writes nothing: `write` does.
@@ -42,6 +43,7 @@ def transpile(
         targets: names of functions; every public function that contains attention, if empty.
         shapes: dimension names by parameter, for parameters whose annotations and comments give none.
         out: the directory that the files are for.
+        origin: the path that the headers name as the source; by default the path relative to the current directory.
         phases: collects the seconds that each stage took.
 
     Raises:
@@ -51,11 +53,12 @@ def transpile(
 
     path, out, shapes, phases = Path(path), Path(out), shapes or {}, phases or Phases()
     if (out / path.name).resolve() == path.resolve():
-        raise Diagnostic("FL008", "the generated file would overwrite its own source", path=str(path), hint=_OUT_HINT)
+        raise Diagnostic("FL108", "the generated file would overwrite its own source", _OUT_HINT, path=path)
     source, chosen = pipeline.read(path, targets or (), phases)
     units = [pipeline.unit(source, target, shapes, phases) for target in chosen]
-    command = pipeline.command_line(path, targets or (), shapes)
-    files = pipeline.emit(source, units, command, phases)
+    origin = origin or pipeline.recorded(path)
+    command = pipeline.command_line(origin, targets or (), shapes)
+    files = pipeline.emit(source, units, origin, command, phases)
     return [
         GeneratedFile(out / f"{path.stem}.py", files.wrapper),
         GeneratedFile(out / f"{path.stem}_triton.py", files.kernels),
@@ -71,31 +74,19 @@ def write(files: Sequence[GeneratedFile], *, force: bool = False) -> list[Path]:
     from flashlight.diagnostics import Diagnostic
 
     for file in files:
-        problem = _occupied(file, force)
-        if problem is not None:
-            raise Diagnostic("FL008", problem, path=str(file.path), hint=_OCCUPIED_HINT)
+        if file.path.is_dir():
+            raise Diagnostic("FL108", "there is a directory at the path of a generated file", _OUT_HINT, path=file.path)
+        if not force and file.is_stale and file.current is not None and output.read_header(file.current) is None:
+            message = "this file was not written by flashlight, and would be overwritten"
+            raise Diagnostic("FL107", message, f"{_OUT_HINT}, or overwrite the file with --force", path=file.path)
     try:
         return output.write_all(files)
     except OSError as error:
-        raise Diagnostic(
-            "FL009",
-            f"cannot write here: {error.strerror or error}",
-            path=str(error.filename or files[0].path),
-            hint="choose another directory with --out",
-        ) from error
+        message = f"the file cannot be written: {error.strerror or error}"
+        raise Diagnostic("FL108", message, _OUT_HINT, path=files[0].path.parent) from error
 
 
 _OUT_HINT = "choose another directory with --out"
-_OCCUPIED_HINT = "choose another directory with --out, or overwrite the file with --force"
-
-
-def _occupied(file: GeneratedFile, force: bool) -> str | None:
-    if file.path.is_dir():
-        return "there is a directory at the path that flashlight would write"
-    current = file.current
-    if force or current is None or not file.is_stale or output.read_header(current) is not None:
-        return None
-    return "this file was not written by flashlight, and would be overwritten"
 
 
 def check(paths: Sequence[str | Path] | None = None, *, phases: Phases | None = None) -> list[GeneratedFile]:
@@ -115,21 +106,19 @@ def check(paths: Sequence[str | Path] | None = None, *, phases: Phases | None = 
     for path in chosen:
         text = GeneratedFile(path, "").current
         if text is None:
-            raise Diagnostic("FL001", "there is no such file", path=str(path), hint="check the path")
+            raise Diagnostic("FL101", f"there is no file {path}", "check the path", path=path)
         header = output.read_header(text)
         if header is None and not paths:
             continue
         if header is None:
-            raise Diagnostic(
-                "FL010",
-                "flashlight did not write this file, so there is nothing to check it against",
-                path=str(path),
-                hint="name files that `flashlight transpile` wrote",
-            )
+            message = "flashlight did not write this file, so there is nothing to check it against"
+            raise Diagnostic("FL109", message, "name files that `flashlight transpile` wrote", path=path)
         key = (path.parent, header.source)
         if key not in made:
             source = find_source(path, header.source)
-            made[key] = transpile(source, header.targets, header.shapes, out=path.parent, phases=phases)
+            made[key] = transpile(
+                source, header.targets, header.shapes, out=path.parent, origin=header.source, phases=phases
+            )
     wanted = {path.resolve() for path in chosen}
     return [
         file for files in made.values() for file in files if file.path.resolve() in wanted or not file.path.exists()
@@ -139,8 +128,9 @@ def check(paths: Sequence[str | Path] | None = None, *, phases: Phases | None = 
 def find_source(generated: Path, recorded: str) -> Path:
     """The file that a header names: relative to the current directory or to one above the generated file."""
     for directory in (Path(), *generated.resolve().parents):
-        if (directory / recorded).is_file():
-            return directory / recorded
+        source = directory / recorded
+        if source.is_file() and source.resolve().parent != generated.resolve().parent:
+            return source
     return Path(recorded)
 
 

@@ -148,13 +148,21 @@ def _reported(phases: Phases, verbose: bool) -> Iterator[None]:
     try:
         yield
     except Diagnostic as diagnostic:
-        _say(diagnostic.render(), error=True)
+        _say(diagnostic.render(_text(diagnostic.path)), error=True)
         raise typer.Exit(1) from None
     finally:
         if verbose:
             for name, seconds in phases.seconds.items():
                 _say(f"{name:>10} {seconds:7.3f} s", error=True)
             _say(f"{'total':>10} {sum(phases.seconds.values()):7.3f} s", error=True)
+
+
+def _text(path: Path | None) -> str | None:
+    """The text that a diagnostic quotes its line from."""
+    try:
+        return path.read_text(encoding="utf-8") if path is not None else None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _grouped(inputs: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:

@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +55,16 @@ def read(path: Path, targets: Sequence[str], phases: Phases) -> tuple[Source, li
     """
     with phases("import"):
         import flashlight.source
+        from flashlight.diagnostics import Diagnostic
     with phases("source"):
-        source = flashlight.source.read(path, tuple(targets))
-        return source, list(source.targets)
+        source = flashlight.source.read(path)
+        if targets:
+            return source, [source.target(name) for name in targets]
+        chosen = [target for target in source.targets if flashlight.source.contains_attention(source, target)]
+        if not chosen:
+            hint = "name a function: FILE:FUNCTION" if source.targets else "give a file with functions at its top level"
+            raise Diagnostic("FL104", "no public function of this file contains attention", hint, path=path)
+        return source, chosen
 
 
 def trace(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Traced:
@@ -81,27 +88,26 @@ def unit(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Unit
     return Unit(target, traced, rewritten, schedule)
 
 
-def emit(source: Source, units: Sequence[Unit], command: str, phases: Phases) -> Files:
-    """The two files as text."""
+def emit(source: Source, units: Sequence[Unit], origin: str, command: str, phases: Phases) -> Files:
+    """The two files as text; ``origin`` is the source file's path as the header gives it."""
     with phases("import"):
         import flashlight.emit
     with phases("emit"):
-        return flashlight.emit.emit(source, units, command)
+        return flashlight.emit.emit(replace(source, path=Path(origin)), units, command)
 
 
-def command_line(path: Path, targets: Sequence[str], shapes: Shapes) -> str:
+def command_line(origin: str, targets: Sequence[str], shapes: Shapes) -> str:
     """The command that the header of a generated file records: the same on every machine.
 
-    It leaves out `--out`, which the place of the file itself tells, and names the file relative to the current
-    directory; a file outside of it goes by its bare name.
+    It leaves out `--out`, which the place of the file itself tells.
     """
-    words = ["flashlight", "transpile", ":".join((recorded(path), *targets))]
+    words = ["flashlight", "transpile", ":".join((origin, *targets))]
     for name, dims in shapes.items():
         words += ["--shape", f"{name}={','.join(dims)}"]
     return shlex.join(words)
 
 
 def recorded(path: Path) -> str:
-    """The path as headers record it."""
+    """The path as headers record it: relative to the current directory, or the bare name of a file outside of it."""
     relative = Path(os.path.relpath(path))
     return path.name if relative.is_absolute() or relative.parts[:1] == ("..",) else relative.as_posix()

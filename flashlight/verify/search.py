@@ -69,12 +69,8 @@ def verify(path: Path, device: str, targets: Sequence[str], out: Path, examples:
     pipeline.read(path, targets, pipeline.Phases())
     generated = out / f"{path.stem}.py"
     if not generated.is_file():
-        raise Diagnostic(
-            "FL011",
-            "there is no generated module to compare with the original",
-            path=str(generated),
-            hint=f"run `flashlight transpile {path}` first, or say where it is with --out",
-        )
+        hint = f"run `flashlight transpile {path}` first, or say with --out where it is"
+        raise Diagnostic("FL101", "there is no generated module to compare with the original", hint, path=generated)
     request = Request(str(path), device, list(targets), str(out), examples, seed)
     if device != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
         return run(request)
