@@ -58,7 +58,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a launch: assembly, spills (bytes; on AMD, registers), registers a thread, shared bytes."""
+    """What the compiler made of a launch; ``spills`` are bytes (on AMD, registers), ``registers`` those of a thread."""
 
     assembly: str
     spills: int

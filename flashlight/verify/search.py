@@ -144,7 +144,7 @@ def search(name: str, traced: Traced, original: ModuleType, generated: ModuleTyp
     except Mismatch:
         case, mismatch = failing[-1]
         return Outcome(name, count, failure=f"{name}({case})\n  {mismatch}\n  (drawn from --seed {request.seed})")
-    except hypothesis.errors.Unsatisfied:
+    except hypothesis.errors.Unsatisfiable:
         return Outcome(name, count, failure=f"{name}: the original accepts none of the inputs that were drawn")
     return Outcome(name, count, worst.generated, worst.eager)
 
