@@ -13,13 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import flashlight
 from flashlight import pipeline
 
 if TYPE_CHECKING:
     from flashlight.trace.traced import Traced
 
 REPLY = "flashlight-verify-reply "
-"""What the line with the outcomes begins with in a worker's output."""
+"""What the line with the reply begins with in a worker's output."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,17 @@ def verify(path: Path, device: str, targets: Sequence[str], out: Path, examples:
     if device != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
         return run(request)
     command = [sys.executable, "-m", "flashlight.verify", json.dumps(asdict(request))]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    here = str(Path(flashlight.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     replies = [line for line in done.stdout.splitlines() if line.startswith(REPLY)]
     if done.returncode != 0 or not replies:
         raise RuntimeError(f"the process that runs Triton's interpreter stopped with exit code {done.returncode}")
-    return [Outcome(**outcome) for outcome in json.loads(replies[-1][len(REPLY) :])]
+    reply = json.loads(replies[-1][len(REPLY) :])
+    if "diagnostic" in reply:
+        raise Diagnostic(**reply["diagnostic"])
+    return [Outcome(**outcome) for outcome in reply["outcomes"]]
 
 
 def run(request: Request) -> list[Outcome]:
@@ -157,6 +163,11 @@ def load(path: Path, prefix: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    for sibling in path.parent.glob("*_triton.py"):
+        # a file of the same name in another directory may have been imported before
+        known = sys.modules.get(sibling.stem)
+        if known is not None and known.__file__ != str(sibling):
+            del sys.modules[sibling.stem]
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
