@@ -11,6 +11,7 @@ import sys
 from flashlight.diagnostics import Diagnostic
 from flashlight.verify.search import REPLY, Request, run
 
+reply: dict[str, object]
 try:
     reply = {"outcomes": [dataclasses.asdict(outcome) for outcome in run(Request(**json.loads(sys.argv[1])))]}
 except Diagnostic as diagnostic:
