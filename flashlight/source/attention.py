@@ -1,0 +1,46 @@
+"""Guesses which functions of a file compute attention, for when the user names none."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from flashlight.source.model import Source, Target
+
+NORMALISERS = frozenset({"softmax", "Softmax", "log_softmax", "logsumexp", "sigmoid", "exp"})
+PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "mm", "dot", "inner", "linear"})
+WHOLE = frozenset({"scaled_dot_product_attention", "flex_attention"})
+
+
+def contains_attention(source: Source, target: Target) -> bool:
+    """Whether the function, or a helper of the same file that it calls, holds SDPA, a softmax or two products."""
+    helpers = {function.name: function for function in source.functions}
+    seen: set[str] = set()
+    waiting = [target]
+    whole = normalises = False
+    products = 0
+    while waiting:
+        function = waiting.pop()
+        if function.name in seen:
+            continue
+        seen.add(function.name)
+        found = _Words()
+        function.node.body.visit(found)
+        whole |= bool(found.words & WHOLE)
+        normalises |= bool(found.words & NORMALISERS)
+        products += found.products
+        waiting += [helpers[word] for word in sorted(found.words) if word in helpers]
+    return whole or products >= 2 or (normalises and products >= 1)
+
+
+class _Words(cst.CSTVisitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: set[str] = set()
+        self.products = 0
+
+    def visit_Name(self, node: cst.Name) -> None:
+        self.words.add(node.value)
+        self.products += node.value in PRODUCTS
+
+    def visit_MatrixMultiply(self, node: cst.MatrixMultiply) -> None:
+        self.products += 1

@@ -1,0 +1,247 @@
+"""Runs the user's function on tensors that only know their shapes, and turns every operator into values.
+
+PyTorch's pre-dispatch key sees operators before autograd and before composite ones fall apart: softmax, matmul and
+einsum arrive whole. The slot for modes on that key is open to a closed list of classes; ours stands in for the one
+that `make_fx` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from flashlight.trace import operators
+from flashlight.trace.context import Context
+from flashlight.trace.frames import Names, located
+from flashlight.trace.numbers import wrap
+from flashlight.trace.operators.creation import of_data
+from flashlight.trace.problems import Unsupported
+from flashlight.trace.value import Value, View
+
+CONTROL_FLOW = frozenset({"_local_scalar_dense", "is_nonzero", "item", "equal", "allclose"})
+
+
+class TracedTensor(torch.Tensor):
+    """A tensor without data. A view holds its base and is read through it, so that writes are seen on both sides."""
+
+    _value: Value
+    _base_tensor: TracedTensor | None
+    _view: View | None
+    _seen: int
+    _parameter: str | None
+
+    @staticmethod
+    def __new__(cls, shape: list[Any], dtype: torch.dtype) -> TracedTensor:
+        made: TracedTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)  # type: ignore[attr-defined]
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise Unsupported("FL302", f"{func} was called outside of the trace")
+
+    @property
+    def version(self) -> int:
+        return self._seen if self._base_tensor is None else self._base_tensor.version
+
+    @property
+    def value(self) -> Value:
+        if self._base_tensor is not None and self._view is not None and self._seen != self._base_tensor.version:
+            self._value = self._view.read(self._base_tensor.value)
+            self._seen = self._base_tensor.version
+        return self._value
+
+    def assign(self, value: Value) -> None:
+        """Replace what the tensor holds, in the tensors that it is a view of too."""
+        if self._base_tensor is None:
+            if self._parameter is not None:
+                raise Unsupported(
+                    "FL304",
+                    f"the parameter {self._parameter} is changed in place",
+                    "work on a copy: clone it, or use the operator without the underscore",
+                )
+            self._value = value
+            self._seen += 1
+            return
+        assert self._view is not None
+        if self._view.backward is None:
+            raise Unsupported("FL302", "an expanded tensor is written to", "clone it first")
+        self._base_tensor.assign(self._view.write(self._base_tensor.value, value))
+        self._value = value
+        self._seen = self._base_tensor.version
+
+
+class Capture(ProxyTorchDispatchMode):
+    """The mode in which every operator gives a `TracedTensor`."""
+
+    def __init__(self, context: Context, names: Names) -> None:
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        self.enter_stack = []
+        self.pre_dispatch = True
+        self._mode_key = torch._C._TorchDispatchModeKey.PROXY
+        self.context = context
+        self.names = names
+        self.strict: set[str] = set()
+        self.table = operators.table()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        name = func.overloadpacket.__name__
+        real = [tensor for tensor in tensors if not isinstance(tensor, TracedTensor)]
+        if tensors and len(real) == len(tensors) and not _symbolic(args, kwargs):
+            return func(*args, **kwargs)
+        if func.namespace == "prim" and name == "device":
+            return torch.device("cpu")
+        try:
+            return self._applied(func, name, args, kwargs)
+        except Unsupported as problem:
+            raise located(problem, self.names.source) from None
+
+    def _applied(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name in CONTROL_FLOW:
+            raise Unsupported(
+                "FL301",
+                "the program's course depends on the values of a tensor",
+                "use torch.where, or pass the decision as a Python argument",
+            )
+        changes = name.endswith("_") and not name.endswith("__")
+        base = name[:-1] if changes else name
+        if base == "copy":
+            return self._copied(*args)
+        if changes and base == "set_data":
+            raise Unsupported("FL302", "assigning .data has no rule")
+        rule = self.table.get(base)
+        if rule is None:
+            return self._fallen_back(func, args, kwargs)
+        if any(isinstance(arg, torch.Tensor) for arg in (kwargs.get("out"),)):
+            raise Unsupported("FL302", f"{name} with out= has no rule", "use what it returns")
+        return self.call(base, rule, args, kwargs, changes=changes)
+
+    def call(self, name: str, rule: Callable[..., Any], args: Any, kwargs: Any, *, changes: bool = False) -> Any:
+        """Apply a rule; ``changes``: the result goes into the first argument."""
+        given = (args, {k: v for k, v in kwargs.items() if k not in _IGNORED})
+        values, named = tree_map(self._as_value, given)
+        self._note_uses(name, [leaf for leaf in tree_leaves((values, named)) if isinstance(leaf, Value)])
+        try:
+            result = rule(self.context, *values, **named)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise
+            raise Unsupported("FL302", f"{name} with these arguments has no rule: {error}") from None
+        origin = self._origin(name, [leaf for leaf in tree_leaves((values, named)) if isinstance(leaf, Value)])
+        if changes:
+            return self._changed(args[0], result)
+        if isinstance(result, (list, tuple)):
+            return type(result)(self._as_tensor(part, args[0], origin) for part in result)
+        return self._as_tensor(result, args[0] if args else None, origin)
+
+    def tensor(self, value: Value, parameter: str | None = None) -> TracedTensor:
+        """A new tensor that holds a value."""
+        made = TracedTensor([wrap(self.context.sizes, size) for size in value.shape], value.dtype)
+        made._value, made._base_tensor, made._view, made._seen = value, None, None, 0
+        made._parameter = parameter
+        return made
+
+    def _as_value(self, leaf: Any) -> Any:
+        if isinstance(leaf, TracedTensor):
+            return leaf.value
+        return of_data(self.context, leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+    def _as_tensor(self, result: Any, base: Any, origin: str | None) -> Any:
+        if isinstance(result, View):
+            while isinstance(base, (list, tuple)):
+                base = base[0]
+            traced = base if isinstance(base, TracedTensor) else self.tensor(self._as_value(base))
+            value = result.read(traced.value)
+            made = self.tensor(value)
+            made._base_tensor, made._view, made._seen = traced, result, traced.version
+        elif isinstance(result, Value):
+            value = Value(result.shape, result.dtype, result.at) if result.label or result.origin else result
+            made = self.tensor(value)
+        else:
+            return result
+        value.origin = origin
+        self.names.claim(value)
+        return made
+
+    def _changed(self, target: Any, result: Any) -> Any:
+        assert isinstance(target, TracedTensor)
+        old = target.value
+        if isinstance(result, View):
+            raise Unsupported("FL302", "changing a shape in place has no rule", "use the operator without underscore")
+        value = self.context.expanded(self.context.cast(result, old.dtype), old.shape)
+        self.names.claim(value)
+        target.assign(value)
+        return target
+
+    def _copied(self, target: Any, source: Any, non_blocking: bool = False) -> Any:
+        value = self._as_value(source)
+        self._note_uses("copy", [value])
+        return self._changed(target, value)
+
+    def _fallen_back(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Operators without a rule that PyTorch itself writes in terms of others."""
+        with self:
+            result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            from torch._decomp import decomposition_table
+
+            written = decomposition_table.get(func)
+            if written is not None:
+                return written(*args, **kwargs)
+        raise Unsupported(
+            "FL302", f"the operator {func.overloadpacket} has no rule", "compute this outside and pass it in"
+        )
+
+    # which parameters may be smaller than they are stated to be
+    def _note_uses(self, name: str, values: list[Value]) -> None:
+        if name not in operators.broadcasting():
+            self.strict |= {value.origin for value in values if value.origin is not None}
+
+    def _origin(self, name: str, values: list[Value]) -> str | None:
+        origins = {value.origin for value in values if value.rank or value.origin is not None}
+        return origins.pop() if name in operators.broadcasting() and len(origins) == 1 else None
+
+
+_IGNORED = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "requires_grad"})
+
+
+def _symbolic(args: Any, kwargs: Any) -> bool:
+    kinds = (torch.SymInt, torch.SymFloat, torch.SymBool)
+    return any(isinstance(leaf, kinds) for leaf in tree_leaves((args, kwargs)))
+
+
+class Intercept(TorchFunctionMode):
+    """Catches the few functions whose C++ schemas would pin symbolic numbers."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self.capture = capture
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        try:
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                name = "scaled_dot_product_attention"
+                return self.capture.call(name, self.capture.table[name], args, kwargs)
+            if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
+                return self._tensor(*args, **kwargs)
+        except Unsupported as problem:
+            raise located(problem, self.capture.names.source) from None
+        return func(*args, **kwargs)
+
+    def _tensor(self, data: Any, **kwargs: Any) -> Any:
+        if isinstance(data, (list, tuple)):
+            return torch.stack([self._tensor(item, **kwargs) for item in data])
+        return torch.full((), data, dtype=kwargs.get("dtype"))
+
+

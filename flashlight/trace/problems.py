@@ -1,0 +1,35 @@
+"""What can go wrong inside a trace, before the user's line is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flashlight.ir.expr import Expr, Scalar
+
+
+class Unsupported(Exception):
+    """A diagnostic that still lacks its place."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class Inconsistent(Unsupported):
+    """Sizes that must be equal and are not."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__("FL202", message, hint or "correct the shapes stated at the parameters, or the program")
+
+
+class Retry(Exception):
+    """The trace must start anew with some sizes equal, or with samples that are multiples of others."""
+
+    def __init__(
+        self, ties: Mapping[Scalar, Expr] | None = None, multiples: Mapping[Expr, Expr] | None = None
+    ) -> None:
+        super().__init__("the samples do not fit")
+        self.ties = dict(ties or {})
+        self.multiples = dict(multiples or {})
