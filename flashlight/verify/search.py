@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ class Request:
     out: str
     examples: int
     seed: int
+    journal: str | None = None
+    """A file that always holds the case being run: what is left of it where a kernel takes the process down."""
 
 
 def verify(path: Path, device: str, targets: Sequence[str], out: Path, examples: int, seed: int) -> list[Outcome]:
@@ -75,12 +78,28 @@ def verify(path: Path, device: str, targets: Sequence[str], out: Path, examples:
     request = Request(str(path), device, list(targets), str(out), examples, seed)
     if device != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
         return run(request)
+    with tempfile.TemporaryDirectory() as directory:
+        return _interpreted(replace(request, journal=str(Path(directory) / "journal")))
+
+
+def _interpreted(request: Request) -> list[Outcome]:
+    from flashlight.diagnostics import Diagnostic
+
+    assert request.journal is not None
     command = [sys.executable, "-m", "flashlight.verify", json.dumps(asdict(request))]
     here = str(Path(flashlight.__file__).parents[1])
     paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     replies = [line for line in done.stdout.splitlines() if line.startswith(REPLY)]
+    journal = Path(request.journal)
+    if done.returncode < 0 and journal.exists():
+        # the interpreter reads and writes memory wherever a pointer says
+        name, case = journal.read_text(encoding="utf-8").split("\n", 1)
+        message = (
+            f"{name}({case})\n  the kernel ended the process (signal {-done.returncode}): an access out of bounds?"
+        )
+        return [Outcome(name, 0, failure=message)]
     if done.returncode != 0 or not replies:
         raise RuntimeError(f"the process that runs Triton's interpreter stopped with exit code {done.returncode}")
     reply = json.loads(replies[-1][len(REPLY) :])
@@ -134,6 +153,8 @@ def search(name: str, traced: Traced, original: ModuleType, generated: ModuleTyp
     @hypothesis.given(draw.cases(traced, draw.SMALL if request.device == "cpu" else draw.LARGE))
     def agrees(case: draw.Case) -> None:
         nonlocal worst, count
+        if request.journal is not None:
+            Path(request.journal).write_text(f"{name}\n{case}", encoding="utf-8")
         arguments = draw.build(traced, case, request.device)
         try:
             measured = compare(getattr(original, name), getattr(generated, name), arguments)

@@ -7,7 +7,6 @@ FLASHLIGHT_AOT=all compiles every function for every chip, which takes some twen
 import os
 
 import pytest
-import torch
 
 from flashlight import pipeline
 from flashlight.output import read_header
@@ -26,7 +25,7 @@ HEAD_DIMS = (64, 128)
 
 def test_compiles(wrapper, example, subtests):
     """It compiles, uses matrix instructions, spills nothing, and fits into shared memory."""
-    from flashlight.verify import ahead
+    from flashlight import inspect
 
     header = read_header(wrapper.read_text(encoding="utf-8"))
     phases = pipeline.Phases()
@@ -35,27 +34,28 @@ def test_compiles(wrapper, example, subtests):
     for number, target in enumerate(targets):
         traced = pipeline.trace(source, target, header.shapes, phases)
         every = number == 0 or os.environ.get("FLASHLIGHT_AOT") == "all"
-        for chip in ahead.CHIPS.values() if every else [ahead.CHIPS["sm_90"]]:
+        for chip in inspect.TARGETS if every else ["sm_90"]:
             for head_dim in HEAD_DIMS:
-                with subtests.test(target=target.name, chip=chip.name, head_dim=head_dim):
-                    arguments = launcher_arguments(traced, head_dim)
-                    launches = ahead.launches(module, getattr(module, target.name), arguments, chip)
-                    assert launches
-                    compiled = [ahead.compile_launch(launch, chip) for launch in launches]
-                    assert any(ahead.uses_matrix_instructions(one, chip) for one in compiled)
+                with subtests.test(target=target.name, chip=chip, head_dim=head_dim):
+                    calls = inspect.launches(module, target.name, launcher_arguments(traced, head_dim), chip)
+                    assert calls
+                    compiled = [inspect.compile_call(call, chip) for call in calls]
+                    instructions = " ".join(name for one in compiled for name in one.tensor_core)
+                    assert ("wgmma" if chip == "sm_90" else "mma") in instructions
                     for one in compiled:
-                        assert one.spills == 0
-                        assert one.shared <= chip.shared_limit
+                        assert one.spills == 0, one
+                        assert one.shared <= inspect.SHARED_LIMIT[chip], one
 
 
 def launcher_arguments(traced, head_dim):
-    """What a wrapper hands to its launcher: tensors and numbers, in the order of the signature."""
+    """What a wrapper hands to its launcher: tensors and numbers by name."""
     sizes = SIZES | {"head_dim": head_dim}
     numbers = {name: sizes[kind] for name, kind in draw.size_kinds(traced).items()}
     numbers |= {p.scalar.name: 0.5 if p.scalar.dtype == "float32" else 48 for p in traced.parameters if p.scalar}
     assert draw.admissible(traced, numbers), numbers
     inputs = draw.build(traced, draw.Case(numbers, "bfloat16", {}, 0))
     given = [p for p in traced.parameters if p.tensor is not None or p.scalar is not None]
-    items = [inputs[p.name] if p.item is None else inputs[p.name][p.item] for p in given]
-    assert all(isinstance(item, (torch.Tensor, int, float)) for item in items)
-    return tuple(items)
+    return {
+        p.tensor.name if p.tensor is not None else p.name: inputs[p.name] if p.item is None else inputs[p.name][p.item]
+        for p in given
+    }
