@@ -81,19 +81,36 @@ def unit(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Unit
     with phases("import"):
         import flashlight.schedule
         import rewriters.pipeline
-    with phases("rewrite"):
-        rewritten = rewriters.pipeline.run(traced.program)
-    with phases("schedule"):
-        schedule = flashlight.schedule.schedule(rewritten.program)
+    with _located(source, target):
+        with phases("rewrite"):
+            rewritten = rewriters.pipeline.run(traced.program)
+        with phases("schedule"):
+            schedule = flashlight.schedule.schedule(rewritten.program)
     return Unit(target, traced, rewritten, schedule)
+
+
+@contextmanager
+def _located(source: Source, target: Target) -> Iterator[None]:
+    """Give diagnostics of stages that know no file the target's place in it."""
+    from flashlight.diagnostics import Diagnostic
+
+    try:
+        yield
+    except Diagnostic as diagnostic:
+        end = target.column + len(target.name)
+        raise diagnostic.located(source.path, target.line, target.column, end) from None
 
 
 def emit(source: Source, units: Sequence[Unit], origin: str, command: str, phases: Phases) -> Files:
     """The two files as text; ``origin`` is the source file's path as the header gives it."""
     with phases("import"):
+        import flashlight.diagnostics
         import flashlight.emit
     with phases("emit"):
-        return flashlight.emit.emit(replace(source, path=Path(origin)), units, command)
+        try:
+            return flashlight.emit.emit(replace(source, path=Path(origin)), units, command)
+        except flashlight.diagnostics.Diagnostic as diagnostic:
+            raise diagnostic.located(source.path) from None
 
 
 def command_line(origin: str, targets: Sequence[str], shapes: Shapes) -> str:

@@ -60,7 +60,7 @@ CASES = [
         + "    value: Tensor,  # [B, H, S, D]\n    mask: Tensor,  # [B, H, S+?, 3q]\n) -> Tensor:\n"
         + "    return ((query @ key.mT) + mask).softmax(-1) @ value\n",
         "FL203",
-        "mask",
+        "not a size",
         "mask",
     ),
     Bad(
@@ -79,7 +79,7 @@ CASES = [
         + "    return scores.softmax(-1) @ v\n",
         "FL302",
         "matrix_exp",
-        "scores = torch.linalg.matrix_exp(scores)",
+        "torch.linalg.matrix_exp(scores)",
     ),
     Bad(
         "dropout",
@@ -87,8 +87,8 @@ CASES = [
         + "def attend(q, k, v):\n    attn = (q @ k.mT).softmax(-1)\n    attn = F.dropout(attn, 0.1)\n"
         + "    return attn @ v\n",
         "FL307",
-        "",
-        "attn = F.dropout(attn, 0.1)",
+        "dropout",
+        "F.dropout(attn, 0.1)",
     ),
     Bad(
         "weights_returned",
