@@ -23,7 +23,7 @@ def absorb(program: Program) -> Program:
 def _absorbed(node: Expr) -> Expr:
     if not isinstance(node, Map):
         return node
-    if node.op == "where" and not _is_fill(node.args[2]) and _is_fill(node.args[1]):
+    if node.op == "where" and _is_fill(node.args[1]) and (_is_hidden(node.args[1]) or not _is_fill(node.args[2])):
         return build.where(build.op("not", node.args[0]), node.args[2], node.args[1])
     if node.op in ("add", "sub"):
         left, right = node.args
@@ -33,7 +33,7 @@ def _absorbed(node: Expr) -> Expr:
                 continue
             condition, yes, no = selection.args
             other = right if is_left else left
-            if not (isinstance(no, Const) and no.value == float("-inf")) or _has_statistic(other, node):
+            if not _is_hidden(no) or _has_statistic(other, node):
                 continue
             inner = build.op(node.op, *((yes, other) if is_left else (other, yes)), dtype=node.dtype)
             return build.where(condition, _absorbed(inner), build.const(no.value, node.dtype))
@@ -54,6 +54,10 @@ def _absorbed(node: Expr) -> Expr:
 def _has_statistic(expr: Expr, within: Expr) -> bool:
     """Whether a reduction over an axis of the whole stands in it: what is subtracted then is no mask but a maximum."""
     return any(isinstance(inner, Reduce) and inner.axis in within.axes for inner in walk(expr))
+
+
+def _is_hidden(expr: Expr) -> bool:
+    return isinstance(expr, Const) and expr.value == float("-inf")
 
 
 def _is_fill(expr: Expr) -> bool:

@@ -3,13 +3,16 @@
     exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
     max_j (c * x(j))  =  c * max_j x(j)      for c > 0
 
-The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves.
+The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
+that finds nothing to join stays outside.
 Finite constants saturate at the lowest finite float32 rather than overflow: a fill value must stay finite.
 """
 
 from __future__ import annotations
 
 import math
+
+from dataclasses import replace
 
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, is_float
@@ -30,13 +33,13 @@ def base2(program: Program) -> Program:
             new = build.op("exp2", argument, dtype=new.dtype)
         done[node] = new
     result = mapped(program, done)
-    return Program(result.name, result.inputs, result.outputs, {**names, **result.names}, result.assumptions)
+    return replace(result, names={**names, **result.names})
 
 
 def scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
     """``expr * factor`` for a positive factor without axes, the factor moved down as far as it goes."""
     result = _scaled(expr, factor, names)
-    if expr in names:
+    if expr in names and not (isinstance(result, Map) and result.op == "mul" and result.args[0] in names):
         names.setdefault(result, names[expr])
     return result
 
@@ -56,14 +59,20 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
         # a run-time fill such as finfo.min must stay finite
         return build.op("maximum", product, build.const(LOWEST, FLOAT)) if _is_limit(expr) else product
     if isinstance(expr, Reduce) and expr.op == "max":
-        return build.reduce("max", down(expr.arg), expr.axis)
+        inner = down(expr.arg)
+        # a factor that found nothing to join is cheaper outside the maximum
+        if inner is not build.op("mul", expr.arg, factor, dtype=FLOAT):
+            return build.reduce("max", inner, expr.axis)
     if isinstance(expr, Map):
         if expr.op in ("add", "sub"):
             return build.op(expr.op, down(expr.args[0]), down(expr.args[1]), dtype=FLOAT)
         if expr.op == "neg":
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)
         if expr.op == "where":
-            return build.where(expr.args[0], down(expr.args[1]), down(expr.args[2]))
+            yes, no = down(expr.args[1]), down(expr.args[2])
+            unjoined = yes is build.op("mul", expr.args[1], factor, dtype=FLOAT)
+            if not (unjoined and isinstance(no, Const) and math.isinf(float(no.value))):
+                return build.where(expr.args[0], yes, no)
         if expr.op == "cast" and expr.dtype == FLOAT and is_float(expr.args[0]):
             return down(expr.args[0])
         if expr.op == "mul":

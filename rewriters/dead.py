@@ -12,6 +12,7 @@ import math
 
 from flashlight.ir.expr import Const, Expr, Map, Reduce
 from flashlight.ir.ops import NEUTRAL
+from flashlight.ir.signs import is_positive
 
 Known = float | None
 
@@ -51,7 +52,7 @@ def _applied(expr: Map, args: list[Known]) -> Known:
     if first == float("-inf"):
         if expr.op in ("exp", "exp2", "sigmoid"):
             return 0.0
-        if expr.op in ("mul", "div") and args[1] is not None and args[1] > 0:
+        if expr.op in ("mul", "div") and is_positive(expr.args[1]):
             return first
         if expr.op == "maximum":
             return args[1]

@@ -1,6 +1,7 @@
 """Hoist: a factor that does not depend on the summed axis leaves the sum.
 
     sum_j a * f(j)  =  a * sum_j f(j)            a without axis j; likewise for division by a and for negation
+    sum_j where(c, f(j), 0)  =  where(c, sum_j f(j), 0)      c without axis j
 
 The denominator of a softmax leaves the product with V this way. Roundings (casts between floats) commute with a factor
 up to one rounding, so a factor leaves through a cast; what the cast applied to keeps it. Distributivity of
@@ -9,9 +10,11 @@ multiplication over addition, e.g. Knuth, The Art of Computer Programming 1, sec
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flashlight.ir import build
 from flashlight.ir.expr import Axis, Const, Expr, Map, Reduce, is_float
-from flashlight.ir.program import Name, Program, rewrite
+from flashlight.ir.program import Name, Program, is_const, rewrite
 
 
 def hoist(program: Program) -> Program:
@@ -20,6 +23,11 @@ def hoist(program: Program) -> Program:
     def rule(node: Expr) -> Expr:
         if not (isinstance(node, Reduce) and node.op == "sum" and is_float(node)):
             return node
+        selected = _selection(node.arg, node.axis)
+        if selected is not None:
+            condition, body = selected
+            inner = rule(build.reduce("sum", body, node.axis))
+            return build.where(condition, inner, build.const(0.0, inner.dtype))
         inside, factors, divisors = pull(node.arg, node.axis, names)
         if not factors and not divisors:
             return node
@@ -31,8 +39,26 @@ def hoist(program: Program) -> Program:
         return result
 
     rewritten = rewrite(program, rule)
-    merged = {**{e: n for e, n in names.items()}, **rewritten.names}
-    return Program(rewritten.name, rewritten.inputs, rewritten.outputs, merged, rewritten.assumptions)
+
+    return replace(rewritten, names={**names, **rewritten.names})
+
+
+def _selection(body: Expr, axis: Axis) -> tuple[Expr, Expr] | None:
+    """``(c, f)`` where the body is ``where(c, f, 0)``, perhaps times a factor, and c has no axis ``axis``."""
+    if not isinstance(body, Map) or axis not in body.axes:
+        return None
+    if body.op == "where" and is_const(body.args[2], 0.0) and axis not in body.args[0].axes:
+        return body.args[0], body.args[1]
+    if body.op == "cast" and is_float(body.args[0]):
+        inner = _selection(body.args[0], axis)
+        return inner and (inner[0], build.cast(inner[1], body.dtype))
+    if body.op in ("mul", "div"):
+        for position, factor in enumerate(body.args[: 2 if body.op == "mul" else 1]):
+            inner = _selection(factor, axis)
+            if inner is not None:
+                args = [inner[1] if n == position else arg for n, arg in enumerate(body.args)]
+                return inner[0], build.op(body.op, *args, dtype=body.dtype)
+    return None
 
 
 def pull(expr: Expr, axis: Axis, names: dict[Expr, Name]) -> tuple[Expr, list[Expr], list[Expr]]:

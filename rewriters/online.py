@@ -119,4 +119,6 @@ def _combined(op: str, left: Expr | None, right: Expr | None) -> Expr | None:
 def _negated(expr: Expr) -> Expr:
     if isinstance(expr, Map) and expr.op == "sub":
         return build.op("sub", expr.args[1], expr.args[0], dtype="float32")
+    if isinstance(expr, Map) and expr.op == "mul":
+        return build.op("mul", _negated(expr.args[0]), expr.args[1], dtype="float32")
     return build.op("neg", expr, dtype="float32")

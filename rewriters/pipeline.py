@@ -9,11 +9,14 @@ from flashlight.ir.program import Program
 from rewriters.absorb import absorb
 from rewriters.base2 import base2
 from rewriters.hoist import hoist
+from rewriters.scale import scale
 from rewriters.split import split
 
 Law = Callable[[Program], Program]
 
-LAWS: tuple[tuple[str, Law], ...] = (("absorb", absorb), ("split", split), ("hoist", hoist), ("base 2", base2))
+LAWS: tuple[tuple[str, Law], ...] = (
+    ("absorb", absorb),
+    ("split", split), ("hoist", hoist), ("scale", scale), ("base 2", base2))
 
 
 @dataclass(frozen=True)

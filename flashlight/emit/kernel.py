@@ -9,7 +9,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import Names, dimension_labels, grid_name
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import TileWriter
+from flashlight.emit.tiles import TileWriter, representative
 from flashlight.ir import build
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Tensor, is_float, is_int, walk
 from flashlight.ir.ops import NEUTRAL
@@ -33,6 +33,7 @@ class Kernel:
     numbers: tuple[tuple[str, Expr], ...]  # parameter, what the host computes for it
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
+    described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     helpers: frozenset[str]
 
 
@@ -90,7 +91,7 @@ class _KernelWriter:
         block.add("row_offsets = tl.arange(0, BLOCK_ROWS)")
         block.add("rows = row_start + row_offsets")
         block.add("key_offsets = tl.arange(0, BLOCK_KEYS)")
-        for axis in roles.resident:
+        for axis in distinct(roles.resident):
             block.add(f"{axis.name} = tl.arange(0, {self.tiles.width(axis)})")
 
     def _grows(self) -> bool:
@@ -375,7 +376,7 @@ class _KernelWriter:
         if numbers:
             lines.append("# numbers")
             lines.append(", ".join(name for name, _ in numbers) + ",")
-        widths = tuple(axis for axis in self.roles.resident)
+        widths = distinct(self.roles.resident)
         constant = {scalar for axis in widths for scalar in walk(axis.extent) if isinstance(scalar, Scalar)}
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in re.findall(r"\w+", text))
         sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
@@ -388,7 +389,7 @@ class _KernelWriter:
             if isinstance(axis.extent, Scalar):
                 lines.append(f"{name}: tl.constexpr,")
             lines.append(f"BLOCK_{name}: tl.constexpr,")
-        for name in ("BLOCK_ROWS", "BLOCK_KEYS", "PRECISION"):
+        for name in ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION"):
             if re.search(rf"\b{name}\b", text):
                 lines.append(f"{name}: tl.constexpr,")
         name = f"{self.schedule.program.name}_kernel"
@@ -403,8 +404,14 @@ class _KernelWriter:
             numbers,
             sizes,
             widths,
+            tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             frozenset(tiles.helpers),
         )
+
+
+def distinct(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    """One axis for each extent: positions along equal extents are one variable."""
+    return tuple(dict.fromkeys(representative(axis, axes) for axis in axes))
 
 
 def output_labels(output: Output) -> tuple[str, ...]:

@@ -135,6 +135,8 @@ class _Body:
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
         lines.append(f"block_rows, block_keys, warps, stages = configuration({self.first.name}, {widest})")
+        if kernel.described:
+            lines.append(f"descriptors = describable({', '.join(tensor.name for tensor in kernel.described)})")
         grid = " * ".join(
             [f"triton.cdiv({python(roles.rows.extent)}, block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
         )
@@ -154,6 +156,8 @@ class _Body:
             lines.append(f"    {given}BLOCK_{name}=padded({name}),")
         for name, value in (("BLOCK_ROWS", "block_rows"), ("BLOCK_KEYS", "block_keys")):
             lines.append(f"    {name}={value},")
+        if kernel.described:
+            lines.append("    DESCRIPTORS=descriptors,")
         if "PRECISION" in kernel.text:
             lines.append(f"    PRECISION=precision({self.first.name}),")
         lines.append("    num_warps=warps, num_stages=stages,")

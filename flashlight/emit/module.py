@@ -34,7 +34,6 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     kernels = [write_kernel(unit.schedule, source_name, describe(unit)) for unit in units]
     helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
     parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
-    text = "\n".join(kernel.text for kernel in kernels)
     launchers = [
         launcher.write_launcher(unit.traced, unit.schedule, kernel)
         for unit, kernel in zip(units, kernels, strict=True)
@@ -52,7 +51,8 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     if "precision(" not in "\n".join(launchers):
         model = model[: model.index("def precision")].strip()
     parts.append(model)
-    del text
+    if "describable(" not in "\n".join(launchers):
+        model = model[: model.index("def describable")] + model[model.index("@functools.lru_cache(maxsize=None)\ndef padded") :]
     return formatted("\n\n\n".join(parts) + "\n")
 
 

@@ -34,6 +34,7 @@ from flashlight.ir.expr import (
 )
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.order import axis_key
+from flashlight.ir.program import Name
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 
@@ -54,12 +55,18 @@ class TileWriter:
         self.bound: dict[Expr, Code] = {}
         self.masks: dict[Expr, Mask] = {mask.node: mask for mask in schedule.masks}
         self.pointers: dict[Load, tuple[str, str]] = {}
+        self.descriptors: dict[Load, str] = {}
         self.helpers: set[str] = set()
         self.in_loop = False
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
         self.numbers: dict[Expr, str] = {}
         self.uses: dict[Expr, int] = {}
+        program = schedule.program
+        self.rounded: dict[Expr, Name] = {}
+        for node, name in program.names.items():
+            if isinstance(node, Map) and node.op == "cast" and is_float(node) and is_float(node.args[0]):
+                self.rounded.setdefault(node.args[0], name)
         for node in walk(*self._roots()):
             for child in node.children:
                 self.uses[child] = self.uses.get(child, 0) + 1
@@ -75,7 +82,9 @@ class TileWriter:
             return "rows"
         if axis is self.roles.stream:
             return "keys"
-        return axis.name if axis in self.roles.resident else grid_name(axis)
+        if axis in self.roles.resident:
+            return representative(axis, self.roles.resident).name
+        return grid_name(axis)
 
     def offsets(self, axis: Axis) -> str:
         """The positions along a tile axis counted from the start of the block."""
@@ -101,6 +110,8 @@ class TileWriter:
             return known
         if expr in self.masks:
             return self._masked(self.masks[expr])
+        if isinstance(expr, Load) and expr in self.descriptors and self.in_loop:
+            return self._block_of_keys(expr)
         number = self._number(expr)
         if number is not None:
             return number
@@ -110,8 +121,11 @@ class TileWriter:
 
     def assign(self, expr: Expr, code: Code, name: str | None = None) -> Code:
         """Give the code a variable, named as the user named the value."""
-        given = self.schedule.program.names.get(expr)
+        given = self._name(expr)
         wanted = name or (given.name if given else self._default_name(expr))
+        if code.text.isidentifier():
+            self.bound[expr] = code
+            return code
         variable = self.names.fresh(wanted)
         line = f"{variable} = {code.text}"
         if given is not None and given.line:
@@ -121,6 +135,18 @@ class TileWriter:
         self.bound[expr] = bound
         return bound
 
+    def _block_of_keys(self, load: Load) -> Code:
+        """A block by descriptor (zeros past the end by itself) or by pointers; always a variable."""
+        variable = self.names.fresh(load.tensor.name)
+        pointers = self.load(load)
+        self.block.add("if DESCRIPTORS:")
+        self.block.add(f"    {variable} = {self.descriptors[load]}.load([key_start, 0])")
+        self.block.add("else:")
+        self.block.add(f"    {variable} = {pointers.text}")
+        code = Code(variable, ATOM, pointers.axes, pointers.dtype)
+        self.bound[load] = code
+        return code
+
     def _deserves_variable(self, expr: Expr) -> bool:
         if isinstance(expr, (Const, Scalar, Iota)):
             return False
@@ -129,10 +155,21 @@ class TileWriter:
         shared = self.uses.get(expr, 0) > 1
         if not self.tile_axes(expr):
             return shared and not isinstance(expr, Map) or (shared and bool(expr.axes))
-        return shared or expr in self.schedule.program.names
+        return shared or self._name(expr) is not None
+
+    def _name(self, expr: Expr) -> Name | None:
+        """The user's name for a value; a rounding of it does not change what it is called."""
+        names = self.schedule.program.names
+        return names.get(expr) or self.rounded.get(expr)
 
     def _default_name(self, expr: Expr) -> str:
         if isinstance(expr, Load):
+            loads = [n for n in walk(*self._roots()) if isinstance(n, Load) and n.tensor is expr.tensor]
+            if len({self.tile_axes(load) for load in loads}) > 1:
+                if self.tile_axes(expr) == (self.roles.rows,):
+                    return f"row_{expr.tensor.name}"
+                if self.tile_axes(expr) == (self.roles.stream,):
+                    return f"key_{expr.tensor.name}"
             return expr.tensor.name
         if isinstance(expr, Reduce):
             return {"sum": "total", "max": "highest", "min": "lowest"}.get(expr.op, expr.op)
@@ -144,7 +181,7 @@ class TileWriter:
             return f"{reader.tensor.name}_{place}" if reader else place
         if expr.dtype == BOOL:
             return "visible"
-        return "value"
+        return "weights" if isinstance(expr, Map) and expr.op in ("exp", "exp2") else "term"
 
     def _roots(self) -> list[Expr]:
         return [output.expr for output in self.schedule.program.outputs]
@@ -240,8 +277,8 @@ class TileWriter:
             test = self.value(condition)
             inner = Code(f"tl.where({test.along(axes)}, {inner.text}, {fill_code.text})", ATOM, axes, FLOAT32)
         names = self.schedule.program.names
-        given = names.get(node) or names.get(yes)
-        bound = self.assign(yes if node not in names and yes in names else node, inner, given.name if given else "masked")
+        given = self._name(node) or self._name(yes)
+        bound = self.assign(yes if node not in names and yes in names else node, inner, given.name if given else "scores")
         self.bound[node] = bound
         if single:
             self.bound.pop(yes, None)
@@ -372,11 +409,54 @@ class TileWriter:
         ]
         if len(terms) != 1 or terms[0][1:] != ((Iota(self.roles.stream),), 1):
             return
+        if self._is_block(load):
+            self._describe(load)
+            return
         base, vectors = self._address(load, advancing=False)
         axes = self.tile_axes(load)
         name = self.names.fresh(f"{load.tensor.name}_block")
         self.block.add(f"{name} = " + " + ".join([base, *(vector.along(axes, 7) for vector in vectors)]))
         self.pointers[load] = (name, f"tl.cast(key_start, tl.int64) * {load.tensor.name}_stride_{terms[0][0]}")
+
+    def _is_block(self, load: Load) -> bool:
+        """Whether the tile is a block of whole rows of a matrix: keys by a last dimension, the rest fixed."""
+        stream = self.roles.stream
+        *outer, last = load.index
+        if not (is_float(load) and isinstance(last, Iota) and last.axis in self.roles.resident):
+            return False
+        plain = [i for i, size in zip(load.index, load.tensor.shape, strict=True) if _spans(i, size)]
+        return (
+            len(self.tile_axes(load)) == 2
+            and last in plain
+            and Iota(stream) in plain
+            and not any(self.tile_axes(index) for index in outer if index is not Iota(stream))
+        )
+
+    def _describe(self, load: Load) -> None:
+        """Before a loop: the matrix as a tensor descriptor where the copy engine can read it, and as pointers."""
+        stream, tensor = self.roles.stream, load.tensor
+        base, _ = self._address(load, advancing=False)
+        axes = self.tile_axes(load)
+        label = next(
+            label
+            for label, index in zip(dimension_labels(tensor), load.index, strict=True)
+            if index is Iota(stream)
+        )
+        step, inner = f"{tensor.name}_stride_{label}", f"{tensor.name}_stride_{dimension_labels(tensor)[-1]}"
+        start = self.names.fresh(f"{tensor.name}_base")
+        blocks = self.names.fresh(f"{tensor.name}_blocks")
+        self.block.add(f"{start} = {base}")
+        self.block.add("if DESCRIPTORS:")
+        shape = ", ".join(self.value(axis.extent).text for axis in axes)
+        widths = ", ".join(self.width(axis) for axis in axes)
+        self.block.add(
+            f"    {blocks} = tl.make_tensor_descriptor({start}, [{shape}], [{step}, 1], [{widths}])"
+        )
+        vectors = [Code(self.offsets(axis), ATOM, (axis,), INT_CODE).along(axes) for axis in axes]
+        self.block.add("else:")
+        self.block.add(f"    {blocks} = {start} + {vectors[0]} * {step} + {vectors[1]} * {inner}")
+        self.pointers[load] = (blocks, f"tl.cast(key_start, tl.int64) * {step}")
+        self.descriptors[load] = blocks
 
     # --- reductions within the tile ---------------------------------------------------------------------------------
 
@@ -465,6 +545,15 @@ class TileWriter:
                 product = Code(f"{product.along(axes, 8)} * {code.along(axes, 9)}", 8, axes, FLOAT32)
         assert product is not None
         return product
+
+
+def representative(axis: Axis, axes: tuple[Axis, ...]) -> Axis:
+    """The one of the axes of equal extent that positions along them are named after."""
+    return min((other for other in axes if other.extent is axis.extent), key=lambda other: (len(other.name), other.name))
+
+
+def _spans(index: Expr, size: Expr) -> bool:
+    return isinstance(index, Iota) and index.axis.extent is size
 
 
 def _factors(body: Expr) -> list[Expr]:

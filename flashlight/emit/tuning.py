@@ -30,6 +30,24 @@ def architecture(device):
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
 def padded(size):
     """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
     return max(16, triton.next_power_of_2(size))
@@ -50,6 +68,6 @@ def table(tiles: dict[tuple[str, int, int], Tile]) -> str:
 
 
 DEFAULT_TILES: dict[tuple[str, int, int], Tile] = {
-    ("sm_90", 64, 2): (128, 64, 4, 3),
-    ("sm_90", 128, 2): (128, 64, 8, 3),
+    ("sm_90", 64, 2): (64, 128, 4, 2),
+    ("sm_90", 128, 2): (64, 64, 4, 3),
 }

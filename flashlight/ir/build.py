@@ -76,7 +76,8 @@ def where(condition: Expr, yes: Expr, no: Expr) -> Expr:
         return yes if condition.value else no
     if yes is no:
         return yes
-    if isinstance(condition, Map) and condition.op == "not":
+    if isinstance(condition, Map) and condition.op == "not" and no.axes:
+        # a selection whose fallback is a number is a mask: it keeps that form
         return where(condition.args[0], no, yes)
     if yes.dtype == BOOL:
         if isinstance(yes, Const):
@@ -260,11 +261,18 @@ def _comparison(name: str, left: Expr, right: Expr) -> Expr:
         difference = integers.sub(left, right)
         if isinstance(difference, Const):
             return const(_compared(name, difference, integer(0)), BOOL)
+        # x < y + 1 reads better as x <= y
+        step = integers.polynomial(right).get((), 0)
+        if len(integers.polynomial(right)) > 1 and (name, step) in _TIGHTER:
+            name, right = _TIGHTER[name, step], integers.sub(right, integer(step))
     elif is_float(left) and isinstance(right, Const) and is_int(right):
         right = const(right.value, left.dtype)
     elif is_float(right) and isinstance(left, Const) and is_int(left):
         left = const(left.value, right.dtype)
     return Map(name, (left, right), BOOL)
+
+
+_TIGHTER = {("lt", 1): "le", ("ge", 1): "gt", ("le", -1): "lt", ("gt", -1): "ge"}
 
 
 def _compared(name: str, left: Const, right: Const) -> bool:

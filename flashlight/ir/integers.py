@@ -216,6 +216,10 @@ def _atom_range(atom: Expr) -> tuple[Polynomial, Polynomial] | None:
         _, high = _range(polynomial(atom.args[0]))
         if high is None:
             return None
+        divisor = atom.args[1]
+        if isinstance(divisor, Map) and divisor.op == "floordiv" and _sum(high, {(): 1}) == polynomial(divisor.args[0]):
+            # x < N gives x // (N // M) < M where M divides N: N // M is the size of a group, and views need it exact
+            return {}, _sum(polynomial(divisor.args[1]), {(): -1})
         # x <= N - 1 gives x // n <= (N - 1) // n = N // n - 1 where n divides N, which is all that views need
         above = _sum(high, {(): 1})
         whole, rest = _divide(above, atom.args[1])

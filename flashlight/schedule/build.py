@@ -18,7 +18,8 @@ from rewriters.online import correction
 
 def schedule(program: Program) -> Schedule:
     """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
-    parts = roles.assign(program)
+    program = roles.apart(program)
+    program, parts = roles.called(program, roles.assign(program))
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
@@ -171,7 +172,15 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
 
 def _divides(factor: Expr) -> bool:
     """A quotient of statistics is not used: the old one may be zero while nothing has been seen."""
-    return any(isinstance(node, Map) and node.op in ("div", "rsqrt", "pow") for node in walk(factor))
+
+    def moves(expr: Expr) -> bool:
+        return any(isinstance(node, Load) and node.tensor.name.startswith(("old ", "new ")) for node in walk(expr))
+
+    return any(
+        isinstance(node, Map)
+        and ((node.op == "div" and moves(node.args[1])) or (node.op in ("rsqrt", "pow") and moves(node.args[0])))
+        for node in walk(factor)
+    )
 
 
 def _statistic(reduction: Reduce, number: int) -> Statistic:

@@ -6,12 +6,12 @@ reductions, or are no plain contraction. The rows are the output axis over which
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import Axis, Const, Expr, Load, Map, Reduce, Scan, walk
+from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, walk
 from flashlight.ir.order import axis_key
-from flashlight.ir.program import Program
+from flashlight.ir.program import Program, mapped, rebuilt, substitute
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,57 @@ class Roles:
     def tile(self) -> tuple[Axis, ...]:
         """The order of axes in every tile."""
         return (self.rows, self.stream, *self.resident)
+
+
+def apart(program: Program) -> Program:
+    """The program with no axis both reduced over and an axis of an output: bound ones get names of their own."""
+    outputs = {axis for output in program.outputs for axis in output.axes}
+    taken = {axis.name for root in program.outputs for node in walk(root.expr) for axis in (*node.axes, *node.bound)}
+    taken |= {axis.name for axis in outputs}
+    fresh: dict[Axis, Axis] = {}
+    done: dict[Expr, Expr] = {}
+    for node in walk(*(output.expr for output in program.outputs)):
+        new = rebuilt(node, tuple(done[child] for child in node.children))
+        if isinstance(new, Reduce) and new.axis in outputs:
+            axis = new.axis
+            if axis not in fresh:
+                number = next(n for n in range(2, len(taken) + 3) if f"{axis.name}_{n}" not in taken)
+                fresh[axis] = Axis(f"{axis.name}_{number}", axis.extent)
+                taken.add(fresh[axis].name)
+            new = Reduce(new.op, substitute(new.arg, {Iota(axis): Iota(fresh[axis])}), fresh[axis])
+        done[node] = new
+    return mapped(program, done)
+
+
+def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
+    """Rows and streamed axis under the names that mathematics gives them, i and j, where those are free."""
+    nodes = list(walk(*(output.expr for output in program.outputs)))
+    taken = {axis.name for axis in _axes(nodes)} | {axis.name for output in program.outputs for axis in output.axes}
+    for axis, name in ((parts.rows, "i"), (parts.stream, "j")):
+        if name in taken:
+            continue
+        new = Axis(name, axis.extent)
+        outputs = tuple(
+            replace(
+                output,
+                axes=tuple(new if old is axis else old for old in output.axes),
+            )
+            for output in program.outputs
+        )
+        done: dict[Expr, Expr] = {}
+        for node in walk(*(output.expr for output in program.outputs)):
+            if isinstance(node, Iota) and node.axis is axis:
+                done[node] = Iota(new)
+            elif isinstance(node, Reduce) and node.axis is axis:
+                done[node] = Reduce(node.op, done[node.arg], new)
+            else:
+                done[node] = rebuilt(node, tuple(done[child] for child in node.children))
+        program = mapped(replace(program, outputs=outputs), done)
+        if axis is parts.rows:
+            parts = replace(parts, rows=new)
+        else:
+            parts = replace(parts, stream=new)
+    return program, parts
 
 
 def assign(program: Program) -> Roles:
