@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -163,17 +163,46 @@ def not_negative(expr: Expr) -> bool:
     """Whether an index is certainly >= 0, looking through clamps and selections as well."""
     if expr.dtype == INT and nonnegative(expr):
         return True
-    op = getattr(expr, "op", None)
-    args = getattr(expr, "args", ())
-    if op == "maximum":
-        return any(map(not_negative, args))
-    if op == "where":
-        return all(map(not_negative, args[1:]))
-    if op in ("minimum", "add", "mul"):
-        return all(map(not_negative, args))
-    if op in ("mod", "floordiv"):
-        return not_negative(args[1]) and (op == "mod" or not_negative(args[0]))
-    return op == "abs"
+    low, _ = _bounds(expr)
+    return low is not None and low >= 0
+
+
+Bounds = tuple[int | None, int | None]
+
+
+def _bounds(expr: Expr) -> Bounds:
+    """Constant bounds of an integer as far as they are known."""
+    if isinstance(expr, Const):
+        return int(expr.value), int(expr.value)
+    args = [_bounds(arg) for arg in getattr(expr, "args", ()) if arg.dtype == INT]
+    lows, highs = [low for low, _ in args], [high for _, high in args]
+    match getattr(expr, "op", None):
+        case "maximum":
+            return _most(lows, max, some=True), _most(highs, max)
+        case "minimum":
+            return _most(lows, min), _most(highs, min, some=True)
+        case "where":
+            return _most(lows, min), _most(highs, max)
+        case "add":
+            return _most(lows, sum), _most(highs, sum)
+        case "sub":
+            (low, high), (below, above) = args
+            return (
+                None if low is None or above is None else low - above,
+                None if high is None or below is None else high - below,
+            )
+        case "abs":
+            return 0, None
+        case "mod" if lows[1] is not None and lows[1] > 0:
+            return 0, None if highs[1] is None else highs[1] - 1
+        case "floordiv" if lows[1] is not None and lows[1] > 0 and lows[0] is not None and lows[0] >= 0:
+            return 0, None
+    return (0 if nonnegative(expr) else None), None
+
+
+def _most(bounds: list[int | None], choose: Callable[[list[int]], int], some: bool = False) -> int | None:
+    known = [bound for bound in bounds if bound is not None]
+    return choose(known) if known and (some or len(known) == len(bounds)) else None
 
 
 def _number_dtype(number: Any) -> torch.dtype:

@@ -109,7 +109,10 @@ class Sizes:
             return known
         result = bool(self.sample(condition))
         if record:
-            self.assumptions[condition if result else build.op("not", condition)] = None
+            taken = condition if result else build.op("not", condition)
+            gap = _gap(taken)
+            if gap is None or not any(other is gap for other in map(_gap, self.assumptions)):
+                self.assumptions[taken] = None
         return result
 
     def certain(self, condition: Expr) -> bool | None:
@@ -144,6 +147,19 @@ class Sizes:
     def minimum(self, left: Expr, right: Expr) -> Expr:
         """The smaller of two integers, decided by the samples where it depends."""
         return left if self.holds(build.op("le", left, right), record=True) else right
+
+
+def _gap(condition: Expr) -> Expr | None:
+    """What an inequality between integers says is >= 0, so that two ways of writing it are seen to be one."""
+    if not (isinstance(condition, Map) and all(arg.dtype == INT for arg in condition.args)):
+        return None
+    left, right = condition.args[:2] if len(condition.args) == 2 else (_ZERO, _ZERO)
+    return {
+        "ge": lambda: integers.sub(left, right),
+        "gt": lambda: integers.sub(integers.sub(left, right), _ONE),
+        "le": lambda: integers.sub(right, left),
+        "lt": lambda: integers.sub(integers.sub(right, left), _ONE),
+    }.get(condition.op, lambda: None)()
 
 
 def nonnegative(expr: Expr) -> bool:

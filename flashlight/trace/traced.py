@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashlight.ir.expr import Scalar, Tensor
+from flashlight.ir.expr import Expr, Scalar, Tensor
 from flashlight.ir.program import Program
 
 
@@ -28,8 +28,25 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """One part of what the user's function returns: an output of the program, or None (``name`` is None).
+
+    ``shape`` is what the user gets. Where the function merges dimensions at the end (heads into features), the output
+    of the program keeps them as axes of their own; the sizes of adjacent axes multiply to those of ``shape``.
+    """
+
+    name: str | None
+    shape: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True)
 class Traced:
-    """A program with its parameters in the order of the user's signature."""
+    """A program with its parameters in the order of the user's signature, and what the function returns.
+
+    ``single`` says that the function returns a tensor rather than a tuple.
+    """
 
     program: Program
     parameters: tuple[Parameter, ...]
+    returns: tuple[Returned, ...] = ()
+    single: bool = True

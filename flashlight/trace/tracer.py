@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,18 +12,19 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import Const, Expr, Scalar, Tensor, walk
+from flashlight.ir.expr import Const, Expr, Scalar, walk
 from flashlight.ir.program import Name, Output, Program
 from flashlight.source.model import Source, Target
-from flashlight.trace.capture import Capture, Intercept, TracedTensor
+from flashlight.trace.capture import Capture, Intercept
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located_in
 from flashlight.trace.load import load, symbolic
 from flashlight.trace.numbers import Sizes, wrap
 from flashlight.trace.parameters import Inputs, inputs
 from flashlight.trace.problems import Retry, Unsupported
+from flashlight.trace.results import results
 from flashlight.trace.traced import Parameter, Traced
-from flashlight.trace.value import DTypes, Value, at_axes, of_tensor, positions
+from flashlight.trace.value import DTypes, of_tensor
 
 ATTEMPTS = 12
 
@@ -89,8 +89,7 @@ def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Si
         arguments = _arguments(given, capture)
         with torch.no_grad(), enable_python_dispatcher(), Intercept(capture), capture:
             result = function(**arguments)
-        returned = _returned(source, target, result)
-        outputs = _outputs(given, dtypes, returned, result)
+        outputs, returns = results(source, target, context, result)
     except (Retry, Diagnostic):
         raise
     except Unsupported as problem:
@@ -104,10 +103,8 @@ def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Si
     finally:
         sys.setrecursionlimit(limit)
         names.finish()
-    for output in outputs:
-        if output.expr.dtype == "":
-            raise AssertionError(output)
-    return _traced(target, given, capture, outputs, names.names)
+    program, parameters = _traced(target, given, capture, outputs, names.names)
+    return Traced(program, parameters, returns, single=not isinstance(result, (tuple, list)))
 
 
 def _arguments(given: Inputs, capture: Capture) -> dict[str, Any]:
@@ -125,62 +122,9 @@ def _arguments(given: Inputs, capture: Capture) -> dict[str, Any]:
     return arguments
 
 
-def _returned(source: Source, target: Target, result: Any) -> tuple[str | None, ...] | str:
-    """Names for what the function returns: the variables' own where ``return`` names them."""
-    names: list[str | None] = []
-    tree = ast.parse(source.text)
-    parts = list(result) if isinstance(result, (tuple, list)) else [result]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == target.name:
-            for statement in ast.walk(node):
-                if isinstance(statement, ast.Return) and statement.value is not None:
-                    value = statement.value
-                    elements = value.elts if isinstance(value, (ast.Tuple, ast.List)) else [value]
-                    if len(elements) == len(parts):
-                        names = [element.id if isinstance(element, ast.Name) else None for element in elements]
-    names = names or [None] * len(parts)
-    parameters = {parameter.name for parameter in target.parameters}
-    chosen: list[str | None] = []
-    for position, (name, part) in enumerate(zip(names, parts, strict=True)):
-        if part is None:
-            chosen.append(None)
-            continue
-        if not isinstance(part, torch.Tensor):
-            raise Diagnostic(
-                "FL306",
-                f"`{target.name}` returns a {type(part).__name__}",
-                "return a tensor or a tuple of tensors",
-                path=source.path,
-                line=target.line,
-                column=target.column,
-                end_column=target.column + len(target.name),
-            )
-        fallback = "output" if position == 0 else f"output_{position}"
-        chosen.append(name if name is not None and name not in parameters and name not in chosen else fallback)
-    if isinstance(result, (tuple, list)):
-        return tuple(chosen)
-    assert chosen[0] is not None
-    return chosen[0]
-
-
-def _outputs(given: Inputs, dtypes: DTypes, returned: tuple[str | None, ...] | str, result: Any) -> tuple[Output, ...]:
-    parts = list(result) if isinstance(result, (tuple, list)) else [result]
-    labels = [returned] if isinstance(returned, str) else list(returned)
-    outputs = []
-    for label, part in zip(labels, parts, strict=True):
-        if label is None:
-            continue
-        if not isinstance(part, TracedTensor):
-            raise Unsupported("FL306", "a constant tensor is returned", "return what is computed from the parameters")
-        value: Value = part.value
-        axes = positions(value.shape)
-        outputs.append(Output(label, axes, at_axes(value, axes), dtypes.stored(value.dtype)))
-    return tuple(outputs)
-
-
 def _traced(
     target: Target, given: Inputs, capture: Capture, outputs: tuple[Output, ...], names: Mapping[Expr, Name]
-) -> Traced:
+) -> tuple[Program, tuple[Parameter, ...]]:
     tensors = tuple(parameter.tensor for parameter in given.parameters if parameter.tensor is not None)
     strict = set(capture.strict)
     smaller = {tensor.name for tensor in tensors} - strict
@@ -196,7 +140,7 @@ def _traced(
         assumptions=_assumptions(capture.context.sizes),
     )
     parameters = tuple(_marked(parameter, smaller) for parameter in given.parameters)
-    return Traced(program, parameters)
+    return program, parameters
 
 
 def _assumptions(sizes: Sizes) -> tuple[Expr, ...]:
@@ -209,5 +153,5 @@ def _assumptions(sizes: Sizes) -> tuple[Expr, ...]:
 
 
 def _marked(parameter: Parameter, smaller: set[str]) -> Parameter:
-    tensor: Tensor | None = parameter.tensor
+    tensor = parameter.tensor
     return replace(parameter, broadcast=True) if tensor is not None and tensor.name in smaller else parameter

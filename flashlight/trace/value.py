@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.ir import build
-from flashlight.ir.expr import BOOL, ELEMENT, INT, Axis, Const, Expr, Iota, Map, Reduce, Scalar, Scan, Tensor, walk
+from flashlight.ir.expr import BOOL, ELEMENT, INT, Axis, Const, Expr, Map, Reduce, Scalar, Scan, Tensor, walk
 from flashlight.ir.program import Name
 
 Index = tuple[Expr, ...]
@@ -123,18 +123,6 @@ def fresh(extent: Expr, names: set[str]) -> Axis:
     return Axis(name, extent)
 
 
-def positions(shape: Index) -> tuple[Axis, ...]:
-    """Fresh axes, all of different names, for the dimensions of an output."""
-    axes: list[Axis] = []
-    for size in shape:
-        axes.append(fresh(size, {axis.name for axis in axes}))
-    return tuple(axes)
-
-
-def at_axes(value: Value, axes: tuple[Axis, ...]) -> Expr:
-    return value.at(tuple(build.iota(axis) for axis in axes))
-
-
 def free(axis: Axis) -> Expr:
     return build.iota(axis)
 
@@ -160,7 +148,3 @@ class DTypes:
     def torch(self, name: str | None) -> torch.dtype:
         found: torch.dtype = self.element if name is None else getattr(torch, name)
         return found
-
-
-def iota_of(index: Expr) -> Axis | None:
-    return index.axis if isinstance(index, Iota) else None

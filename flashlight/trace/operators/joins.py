@@ -172,7 +172,12 @@ def _triangle(ctx: Context, self: Value, diagonal: Any, lower: bool) -> Value:
 
     def rule(index: Index) -> Expr:
         bound = build.op("add", index[-2], shift)
-        kept = build.op("le" if lower else "ge", index[-1], bound)
+        # j > i reads better than j >= i + 1, and j < i than j <= i - 1
+        if isinstance(shift, Const) and (shift.value < 0 if lower else shift.value > 0):
+            nearer = build.op("add" if lower else "sub", bound, ONE)
+            kept = build.op("lt" if lower else "gt", index[-1], nearer)
+        else:
+            kept = build.op("le" if lower else "ge", index[-1], bound)
         return build.where(kept, self.at(index), build.const(0, name))
 
     return Value(self.shape, self.dtype, rule)

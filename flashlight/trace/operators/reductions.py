@@ -41,6 +41,8 @@ def rules() -> dict[str, Rule]:
         "norm": lambda ctx, self, p=2, dim=None, keepdim=False, dtype=None: _norm(
             ctx, self, 2 if p is None else p, dim, keepdim, dtype=dtype
         ),
+        "layer_norm": _layer_norm,
+        "rms_norm": _rms_norm,
         "cumsum": lambda ctx, self, dim, dtype=None: _scan(ctx, "sum", self, dim, dtype),
         "cumprod": lambda ctx, self, dim, dtype=None: _scan(ctx, "prod", self, dim, dtype),
     }
@@ -143,6 +145,37 @@ def _norm(
         return reduced(ctx, "max", size, dim, keepdim)
     powered = reduced(ctx, "sum", ctx.pointwise("pow", size, ord), dim, keepdim)
     return ctx.pointwise("pow", powered, 1.0 / ord)
+
+
+def _last(ctx: Context, self: Value, count: int) -> list[int]:
+    return list(range(self.rank - count, self.rank))
+
+
+def _layer_norm(
+    ctx: Context,
+    input: Value,
+    normalized_shape: Any,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Value:
+    dims = _last(ctx, input, len(normalized_shape))
+    centred = ctx.pointwise("sub", input, _mean(ctx, input, dims, True))
+    variance = _mean(ctx, ctx.pointwise("mul", centred, centred), dims, True)
+    result = ctx.pointwise("mul", centred, ctx.pointwise("rsqrt", ctx.pointwise("add", variance, eps)))
+    result = result if weight is None else ctx.pointwise("mul", result, weight)
+    return result if bias is None else ctx.pointwise("add", result, bias)
+
+
+def _rms_norm(
+    ctx: Context, input: Value, normalized_shape: Any, weight: Value | None = None, eps: float | None = None
+) -> Value:
+    dims = _last(ctx, input, len(normalized_shape))
+    square = _mean(ctx, ctx.pointwise("mul", input, input), dims, True)
+    slack = torch.finfo(torch.float32).eps if eps is None else eps
+    result = ctx.pointwise("mul", input, ctx.pointwise("rsqrt", ctx.pointwise("add", square, slack)))
+    return result if weight is None else ctx.pointwise("mul", result, weight)
 
 
 def _extremum(ctx: Context, op: str, self: Value, *args: Any, **kwargs: Any) -> Any:

@@ -193,6 +193,10 @@ def _select(ctx: Context, self: Value, dim: int, index: Any) -> View:
     place = unwrap(index)
     if ctx.sizes.holds(build.op("lt", place, ZERO), record=True):
         place = build.op("add", place, self.shape[dim])
+    if not ctx.sizes.holds(build.op("lt", place, self.shape[dim]), record=True):
+        raise Inconsistent(f"the index {place} is out of range for a dimension of size {self.shape[dim]}")
+    if not ctx.sizes.holds(build.op("ge", place, ZERO), record=True):
+        raise Inconsistent(f"the index {place} is out of range for a dimension of size {self.shape[dim]}")
     return View(
         (*self.shape[:dim], *self.shape[dim + 1 :]),
         lambda at: (*at[:dim], place, *at[dim:]),

@@ -1,0 +1,150 @@
+"""Reads the outputs of the program off what the user's function returned."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from flashlight.diagnostics import Diagnostic
+from flashlight.ir import build, integers
+from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, walk
+from flashlight.ir.program import Output
+from flashlight.source.model import Source, Target
+from flashlight.trace.capture import TracedTensor
+from flashlight.trace.context import Context
+from flashlight.trace.problems import Unsupported
+from flashlight.trace.traced import Returned
+from flashlight.trace.value import Value, fresh
+
+
+def results(
+    source: Source, target: Target, context: Context, result: Any
+) -> tuple[tuple[Output, ...], tuple[Returned, ...]]:
+    """The outputs, at fresh axes, and how they stand in what is returned. Raises FL306 for anything but tensors."""
+    parts = list(result) if isinstance(result, (tuple, list)) else [result]
+    outputs = []
+    returns = []
+    for label, part in zip(_labels(source, target, parts), parts, strict=True):
+        if part is None:
+            returns.append(Returned(None))
+            continue
+        if not isinstance(part, torch.Tensor):
+            raise Diagnostic(
+                "FL306",
+                f"`{target.name}` returns a {type(part).__name__}",
+                "return a tensor or a tuple of tensors",
+                path=source.path,
+                line=target.line,
+                column=target.column,
+                end_column=target.column + len(target.name),
+            )
+        if not isinstance(part, TracedTensor):
+            raise Unsupported("FL306", "a constant tensor is returned", "return what is computed from the parameters")
+        value = part.value
+        axes, expr = _at_axes(context, value)
+        outputs.append(Output(label, axes, expr, context.dtypes.stored(value.dtype)))
+        returns.append(Returned(label, value.shape))
+    return tuple(outputs), tuple(returns)
+
+
+def _labels(source: Source, target: Target, parts: list[Any]) -> list[str]:
+    """Names for what is returned: the variables' own where the ``return`` names them."""
+    names: list[str | None] = [None] * len(parts)
+    for node in ast.walk(ast.parse(source.text)):
+        if not (isinstance(node, ast.FunctionDef) and node.name == target.name):
+            continue
+        for statement in ast.walk(node):
+            if isinstance(statement, ast.Return) and statement.value is not None:
+                value = statement.value
+                elements = value.elts if isinstance(value, (ast.Tuple, ast.List)) else [value]
+                if len(elements) == len(parts):
+                    names = [element.id if isinstance(element, ast.Name) else None for element in elements]
+    taken = {parameter.name for parameter in target.parameters}
+    chosen: list[str] = []
+    for position, name in enumerate(names):
+        fallback = "output" if position == 0 else f"output_{position}"
+        label = name if name is not None and name not in taken else fallback
+        taken.add(label)
+        chosen.append(label)
+    return chosen
+
+
+def _at_axes(context: Context, value: Value) -> tuple[tuple[Axis, ...], Expr]:
+    """Fresh axes for the dimensions of a value, and its element there.
+
+    A dimension into which the function merged two (heads times features) becomes two axes again: whoever computes one
+    of them would otherwise have to know a position in both.
+    """
+    dims: list[list[Axis]] = []
+    for size in value.shape:
+        dims.append([fresh(size, _taken(dims))])
+    while True:
+        expr = value.at(tuple(_flat(axes) for axes in dims))
+        found = _merged(context, expr, dims)
+        if found is None:
+            return tuple(axis for axes in dims for axis in axes), expr
+        position, place, outer, inner = found
+        dims[position].pop(place)
+        for offset, extent in enumerate((outer, inner)):
+            dims[position].insert(place + offset, fresh(extent, _taken(dims)))
+
+
+def _taken(dims: list[list[Axis]]) -> set[str]:
+    return {axis.name for axes in dims for axis in axes}
+
+
+def _flat(axes: list[Axis]) -> Expr:
+    flat: Expr = build.integer(0)
+    for axis in axes:
+        flat = build.op("add", build.op("mul", flat, axis.extent), build.iota(axis))
+    return flat
+
+
+def _merged(context: Context, expr: Expr, dims: list[list[Axis]]) -> tuple[int, int, Expr, Expr] | None:
+    """An axis that is two in truth, with the sizes of both.
+
+    Either tensors are read at its quotient in one dimension and at its remainder in another, or at n * (axis // n)
+    plus some other position: the beginning of the block that the axis is in.
+    """
+    quotients: set[tuple[Axis, Expr]] = set()
+    remainders: dict[tuple[Axis, Expr], None] = {}
+    blocks: dict[tuple[Axis, Expr], None] = {}
+    for node in walk(expr):
+        for place in node.index if isinstance(node, Load) else ():
+            if isinstance(place, Map) and isinstance(place.args[0], Iota):
+                if place.op == "floordiv":
+                    quotients.add((place.args[0].axis, place.args[1]))
+                elif place.op == "mod":
+                    remainders[place.args[0].axis, place.args[1]] = None
+            for axis, size in _block_starts(place):
+                blocks[axis, size] = None
+    for position, axes in enumerate(dims):
+        for index, axis in enumerate(axes):
+            for found, inner in (*(pair for pair in remainders if pair in quotients), *blocks):
+                outer = _quotient(context, axis.extent, inner) if found is axis else None
+                if outer is not None:
+                    return position, index, outer, inner
+    return None
+
+
+def _block_starts(place: Expr) -> Iterator[tuple[Axis, Expr]]:
+    """Every axis and n for which n * (axis // n) is a part of the index, and not all of it."""
+    poly = integers.polynomial(place)
+    for monomial, coefficient in poly.items() if len(poly) > 1 else ():
+        for i, atom in enumerate(monomial):
+            if isinstance(atom, Map) and atom.op == "floordiv" and isinstance(atom.args[0], Iota):
+                rest = integers.expression({monomial[:i] + monomial[i + 1 :]: coefficient})
+                if rest is atom.args[1]:
+                    yield atom.args[0].axis, rest
+
+
+def _quotient(context: Context, whole: Expr, inner: Expr) -> Expr | None:
+    """``whole / inner`` where that is certain to be exact."""
+    for dividend, divisor in context.sizes.divisible:
+        if dividend is whole and integers.floordiv(dividend, divisor) is inner:
+            return divisor
+    outer = context.sizes.simplify(integers.floordiv(whole, inner))
+    return outer if context.sizes.same(integers.mul(outer, inner), whole) else None
