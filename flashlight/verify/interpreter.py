@@ -1,0 +1,53 @@
+"""Corrections to Triton's interpreter, for the process that verifies under it.
+
+As of Triton 3.9 the interpreter keeps bfloat16 as the 16 bits that store it. Its dot multiplies those bits as integers,
+and its casts from float32 cut bits off where GPUs round to nearest. Both are put right here, so that bfloat16 can be
+verified without a GPU; float16 and float32 need nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def correct() -> None:
+    """Install the corrections. They need TRITON_INTERPRET=1 at Triton's import to be of use."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    handle = interpreter.TensorHandle
+    cast_impl, create_dot = builder.cast_impl, builder.create_dot
+
+    def widened(value: Any) -> Any:
+        return handle(_widened(value.data), tl.float32) if value.dtype.scalar == tl.bfloat16 else value
+
+    def cast(self: Any, src: Any, dst_type: Any) -> Any:
+        if src.dtype.scalar == tl.bfloat16:
+            src = widened(src)
+            return src if dst_type.scalar == tl.float32 else cast_impl(self, src, dst_type)
+        if dst_type.scalar == tl.bfloat16 and src.dtype.scalar == tl.float32:
+            return handle(_rounded(src.data), tl.bfloat16)
+        return cast_impl(self, src, dst_type)
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    builder.cast_impl, builder.create_dot = cast, dot
+
+
+def _widened(bits: Any) -> Any:
+    """bfloat16 as uint16 to float32: exact."""
+    import numpy
+
+    return (bits.astype(numpy.uint32) << 16).view(numpy.float32)
+
+
+def _rounded(values: Any) -> Any:
+    """float32 to bfloat16 as uint16, to nearest even, by PyTorch."""
+    import numpy
+
+    rounded = torch.from_numpy(numpy.ascontiguousarray(values)).to(torch.bfloat16)
+    return rounded.view(torch.int16).numpy().view(numpy.uint16).reshape(values.shape)

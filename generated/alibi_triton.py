@@ -1,0 +1,684 @@
+"""Triton kernels for alibi.py.
+
+Written by flashlight 0.1.0 from examples/alibi.py (sha256 2336295dee9eb2c8)
+with `flashlight transpile examples/alibi.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
+TILES = {
+    ("sm_90", 64, 2): (64, 128, 4, 2),
+    ("sm_90", 128, 2): (64, 64, 4, 3),
+}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def power(base, exponent):
+    """base ** exponent for a nonnegative base."""
+    return tl.where(base > 0.0, tl.exp2(exponent * tl.log2(base)), tl.where(exponent == 0.0, 1.0, 0.0))
+
+
+@triton.jit
+def alibi_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    slopes_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    slopes_stride_h,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """alibi, with exponentials in base 2:
+
+        bias[h, i, j] = slopes[h] * (j - i)
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D))) +
+            bias[h, i, j] * 1.44269504
+        scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t3[b, h, i, j])
+        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    slopes = tl.load(slopes_ptr + head * slopes_stride_h)
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            distance = keys[None, :] - rows[:, None]  # alibi.py:18
+            bias = slopes.to(tl.float32) * distance  # alibi.py:19
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + bias * 1.4426950408889634
+            )  # alibi.py:20
+            if part > 0:
+                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights = tl.exp2(scores - finite_max[:, None])  # alibi.py:21
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def alibi(query, key, value, slopes):
+    """Launch `alibi_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    slopes = slopes.expand(
+        H,
+    )
+    expect("slopes", slopes, (H,), (torch.float32,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    alibi_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        slopes,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        slopes.stride(0),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def alibi_causal_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    scale_2,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """alibi_causal, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
+        slopes[h] = 2 ** ((h + 1) * -8 / float32(H))
+        scores_2[b, h, i, j] = scores[b, h, i, j] - slopes[h] * (i - j) * 1.44269504
+        scores_3[b, h, i, j] = where(j < S and i - j >= 0, scores_2[b, h, i, j], -inf)
+        t4[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        probs[b, h, i, j] = element(t4[b, h, i, j])
+        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j t4[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    slopes = power(2.0, (head + 1) * -8.0 / scale)  # alibi.py:32
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
+    full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # alibi.py:35
+            distance = rows[:, None] - keys[None, :]  # alibi.py:34
+            scores_2 = scores - slopes * distance * 1.4426950408889634  # alibi.py:37
+            if part > 0:
+                scores_2 = tl.where((keys < S)[None, :] & (distance >= 0), scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(scores_2 - finite_max[:, None])  # alibi.py:38
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def alibi_causal(query, key, value):
+    """Launch `alibi_causal_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    alibi_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        H,
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def alibi_symmetric_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    slopes_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    slopes_stride_h,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """alibi_symmetric, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        alibi[h, i, j] = -abs(i - j) * slopes[h]
+        t2[b, h, i, j] = where(j < S_k, scores[b, h, i, j] + alibi[h, i, j] * 1.44269504, -inf)
+        weights[b, h, i, j] = exp2(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j weights[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    slopes = tl.load(slopes_ptr + head * slopes_stride_h)
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
+            alibi = -tl.abs(rows[:, None] - keys[None, :]) * slopes.to(tl.float32)  # alibi.py:51
+            scores_2 = scores + alibi * 1.4426950408889634
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores_2 - finite_max[:, None])  # alibi.py:53
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def alibi_symmetric(query, key, value, slopes):
+    """Launch `alibi_symmetric_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("slopes", slopes, (H,), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    alibi_symmetric_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        slopes,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        slopes.stride(0),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(architecture, width, size):
+    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
+    if (architecture, width, size) in TILES:
+        return TILES[architecture, width, size]
+    row_bytes = width * size
+    keys = max(16, min(64, 16384 // row_bytes))
+    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
+    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda" or torch.version.hip:
+        return device.type
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -1,0 +1,898 @@
+"""Triton kernels for key_padding.py.
+
+Written by flashlight 0.1.0 from examples/key_padding.py (sha256 35ea6d2fddf9356c)
+with `flashlight transpile examples/key_padding.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
+TILES = {
+    ("sm_90", 64, 2): (64, 128, 4, 2),
+    ("sm_90", 128, 2): (64, 64, 4, 3),
+}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def key_lengths_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    lengths_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    lengths_stride_b,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """key_lengths, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        scores_2[b, h, i, j] = where(j < S_k and j < lengths[b], scores[b, h, i, j], -inf)
+        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) -
+            (max_j scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    lengths = tl.load(lengths_ptr + batch * lengths_stride_b)
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S_k, tl.maximum(0, lengths))
+    full_stop = tl.minimum(S_k, tl.maximum(0, lengths)) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # key_padding.py:20
+            if part > 0:
+                scores = tl.where(((keys < S_k) & (keys < lengths))[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # key_padding.py:21
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def key_lengths(query, key, value, lengths):
+    """Launch `key_lengths_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    lengths = lengths.expand(
+        B,
+    )
+    expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    key_lengths_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        lengths,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        lengths.stride(0),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def key_padding_mask_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    key_padding_mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    key_padding_mask_stride_b,
+    key_padding_mask_stride_s,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """key_padding_mask, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        scores_2[b, h, i, j] = where(not key_padding_mask[b, j], scores[b, h, i, j], -1.44269504e+10)
+        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        probs[b, h, i, j] = element(t3[b, h, i, j])
+        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    key_padding_mask_block = (
+        key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            key_padding_mask = load_tile(
+                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
+                (keys < S_k),
+                part > 0,
+            )
+            scores = tl.where(
+                (~key_padding_mask)[None, :],
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
+                -14426950408.889633,
+            )  # key_padding.py:33
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(scores - finite_max[:, None])  # key_padding.py:34
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def key_padding_mask(query, key, value, key_padding_mask):
+    """Launch `key_padding_mask_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    key_padding_mask = key_padding_mask.expand(B, S_k)
+    expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    key_padding_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        key_padding_mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        key_padding_mask.stride(0),
+        key_padding_mask.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def extended_attention_mask_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    attention_mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    attention_mask_stride_b,
+    attention_mask_stride_s,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """extended_attention_mask, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        extended[b, j] = element(attention_mask[b, j])
+        extended_2[b, j] = -14426.9504 - extended[b, j] * -14426.9504
+        scores_2[b, h, i, j] = scores[b, h, i, j] + extended_2[b, j]
+        scores_3[b, h, i, j] = where(j < S, scores_2[b, h, i, j], -inf)
+        attention_probs[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j attention_probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j attention_probs[b, h,
+            i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    attention_mask_block = attention_mask_ptr + batch * attention_mask_stride_b + key_offsets * attention_mask_stride_s
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
+            attention_mask = load_tile(
+                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
+            )
+            extended = attention_mask.to(tl.float32)  # key_padding.py:45
+            extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
+            scores_2 = scores + extended_2[None, :]  # key_padding.py:48
+            if part > 0:
+                scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attention_probs = tl.exp2(scores_2 - finite_max[:, None])  # key_padding.py:49
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                attention_probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attention_probs, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def extended_attention_mask(query, key, value, attention_mask):
+    """Launch `extended_attention_mask_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    attention_mask = attention_mask.expand(B, S)
+    expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    extended_attention_mask_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        attention_mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        attention_mask.stride(0),
+        attention_mask.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def causal_key_lengths_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    lengths_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    lengths_stride_b,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """causal_key_lengths, with exponentials in base 2:
+
+        causal[i, j] = i >= j
+        inside[b, j] = j < lengths[b]
+        mask[b, i, j] = causal[i, j] and inside[b, j]
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        scores_2[b, h, i, j] = where(j < S and mask[b, i, j], scores[b, h, i, j], -inf)
+        t5[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j scores_2[b, h,
+            i, j]) * (float32(D) ** -0.5 * 1.44269504))
+        output[b, h, i, d] = (Σ_j t5[b, h, i, j] * value[b, h, j, d]) / (Σ_j t5[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    lengths = tl.load(lengths_ptr + batch * lengths_stride_b)
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, tl.minimum(BLOCK_ROWS + row_start, lengths)))
+    full_stop = tl.minimum(S, tl.maximum(0, tl.minimum(row_start + 1, lengths))) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # key_padding.py:65
+            if part > 0:
+                causal = rows[:, None] >= keys[None, :]  # key_padding.py:61
+                inside = keys < lengths  # key_padding.py:62
+                scores = tl.where((keys < S)[None, :] & causal & inside[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def causal_key_lengths(query, key, value, lengths):
+    """Launch `causal_key_lengths_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    lengths = lengths.expand(
+        B,
+    )
+    expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    causal_key_lengths_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        lengths,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        lengths.stride(0),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(architecture, width, size):
+    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
+    if (architecture, width, size) in TILES:
+        return TILES[architecture, width, size]
+    row_bytes = width * size
+    keys = max(16, min(64, 16384 // row_bytes))
+    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
+    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda" or torch.version.hip:
+        return device.type
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

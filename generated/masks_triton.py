@@ -1,0 +1,1777 @@
+"""Triton kernels for masks.py.
+
+Written by flashlight 0.1.0 from examples/masks.py (sha256 cc0a702b3ead7be7)
+with `flashlight transpile examples/masks.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
+TILES = {
+    ("sm_90", 64, 2): (64, 128, 4, 2),
+    ("sm_90", 128, 2): (64, 64, 4, 3),
+}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def boolean_mask_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    mask_stride_b,
+    mask_stride_h,
+    mask_stride_2,
+    mask_stride_3,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """boolean_mask, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        scores_2[b, h, i, j] = where(j < S_k and mask[b, h, i, j], scores[b, h, i, j], -inf)
+        attn[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j
+            scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    mask_block = (
+        mask_ptr
+        + batch * mask_stride_b
+        + head * mask_stride_h
+        + tl.cast(row_start, tl.int64) * mask_stride_2
+        + row_offsets[:, None] * mask_stride_2
+        + key_offsets[None, :] * mask_stride_3
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            mask = tl.load(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores = tl.where(
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
+            )  # masks.py:18
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def boolean_mask(query, key, value, mask):
+    """Launch `boolean_mask_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    mask = mask.expand(B, H, S_q, S_k)
+    expect("mask", mask, (B, H, S_q, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        mask.stride(0),
+        mask.stride(1),
+        mask.stride(2),
+        mask.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def boolean_mask_per_batch_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    mask_stride_b,
+    mask_stride_2,
+    mask_stride_3,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    scale_2,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """boolean_mask_per_batch, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        scores_2[b, h, i, j] = where(mask[b, 0, i, j], scores[b, h, i, j], element(finfo_min) * 1.44269504)
+        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
+        attn[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    mask_block = (
+        mask_ptr
+        + batch * mask_stride_b
+        + tl.cast(row_start, tl.int64) * mask_stride_2
+        + row_offsets[:, None] * mask_stride_2
+        + key_offsets[None, :] * mask_stride_3
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            mask = tl.load(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores = tl.where(
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
+            )  # masks.py:31
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores - finite_max[:, None])  # masks.py:32
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def boolean_mask_per_batch(query, key, value, mask):
+    """Launch `boolean_mask_per_batch_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    mask = mask.expand(B, 1, S_q, S_k)
+    expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    boolean_mask_per_batch_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        mask.stride(0),
+        mask.stride(2),
+        mask.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        torch.finfo(query.dtype).min * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def boolean_mask_shared_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    hidden_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    hidden_stride_0,
+    hidden_stride_1,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """boolean_mask_shared, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        t1[b, h, i, j] = where(j < S_k and not hidden[i, j], scores[b, h, i, j], -inf)
+        t2[b, h, i, j] = exp2(t1[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j t1[b, h, i, j]) *
+            (float32(D) ** -0.5 * 1.44269504))
+        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    hidden_block = (
+        hidden_ptr
+        + tl.cast(row_start, tl.int64) * hidden_stride_0
+        + row_offsets[:, None] * hidden_stride_0
+        + key_offsets[None, :] * hidden_stride_1
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            hidden = tl.load(
+                hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores = tl.where(
+                ~hidden, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
+            )  # masks.py:43
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def boolean_mask_shared(query, key, value, hidden):
+    """Launch `boolean_mask_shared_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    hidden = hidden.expand(S_q, S_k)
+    expect("hidden", hidden, (S_q, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    boolean_mask_shared_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        hidden,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        hidden.stride(0),
+        hidden.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        D ** (-0.5) * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def boolean_mask_optional_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    mask_stride_b,
+    mask_stride_1,
+    mask_stride_2,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """boolean_mask_optional, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -14426.9504)
+        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
+        p_attn[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j p_attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j p_attn[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    mask_block = (
+        mask_ptr
+        + batch * mask_stride_b
+        + tl.cast(row_start, tl.int64) * mask_stride_1
+        + row_offsets[:, None] * mask_stride_1
+        + key_offsets[None, :] * mask_stride_2
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            mask = tl.load(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_2,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores = tl.where(
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
+            )  # masks.py:57
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            p_attn = tl.exp2(scores - finite_max[:, None])  # masks.py:58
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                p_attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(p_attn, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def boolean_mask_optional(query, key, value, mask):
+    """Launch `boolean_mask_optional_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    mask = mask.expand(B, S_q, S_k)
+    expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    boolean_mask_optional_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        mask.stride(0),
+        mask.stride(1),
+        mask.stride(2),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def additive_mask_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    attention_mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    attention_mask_stride_b,
+    attention_mask_stride_2,
+    attention_mask_stride_3,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """additive_mask, with exponentials in base 2:
+
+        attn_weights[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scaling * 1.44269504)
+        attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j] * 1.44269504
+        attn_weights_3[b, h, i, j] = where(j < S_k, attn_weights_2[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp2(attn_weights_3[b, h, i, j] - (max_j attn_weights_3[b, h, i, j]))
+        attn_weights_4[b, h, i, j] = element(t3[b, h, i, j])
+        output[b, h, i, d] = (Σ_j attn_weights_4[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    attention_mask_block = (
+        attention_mask_ptr
+        + batch * attention_mask_stride_b
+        + tl.cast(row_start, tl.int64) * attention_mask_stride_2
+        + row_offsets[:, None] * attention_mask_stride_2
+        + key_offsets[None, :] * attention_mask_stride_3
+    )
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:70
+            attention_mask = tl.load(
+                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
+            if part > 0:
+                attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights_3 = tl.exp2(attn_weights_2 - finite_max[:, None])  # masks.py:72
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                attn_weights_3.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights_3, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def additive_mask(query, key, value, attention_mask, scaling):
+    """Launch `additive_mask_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    attention_mask = attention_mask.expand(B, 1, S_q, S_k)
+    expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        attention_mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        attention_mask.stride(0),
+        attention_mask.stride(2),
+        attention_mask.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        scaling * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def additive_bias_per_head_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    bias_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    bias_stride_h,
+    bias_stride_1,
+    bias_stride_2,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """additive_bias_per_head, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        scores_2[b, h, i, j] = scores[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) + bias[h, i, j] *
+            1.44269504
+        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    bias_block = (
+        bias_ptr
+        + head * bias_stride_h
+        + tl.cast(row_start, tl.int64) * bias_stride_1
+        + row_offsets[:, None] * bias_stride_1
+        + key_offsets[None, :] * bias_stride_2
+    )
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:83
+            bias = tl.load(
+                bias_block + tl.cast(key_start, tl.int64) * bias_stride_2,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def additive_bias_per_head(query, key, value, bias):
+    """Launch `additive_bias_per_head_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    bias = bias.expand(H, S_q, S_k)
+    expect("bias", bias, (H, S_q, S_k), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    additive_bias_per_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        bias,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        bias.stride(0),
+        bias.stride(1),
+        bias.stride(2),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        D ** (-0.5) * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def additive_mask_keys_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    mask_stride_b,
+    mask_stride_s,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """additive_mask_keys, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        scores_2[b, h, i, j] = scores[b, h, i, j] * (1.44269504 / sqrt(float32(D))) + mask[b, 0, 0, j] *
+            1.44269504
+        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
+        probs[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    mask_block = mask_ptr + batch * mask_stride_b + key_offsets * mask_stride_s
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:96
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0)
+            scores_2 = scores * scale + (mask.to(tl.float32) * 1.4426950408889634)[None, :]  # masks.py:97
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:98
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def additive_mask_keys(query, key, value, mask):
+    """Launch `additive_mask_keys_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    mask = mask.expand(B, 1, 1, S_k)
+    expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    additive_mask_keys_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        mask.stride(0),
+        mask.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def additive_pair_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    mask_bias_ptr,
+    pair_bias_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    mask_bias_stride_b,
+    mask_bias_stride_s,
+    pair_bias_stride_h,
+    pair_bias_stride_2,
+    pair_bias_stride_3,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """additive_pair, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
+        scores_2[b, h, i, j] = scores[b, h, i, j] + mask_bias[b, 0, 0, j] * 1.44269504 + pair_bias[0, h, i, j] *
+            1.44269504
+        scores_3[b, h, i, j] = where(j < S, scores_2[b, h, i, j], -inf)
+        attn[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    mask_bias_block = mask_bias_ptr + batch * mask_bias_stride_b + key_offsets * mask_bias_stride_s
+    pair_bias_block = (
+        pair_bias_ptr
+        + head * pair_bias_stride_h
+        + tl.cast(row_start, tl.int64) * pair_bias_stride_2
+        + row_offsets[:, None] * pair_bias_stride_2
+        + key_offsets[None, :] * pair_bias_stride_3
+    )
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:110
+            mask_bias = load_tile(
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+            )
+            pair_bias = tl.load(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            scores_2 = (
+                scores
+                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
+                + pair_bias.to(tl.float32) * 1.4426950408889634
+            )  # masks.py:112
+            if part > 0:
+                scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:113
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def additive_pair(query, key, value, mask_bias, pair_bias):
+    """Launch `additive_pair_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    mask_bias = mask_bias.expand(B, 1, 1, S)
+    expect("mask_bias", mask_bias, (B, 1, 1, S), (query.dtype,), query.device)
+    pair_bias = pair_bias.expand(1, H, S, S)
+    expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    additive_pair_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        mask_bias,
+        pair_bias,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        mask_bias.stride(0),
+        mask_bias.stride(3),
+        pair_bias.stride(1),
+        pair_bias.stride(2),
+        pair_bias.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(architecture, width, size):
+    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
+    if (architecture, width, size) in TILES:
+        return TILES[architecture, width, size]
+    row_bytes = width * size
+    keys = max(16, min(64, 16384 // row_bytes))
+    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
+    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda" or torch.version.hip:
+        return device.type
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

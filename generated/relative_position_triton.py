@@ -1,0 +1,931 @@
+"""Triton kernels for relative_position.py.
+
+Written by flashlight 0.1.0 from examples/relative_position.py (sha256 48ef2ec18dad5130)
+with `flashlight transpile examples/relative_position.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
+TILES = {
+    ("sm_90", 64, 2): (64, 128, 4, 2),
+    ("sm_90", 128, 2): (64, 64, 4, 3),
+}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def bucketed_bias_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    bias_table_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    bias_table_stride_0,
+    bias_table_stride_h,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """bucketed_bias, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8) / 2.77258872
+        scores_2[b, h, i, j] = scores[b, h, i, j] * 1.44269504 + bias_table[where(j - i > 0, 16, 0) +
+            where(abs(j - i) < 8, abs(j - i), min(int64(ratio[i, j] * 8) + 8, 15)), h] * 1.44269504
+        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
+        t4[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t4[b, h, i, j])
+        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j t4[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # relative_position.py:35
+            position = keys[None, :] - rows[:, None]
+            distance = tl.abs(position)  # relative_position.py:17
+            ratio = (
+                tl.log(tl.maximum(distance.to(tl.float32), 1.0) / 8.0) / 2.772588722239781
+            )  # relative_position.py:18
+            wide = tl.minimum((ratio * 8.0).to(tl.int32) + 8, 15)  # relative_position.py:19
+            bucket = tl.where(distance < 8, distance, wide)  # relative_position.py:20
+            bucket_2 = tl.where(position > 0, 16, 0) + bucket  # relative_position.py:33
+            bias_table = tl.load(
+                bias_table_ptr + head * bias_table_stride_h + bucket_2.to(tl.int64) * bias_table_stride_0,
+                mask=(bucket_2 >= 0) & (bucket_2 < 32) & (rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores_2 = (
+                scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
+            )  # relative_position.py:36
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # relative_position.py:37
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def bucketed_bias(query, key, value, bias_table):
+    """Launch `bucketed_bias_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("bias_table", bias_table, (32, H), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    bucketed_bias_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        bias_table,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        bias_table.stride(0),
+        bias_table.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def window_bias_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    relative_position_bias_table_ptr,
+    relative_position_index_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    relative_position_bias_table_stride_t,
+    relative_position_bias_table_stride_h,
+    relative_position_index_stride_0,
+    relative_position_index_stride_1,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    T,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """window_bias, with exponentials in base 2:
+
+        attn[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
+        attn_2[b, h, i, j] = attn[b, h, i, j] + relative_position_bias_table[where(relative_position_index[i, j]
+            < 0, relative_position_index[i, j] + T, relative_position_index[i, j]), h] * 1.44269504
+        attn_3[b, h, i, j] = where(j < S, attn_2[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp2(attn_3[b, h, i, j] - (max_j attn_3[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    relative_position_index_block = (
+        relative_position_index_ptr
+        + tl.cast(row_start, tl.int64) * relative_position_index_stride_0
+        + row_offsets[:, None] * relative_position_index_stride_0
+        + key_offsets[None, :] * relative_position_index_stride_1
+    )
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            attn = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:52
+            relative_position_index = tl.load(
+                relative_position_index_block + tl.cast(key_start, tl.int64) * relative_position_index_stride_1,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            relative_position_bias_table = tl.load(
+                relative_position_bias_table_ptr
+                + head * relative_position_bias_table_stride_h
+                + tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index).to(
+                    tl.int64
+                )
+                * relative_position_bias_table_stride_t,
+                mask=(tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index) >= 0)
+                & (tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index) < T)
+                & (rows < S)[:, None]
+                & (keys < S)[None, :],
+                other=0,
+            )
+            attn_2 = attn + relative_position_bias_table.to(tl.float32) * 1.4426950408889634  # relative_position.py:53
+            if part > 0:
+                attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(attn_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def window_bias(query, key, value, relative_position_bias_table, relative_position_index):
+    """Launch `window_bias_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    T, _ = relative_position_bias_table.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    expect("relative_position_bias_table", relative_position_bias_table, (T, H), (query.dtype,), query.device)
+    expect("relative_position_index", relative_position_index, (S, S), (torch.int64, torch.int32), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    window_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        relative_position_bias_table,
+        relative_position_index,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        relative_position_bias_table.stride(0),
+        relative_position_bias_table.stride(1),
+        relative_position_index.stride(0),
+        relative_position_index.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        T,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def window_bias_by_coordinates_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    table_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_2,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_2,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_2,
+    value_stride_d,
+    table_stride_0,
+    table_stride_1,
+    table_stride_h,
+    output_stride_b,
+    output_stride_h,
+    output_stride_i,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """window_bias_by_coordinates, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        t1[b, h, i, j] = where(j < 49, scores[b, h, i, j] + table[i // 7 + 6 - j // 7, i % 7 + 6 - j % 7, h] *
+            1.44269504, -inf)
+        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(49, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_2
+        + row_offsets[:, None] * query_stride_2
+        + d[None, :] * query_stride_d,
+        mask=(rows < 49)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [49, D], [key_stride_2, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_2 + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [49, D], [value_stride_2, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_2 + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = 49 // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, 49
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_2,
+                    (keys < 49)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:70
+            table = tl.load(
+                table_ptr
+                + 6 * table_stride_0
+                + 6 * table_stride_1
+                + head * table_stride_h
+                + ((rows // 7)[:, None] - (keys // 7)[None, :]).to(tl.int64) * table_stride_0
+                + ((rows % 7)[:, None] - (keys % 7)[None, :]).to(tl.int64) * table_stride_1,
+                mask=(rows < 49)[:, None] & (keys < 49)[None, :],
+                other=0,
+            )
+            scores_2 = scores + table.to(tl.float32) * 1.4426950408889634
+            if part > 0:
+                scores_2 = tl.where((keys < 49)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_2,
+                    (keys < 49)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_i
+        + row_offsets[:, None] * output_stride_i
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < 49)[:, None] & (d < D)[None, :],
+    )
+
+
+def window_bias_by_coordinates(query, key, value, table):
+    """Launch `window_bias_by_coordinates_kernel` on tensors of one device."""
+    B, H, _, D = query.shape
+    expect("query", query, (B, H, 49, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, 49, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, 49, D), (query.dtype,), query.device)
+    expect("table", table, (13, 13, H), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, 49, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    window_bias_by_coordinates_kernel[(triton.cdiv(49, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        table,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        table.stride(0),
+        table.stride(1),
+        table.stride(2),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.4426950408889634 / math.sqrt(D),
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def clipped_distance_bias_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    table_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    table_stride_h,
+    table_stride_1,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """clipped_distance_bias, with exponentials in base 2:
+
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
+            + table[h, min(max(j - i, -32), 32) + 32] * 1.44269504
+        scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
+        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            distance = tl.minimum(tl.maximum(keys[None, :] - rows[:, None], -32), 32)  # relative_position.py:82
+            table = tl.load(
+                table_ptr + head * table_stride_h + 32 * table_stride_1 + distance.to(tl.int64) * table_stride_1,
+                mask=(distance + 32 >= 0) & (distance + 32 < 65) & (rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+                + table.to(tl.float32) * 1.4426950408889634
+            )  # relative_position.py:84
+            if part > 0:
+                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def clipped_distance_bias(query, key, value, table):
+    """Launch `clipped_distance_bias_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    expect("table", table, (H, 65), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    clipped_distance_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        table,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        table.stride(0),
+        table.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(architecture, width, size):
+    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
+    if (architecture, width, size) in TILES:
+        return TILES[architecture, width, size]
+    row_bytes = width * size
+    keys = max(16, min(64, 16384 // row_bytes))
+    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
+    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda" or torch.version.hip:
+        return device.type
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

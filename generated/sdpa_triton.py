@@ -1,0 +1,1489 @@
+"""Triton kernels for sdpa.py.
+
+Written by flashlight 0.1.0 from examples/sdpa.py (sha256 114ff251b39bf608)
+with `flashlight transpile examples/sdpa.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
+TILES = {
+    ("sm_90", 64, 2): (64, 128, 4, 2),
+    ("sm_90", 128, 2): (64, 64, 4, 3),
+}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def sdpa_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    scale_2,
+    # sizes
+    S,
+    H,
+    S_kv,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    D_v: tl.constexpr,
+    BLOCK_D_v: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S_kv, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
+        t1[b, h, i, j] = exp2(t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j t0[b, h, i, j]) *
+            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d_v] = (Σ_j t1[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j t1[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d_v = tl.arange(0, BLOCK_D_v)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_kv, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_kv, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d_v[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_kv
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_kv)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            if part > 0:
+                scores = tl.where((keys < S_kv)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_kv)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d_v[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d_v < D_v)[None, :],
+    )
+
+
+def sdpa(query, key, value):
+    """Launch `sdpa_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    _, _, S_kv, _ = key.shape
+    _, _, _, D_v = value.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_kv, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_kv, D_v), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, max(D, D_v))
+    descriptors = describable(key, value)
+    sdpa_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        S_kv,
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def sdpa_causal_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    D_v: tl.constexpr,
+    BLOCK_D_v: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa_causal, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S_k and j <= i, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
+        t1[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j t0[b, h, i,
+            j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d_v] = (Σ_j t1[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j t1[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d_v = tl.arange(0, BLOCK_D_v)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d_v[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S_k, (BLOCK_ROWS + row_start))
+    full_stop = tl.minimum(S_k, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d_v[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d_v < D_v)[None, :],
+    )
+
+
+def sdpa_causal(query, key, value):
+    """Launch `sdpa_causal_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    _, _, _, D_v = value.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, max(D, D_v))
+    descriptors = describable(key, value)
+    sdpa_causal_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def sdpa_boolean_mask_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    mask_stride_b,
+    mask_stride_2,
+    mask_stride_3,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa_boolean_mask, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S_k and mask[b, 0, i, j], Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2],
+            -inf)
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
+            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
+            i, j]), 0)
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    mask_block = (
+        mask_ptr
+        + batch * mask_stride_b
+        + tl.cast(row_start, tl.int64) * mask_stride_2
+        + row_offsets[:, None] * mask_stride_2
+        + key_offsets[None, :] * mask_stride_3
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            mask = tl.load(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def sdpa_boolean_mask(query, key, value, mask):
+    """Launch `sdpa_boolean_mask_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    sdpa_boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        mask.stride(0),
+        mask.stride(2),
+        mask.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def sdpa_additive_mask_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    bias_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    bias_stride_b,
+    bias_stride_h,
+    bias_stride_2,
+    bias_stride_3,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    scale_2,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa_additive_mask, with exponentials in base 2:
+
+        t0[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        t1[b, h, i, j] = where(j < S_k, t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) + bias[b, h, i, j] *
+            1.44269504, -inf)
+        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        output[b, h, i, d] = where(max_j where(j < S_k, t0[b, h, i, j] / sqrt(float32(D)) + bias[b, h, i, j],
+            -inf) != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j]), 0)
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    bias_block = (
+        bias_ptr
+        + batch * bias_stride_b
+        + head * bias_stride_h
+        + tl.cast(row_start, tl.int64) * bias_stride_2
+        + row_offsets[:, None] * bias_stride_2
+        + key_offsets[None, :] * bias_stride_3
+    )
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            bias = tl.load(
+                bias_block + tl.cast(key_start, tl.int64) * bias_stride_3,
+                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores = total / scale + bias.to(tl.float32)
+            if part > 0:
+                visible = keys < S_k
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            running_max = tl.maximum(running_max, tl.max(scores, 1))
+            scores_2 = total * scale_2 + bias.to(tl.float32) * 1.4426950408889634
+            if part > 0:
+                visible_2 = keys < S_k
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale = tl.exp2(running_max_2 - finite_max_2)
+            weights = tl.exp2(scores_2 - finite_max_2[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max_2 = new_max_2
+
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def sdpa_additive_mask(query, key, value, bias):
+    """Launch `sdpa_additive_mask_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    sdpa_additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        bias,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        bias.stride(0),
+        bias.stride(1),
+        bias.stride(2),
+        bias.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        math.sqrt(D),
+        1.4426950408889634 / math.sqrt(D),
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def sdpa_scale_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale_2,
+    # sizes
+    S_q,
+    H,
+    S_k,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa_scale, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scale * 1.44269504),
+            -inf)
+        t1[b, h, i, j] = exp2(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j t1[b, h, i, j] * value[b, h, j, d]) / (Σ_j t1[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def sdpa_scale(query, key, value, scale):
+    """Launch `sdpa_scale_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    sdpa_scale_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        scale * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def sdpa_grouped_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_h,
+    query_stride_s,
+    query_stride_d,
+    key_stride_b,
+    key_stride_h,
+    key_stride_s,
+    key_stride_d,
+    value_stride_b,
+    value_stride_h,
+    value_stride_s,
+    value_stride_d,
+    output_stride_b,
+    output_stride_h,
+    output_stride_s,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    H_kv,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa_grouped, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S and j <= i, Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2],
+            -inf)
+        t1[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j t0[b, h, i,
+            j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d] = (Σ_j t1[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j t1[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_head = head // (H // H_kv)
+    key_base = key_ptr + batch * key_stride_b + key_head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + key_head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
+    full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            if part > 0:
+                scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def sdpa_grouped(query, key, value):
+    """Launch `sdpa_grouped_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    _, H_kv, _, _ = key.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H_kv, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H_kv, S, D), (query.dtype,), query.device)
+    if not (H % H_kv == 0):
+        raise ValueError("sdpa_grouped was transpiled for sizes with H % H_kv == 0")
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    sdpa_grouped_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S,
+        H,
+        H_kv,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit
+def sdpa_merged_heads_kernel(
+    # tensors
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    key_padding_mask_ptr,
+    output_ptr,
+    # their strides, in elements
+    query_stride_b,
+    query_stride_s,
+    query_stride_h,
+    query_stride_d,
+    key_stride_b,
+    key_stride_s,
+    key_stride_h,
+    key_stride_d,
+    value_stride_b,
+    value_stride_s,
+    value_stride_h,
+    value_stride_d,
+    key_padding_mask_stride_b,
+    key_padding_mask_stride_s,
+    output_stride_b,
+    output_stride_s,
+    output_stride_h,
+    output_stride_d,
+    # numbers
+    scale,
+    # sizes
+    S,
+    H,
+    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sdpa_merged_heads, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S and not key_padding_mask[b, j], Σ_d_2 query[b, i, h, d_2] * key[b, j, h,
+            d_2], -inf)
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
+            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, i, h, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, j, h, d]) / (Σ_j t2[b, h,
+            i, j]), 0)
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    key_padding_mask_block = (
+        key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
+    )
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + head * query_stride_h
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            key_padding_mask = load_tile(
+                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s, (keys < S), part > 0
+            )
+            scores = tl.where(
+                (~key_padding_mask)[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
+            )
+            if part > 0:
+                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)  # sdpa.py:70
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def sdpa_merged_heads(query, key, value, key_padding_mask):
+    """Launch `sdpa_merged_heads_kernel` on tensors of one device."""
+    B, S, H, D = query.shape
+    expect("query", query, (B, S, H, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, S, H, D), (query.dtype,), query.device)
+    expect("value", value, (B, S, H, D), (query.dtype,), query.device)
+    expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
+
+    output = torch.empty((B, S, H, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration(query, D)
+    descriptors = describable(key, value)
+    sdpa_merged_heads_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        key_padding_mask,
+        output,
+        query.stride(0),
+        query.stride(1),
+        query.stride(2),
+        query.stride(3),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        key.stride(3),
+        value.stride(0),
+        value.stride(1),
+        value.stride(2),
+        value.stride(3),
+        key_padding_mask.stride(0),
+        key_padding_mask.stride(1),
+        output.stride(0),
+        output.stride(1),
+        output.stride(2),
+        output.stride(3),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(architecture, width, size):
+    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
+    if (architecture, width, size) in TILES:
+        return TILES[architecture, width, size]
+    row_bytes = width * size
+    keys = max(16, min(64, 16384 // row_bytes))
+    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
+    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda" or torch.version.hip:
+        return device.type
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
