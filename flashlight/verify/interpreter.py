@@ -7,19 +7,27 @@ verified without a GPU; float16 and float32 need nothing.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 
-def correct() -> None:
-    """Install the corrections. They need TRITON_INTERPRET=1 at Triton's import to be of use."""
+def interpreting() -> bool:
+    """Whether this process began with TRITON_INTERPRET=1."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def repair() -> None:
+    """Install the corrections, once; of use only where `interpreting`."""
     import triton.language as tl
     from triton.runtime import interpreter
 
     builder = interpreter.InterpreterBuilder
     handle = interpreter.TensorHandle
     cast_impl, create_dot = builder.cast_impl, builder.create_dot
+    if getattr(create_dot, "repaired", False):
+        return
 
     def widened(value: Any) -> Any:
         return handle(_widened(value.data), tl.float32) if value.dtype.scalar == tl.bfloat16 else value
@@ -35,6 +43,7 @@ def correct() -> None:
     def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return create_dot(self, widened(a), widened(b), *rest)
 
+    dot.repaired = True  # type: ignore[attr-defined]
     builder.cast_impl, builder.create_dot = cast, dot
 
 

@@ -116,8 +116,6 @@ def run(request: Request) -> list[Outcome]:
 
     if interpreter.interpreting():
         interpreter.repair()
-    if request.device == "cpu":
-        interpreter.correct()
     path, out = Path(request.path), Path(request.out)
     phases = pipeline.Phases()
     wrapper = out / f"{path.stem}.py"
