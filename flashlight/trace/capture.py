@@ -38,13 +38,15 @@ class TracedTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, shape: list[Any], dtype: torch.dtype) -> TracedTensor:
-        made: TracedTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)  # type: ignore[attr-defined]
+        made: TracedTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise Unsupported("FL302", f"{func} was called outside of the trace")
 
     @property
@@ -80,6 +82,11 @@ class TracedTensor(torch.Tensor):
 
 class Capture(ProxyTorchDispatchMode):
     """The mode in which every operator gives a `TracedTensor`."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether PyTorch should wrap the mode for its compiler, whose import alone takes seconds."""
+        return False
 
     def __init__(self, context: Context, names: Names) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
@@ -243,5 +250,3 @@ class Intercept(TorchFunctionMode):
         if isinstance(data, (list, tuple)):
             return torch.stack([self._tensor(item, **kwargs) for item in data])
         return torch.full((), data, dtype=kwargs.get("dtype"))
-
-

@@ -9,8 +9,9 @@ import torch
 
 from flashlight.ir import build
 from flashlight.ir.expr import BOOL, FLOATS, INT, Const, Expr
-from flashlight.trace.numbers import Sizes, nonnegative, unwrap
+from flashlight.trace.numbers import unwrap
 from flashlight.trace.problems import Inconsistent, Unsupported
+from flashlight.trace.sizes import Sizes, nonnegative
 from flashlight.trace.value import ONE, ZERO, DTypes, Index, Value, is_one, of_expr, spread
 
 Operand = Any
@@ -107,9 +108,7 @@ class Context:
             return expr
         return build.cast(expr, name)
 
-    def pointwise(
-        self, op: str, *operands: Operand, dtype: torch.dtype | None = None, floating: bool = False
-    ) -> Value:
+    def pointwise(self, op: str, *operands: Operand, dtype: torch.dtype | None = None, floating: bool = False) -> Value:
         """``op`` of the IR over broadcast operands; ``dtype`` overrides PyTorch's promotion."""
         values = [self.value(operand) for operand in operands]
         result = dtype or self.promoted(*operands)
@@ -125,7 +124,10 @@ class Context:
                 args = [self.converted(arg, result) for arg in args]
             else:
                 # an integer among floats needs no conversion of its own in sums and products
-                args = [self.converted(arg, result) if arg.dtype != INT or isinstance(arg, Const) else arg for arg in args]
+                args = [
+                    arg if arg.dtype == INT and not isinstance(arg, Const) else self.converted(arg, result)
+                    for arg in args
+                ]
             return build.op(op, *args, dtype=name)
 
         return Value(shape, result, rule)

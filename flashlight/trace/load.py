@@ -16,7 +16,8 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, INT, Scalar
 from flashlight.source.model import Source
-from flashlight.trace.numbers import Sizes, unwrap, wrap
+from flashlight.trace.numbers import unwrap, wrap
+from flashlight.trace.sizes import Sizes
 
 UNARY = ("sqrt", "exp", "log", "log2", "tanh", "sin", "cos", "floor", "ceil")
 
@@ -49,9 +50,10 @@ def symbolic(module: types.ModuleType, sizes: Sizes, element: torch.dtype) -> It
 
     ``math.sqrt(q.size(-1))`` would fix the head dimension, and ``torch.finfo(q.dtype).min`` the dtype.
     """
-    functions = {getattr(math, name): _symbolic_function(name) for name in UNARY}
-    functions[math.pow] = lambda base, exponent: float(base) ** exponent if _plain(base, exponent) else base**exponent
-    shim = types.SimpleNamespace(**{name: functions.get(value, value) for name, value in vars(math).items() if _hashable(value)})
+    functions: dict[Any, Callable[..., Any]] = {getattr(math, name): _symbolic_function(name) for name in UNARY}
+    functions[math.pow] = _symbolic_power
+    replaced = {name: functions.get(value, value) for name, value in vars(math).items() if _hashable(value)}
+    shim = types.SimpleNamespace(**replaced)
     changed: dict[str, Any] = {}
     for name, value in list(vars(module).items()):
         if value is math:
@@ -91,6 +93,10 @@ def _symbolic_function(name: str) -> Callable[[Any], Any]:
         return wrap(number.node.sizes, build.op(name, build.cast(expr, FLOAT)))
 
     return function
+
+
+def _symbolic_power(base: Any, exponent: Any) -> Any:
+    return math.pow(base, exponent) if _plain(base, exponent) else base**exponent
 
 
 def _finfo(original: Any, sizes: Sizes, element: torch.dtype) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class Inputs:
     specialised: dict[str, Any] = field(default_factory=dict)
     hints: dict[Scalar, float | int] = field(default_factory=dict)
     flexible: dict[Scalar, Scalar] = field(default_factory=dict)
+    pinnable: set[Scalar] = field(default_factory=set)
+    """Numbers with a default, which the program may be specialised to."""
 
 
 def inputs(
@@ -39,11 +41,13 @@ def inputs(
     ties: Mapping[str, Expr],
     samples: Mapping[str, int],
     defaults: Mapping[str, Any],
+    pinned: Set[str] = frozenset(),
 ) -> Inputs:
     """Sort the parameters of ``target`` into tensors, run-time numbers and specialised values.
 
     ``ties`` replaces sizes by others, ``samples`` overrides their sample values, ``defaults`` are the evaluated
-    defaults of the function. Raises FL201 for a tensor without a shape.
+    defaults of the function, ``pinned`` names the numbers to be specialised to theirs. Raises FL201 for a tensor
+    without a shape.
     """
     result = Inputs()
     for parameter in target.parameters:
@@ -58,24 +62,20 @@ def inputs(
             tensor = _tensor(parameter.name, known, result, ties, samples)
             result.parameters.append(Parameter(parameter.name, tensor=tensor))
         else:
-            result.parameters.append(_number(source, parameter, result, defaults))
+            result.parameters.append(_number(source, parameter, result, defaults, pinned))
     return result
 
 
-def _tensor(
-    name: str, shape: Shape, result: Inputs, ties: Mapping[str, Expr], samples: Mapping[str, int]
-) -> Tensor:
+def _tensor(name: str, shape: Shape, result: Inputs, ties: Mapping[str, Expr], samples: Mapping[str, int]) -> Tensor:
     def size(dim: str) -> Expr:
         return _size(ast.parse(dim, mode="eval").body, shape, result, ties, samples)
 
     return Tensor(name, tuple(size(dim) for dim in shape.dims), shape.dtype or ELEMENT)
 
 
-def _size(
-    node: ast.expr, shape: Shape, result: Inputs, ties: Mapping[str, Expr], samples: Mapping[str, int]
-) -> Expr:
+def _size(node: ast.expr, shape: Shape, result: Inputs, ties: Mapping[str, Expr], samples: Mapping[str, int]) -> Expr:
     if isinstance(node, ast.Constant):
-        return build.integer(int(node.value))
+        return build.integer(int(str(node.value)))
     if isinstance(node, ast.BinOp):
         left, right = (_size(side, shape, result, ties, samples) for side in (node.left, node.right))
         names: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.FloorDiv: "floordiv"}
@@ -103,26 +103,25 @@ def _sampled(scalar: Scalar, result: Inputs, samples: Mapping[str, int]) -> None
 def _sample(name: str, taken: set[float | int]) -> int:
     """A plausible size, different from all others: many programs ask for divisibility, some for powers of two."""
     first = name.lower()[:1]
-    if first in "hn" and not name.lower().startswith("hd"):
+    choices: tuple[int, ...] = FEATURES if first in "dec" else BATCHES if first == "b" else LENGTHS
+    if first in "hn":
         choices = HEADS
-    else:
-        choices = FEATURES if first in "dec" else BATCHES if first == "b" else LENGTHS
     return next((size for size in (*choices, *range(1250, 3000, 2)) if size not in taken), 3001)
 
 
 def _number(
-    source: Source, parameter: ParameterText, result: Inputs, defaults: Mapping[str, Any]
+    source: Source, parameter: ParameterText, result: Inputs, defaults: Mapping[str, Any], pinned: Set[str]
 ) -> Parameter:
     annotation = (parameter.annotation or "").replace(" ", "").strip("\"'")
     default = defaults.get(parameter.name)
     given = parameter.name in defaults
-    if given and (default is None or isinstance(default, (bool, str))):
+    if given and (default is None or isinstance(default, (bool, str)) or parameter.name in pinned):
         result.specialised[parameter.name] = default
         return Parameter(parameter.name, value=parameter.default)
     if annotation.split("|")[0] in ("float", "Optional[float]") or isinstance(default, float):
-        return _scalar(parameter, FLOAT, 0.37 if not default else float(default), result)
+        return _scalar(parameter, FLOAT, 0.37 if not default else float(default), result, given)
     if annotation.split("|")[0] in ("int", "Optional[int]") or (isinstance(default, int) and given):
-        return _scalar(parameter, INT, 37 if not default else int(default), result)
+        return _scalar(parameter, INT, 37 if not default else int(default), result, given)
     if given and not isinstance(default, torch.Tensor):
         result.specialised[parameter.name] = default
         return Parameter(parameter.name, value=parameter.default)
@@ -146,7 +145,9 @@ def _number(
     )
 
 
-def _scalar(parameter: ParameterText, dtype: str, sample: float | int, result: Inputs) -> Parameter:
+def _scalar(parameter: ParameterText, dtype: str, sample: float | int, result: Inputs, given: bool) -> Parameter:
     scalar = Scalar(parameter.name, dtype)
     result.hints[scalar] = sample
+    if given:
+        result.pinnable.add(scalar)
     return Parameter(parameter.name, scalar=scalar)

@@ -25,11 +25,16 @@ class Inconsistent(Unsupported):
 
 
 class Retry(Exception):
-    """The trace must start anew with some sizes equal, or with samples that are multiples of others."""
+    """The trace must start anew: with some sizes equal, with samples that are multiples of others, or with the
+    default of a number in place of the number."""
 
     def __init__(
-        self, ties: Mapping[Scalar, Expr] | None = None, multiples: Mapping[Expr, Expr] | None = None
+        self,
+        ties: Mapping[Scalar, Expr] | None = None,
+        multiples: Mapping[Expr, Expr] | None = None,
+        pinned: Scalar | None = None,
     ) -> None:
         super().__init__("the samples do not fit")
         self.ties = dict(ties or {})
         self.multiples = dict(multiples or {})
+        self.pinned = pinned

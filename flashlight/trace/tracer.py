@@ -19,10 +19,11 @@ from flashlight.trace.capture import Capture, Intercept
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located_in
 from flashlight.trace.load import load, symbolic
-from flashlight.trace.numbers import Sizes, wrap
+from flashlight.trace.numbers import wrap
 from flashlight.trace.parameters import Inputs, inputs
 from flashlight.trace.problems import Retry, Unsupported
 from flashlight.trace.results import results
+from flashlight.trace.sizes import Sizes
 from flashlight.trace.traced import Parameter, Traced
 from flashlight.trace.value import DTypes, of_tensor
 
@@ -37,7 +38,7 @@ def trace(source: Source, target: Target, shapes: Mapping[str, Sequence[str]] | 
     """
     overrides = {name: tuple(dims) for name, dims in (shapes or {}).items()}
     module = load(source)
-    function = getattr(module, target.name)
+    function = _unwrapped(getattr(module, target.name))
     element = torch.float16 if "bfloat16" in source.text else torch.bfloat16
     defaults = {
         name: parameter.default
@@ -46,14 +47,16 @@ def trace(source: Source, target: Target, shapes: Mapping[str, Sequence[str]] | 
     }
     ties: dict[str, Expr] = {}
     samples: dict[str, int] = {}
+    pinned: set[str] = set()
     for attempt in range(ATTEMPTS):
-        given = inputs(source, target, overrides, ties, samples, defaults)
-        sizes = Sizes(given.hints, given.flexible, str(source.path))
+        given = inputs(source, target, overrides, ties, samples, defaults, pinned)
+        sizes = Sizes(given.hints, given.flexible, given.pinnable)
         try:
             with symbolic(module, sizes, element):
                 return _run(source, target, function, given, sizes, DTypes(element))
         except Retry as retry:
             ties |= {scalar.name: other for scalar, other in retry.ties.items()}
+            pinned |= {retry.pinned.name} if retry.pinned is not None else set()
             for whole, divisor in retry.multiples.items():
                 _refit(samples, sizes, whole, divisor)
         except Diagnostic as diagnostic:
@@ -88,7 +91,7 @@ def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Si
     try:
         arguments = _arguments(given, capture)
         with torch.no_grad(), enable_python_dispatcher(), Intercept(capture), capture:
-            result = function(**arguments)
+            result = _called(function, arguments)
         outputs, returns = results(source, target, context, result)
     except (Retry, Diagnostic):
         raise
@@ -96,10 +99,9 @@ def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Si
         raise located_in(problem, source, problem.__traceback__) from None
     except Exception as error:
         reason = str(error).strip().splitlines()
-        problem = Unsupported(
-            "FL305", f"{type(error).__name__}: {reason[0] if reason else 'no message'}", "correct the program or its shapes"
-        )
-        raise located_in(problem, source, error.__traceback__) from error
+        message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+        failure = Unsupported("FL305", message, "correct the program or the shapes of its parameters")
+        raise located_in(failure, source, error.__traceback__) from error
     finally:
         sys.setrecursionlimit(limit)
         names.finish()
@@ -107,11 +109,27 @@ def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Si
     return Traced(program, parameters, returns, single=not isinstance(result, (tuple, list)))
 
 
+def _unwrapped(function: Any) -> Any:
+    """The user's own function below decorators such as ``torch.compile`` and type checkers."""
+    function = getattr(function, "_torchdynamo_orig_callable", function)
+    return inspect.unwrap(function)
+
+
+def _called(function: Any, arguments: Mapping[str, Any]) -> Any:
+    positional = [
+        arguments[name]
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+    ]
+    names = list(inspect.signature(function).parameters)[: len(positional)]
+    return function(*positional, **{name: value for name, value in arguments.items() if name not in names})
+
+
 def _arguments(given: Inputs, capture: Capture) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(given.specialised)
     for parameter in given.parameters:
         if parameter.tensor is not None:
-            dtype = capture.context.dtypes.torch(None if parameter.tensor.dtype == "element" else parameter.tensor.dtype)
+            dtype = capture.context.dtypes.torch(parameter.tensor.dtype)
             made = capture.tensor(of_tensor(parameter.tensor, dtype), parameter.tensor.name)
             if parameter.item is None:
                 arguments[parameter.name] = made
@@ -130,7 +148,11 @@ def _traced(
     smaller = {tensor.name for tensor in tensors} - strict
     covered = {size for tensor in tensors if tensor.name in strict for size in tensor.shape}
     # a size that only such tensors have could not be known
-    smaller = {t.name for t in tensors if t.name in smaller and all(isinstance(s, Const) or s in covered for s in t.shape)}
+    smaller = {
+        tensor.name
+        for tensor in tensors
+        if tensor.name in smaller and all(isinstance(size, Const) or size in covered for size in tensor.shape)
+    }
     reached = set(walk(*(output.expr for output in outputs)))
     program = Program(
         name=target.name,

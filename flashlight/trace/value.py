@@ -145,6 +145,6 @@ class DTypes:
         """The dtype of an input or an output, where the width of integers counts."""
         return ELEMENT if dtype == self.element else str(dtype).removeprefix("torch.")
 
-    def torch(self, name: str | None) -> torch.dtype:
-        found: torch.dtype = self.element if name is None else getattr(torch, name)
+    def torch(self, name: str) -> torch.dtype:
+        found: torch.dtype = self.element if name == ELEMENT else getattr(torch, name)
         return found

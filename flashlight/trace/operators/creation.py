@@ -15,6 +15,8 @@ from flashlight.trace.operators.pointwise import Rule
 from flashlight.trace.problems import Unsupported
 from flashlight.trace.value import ONE, ZERO, Index, Value
 
+RANDOM = ("rand", "randn", "randint", "rand_like", "randn_like", "bernoulli", "multinomial", "normal", "uniform")
+DROPOUT = ("dropout", "native_dropout", "feature_dropout", "alpha_dropout")
 LARGEST_TABLE = 64
 """Elements of a constant tensor that may be written out as selections."""
 
@@ -39,10 +41,7 @@ def rules() -> dict[str, Rule]:
         table[name] = _like(number)
         table[f"new_{name}"] = _new(number)
         table[f"{name}_like"] = _like_tensor(number)
-    for name in ("rand", "randn", "randint", "rand_like", "randn_like", "bernoulli", "multinomial", "normal", "uniform"):
-        table[name] = _random
-    for name in ("dropout", "native_dropout", "feature_dropout", "alpha_dropout"):
-        table[name] = _dropout
+    table |= dict.fromkeys(RANDOM, _random) | dict.fromkeys(DROPOUT, _dropout)
     return table
 
 
@@ -71,8 +70,8 @@ def _like_tensor(number: float) -> Rule:
 def _filled(ctx: Context, size: Sequence[Any], number: Any, dtype: torch.dtype | None) -> Value:
     shape = tuple(s if isinstance(s, Expr) else ctx.sizes.simplify(unwrap(s)) for s in size)
     if isinstance(number, Value):
-        scalar = number
-        return Value(shape, dtype or scalar.dtype, lambda index: build.cast(scalar.at(()), ctx.ir(dtype or scalar.dtype)))
+        scalar = ctx.cast(number, dtype or number.dtype)
+        return Value(shape, scalar.dtype, lambda index: scalar.at(()))
     expr = unwrap(number)
     if dtype is None:
         dtype = {INT: torch.int64, "bool": torch.bool}.get(expr.dtype, torch.get_default_dtype())
@@ -97,8 +96,10 @@ def _arange(ctx: Context, *args: Any, **kwargs: Any) -> Value:
         raise Unsupported("FL204", "the step of a range must be known", "give a number")
     pace = int(step.value)
     span = build.op("sub", end, start) if pace > 0 else build.op("sub", start, end)
-    count = span if abs(pace) == 1 else build.op(
-        "floordiv", build.op("add", span, build.integer(abs(pace) - 1)), build.integer(abs(pace))
+    count = (
+        span
+        if abs(pace) == 1
+        else build.op("floordiv", build.op("add", span, build.integer(abs(pace) - 1)), build.integer(abs(pace)))
     )
     if not ctx.sizes.holds(build.op("ge", count, ZERO), record=True):
         count = ZERO

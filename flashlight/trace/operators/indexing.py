@@ -58,7 +58,9 @@ def _index(ctx: Context, self: Value, indices: Sequence[Value | None]) -> Value:
     return Value(result, self.dtype, rule)
 
 
-def _index_put(ctx: Context, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
+def _index_put(
+    ctx: Context, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False
+) -> Value:
     masks = [index for index in indices if index is not None]
     if len(masks) == 1 and masks[0].dtype == torch.bool and values.rank == 0 and not accumulate:
         dim = next(d for d, index in enumerate(indices) if index is not None)

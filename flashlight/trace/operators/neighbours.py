@@ -8,7 +8,10 @@ from flashlight.trace.context import Context
 from flashlight.trace.operators.pointwise import Rule
 from flashlight.trace.problems import Unsupported
 
-ORDERED = ("topk", "sort", "argsort", "kthvalue", "median", "nanmedian", "quantile", "unique", "nonzero", "mode", "cummax", "cummin")
+ORDERED = (
+    "topk", "sort", "argsort", "kthvalue", "median", "nanmedian", "quantile", "unique", "nonzero", "mode", "cummax",
+    "cummin",
+)  # fmt: skip
 LOCAL = (
     "conv1d", "conv2d", "conv3d", "convolution", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "interpolate",
     "conv_transpose1d", "conv_transpose2d",

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from flashlight.ir import build
-from flashlight.ir.expr import BOOL, FLOATS, Expr
+from flashlight.ir.expr import BOOL, Expr
 from flashlight.trace.context import Context, Operand
 from flashlight.trace.problems import Unsupported
 from flashlight.trace.value import Index, Value, spread
 
 Rule = Callable[..., Any]
+IDENTITIES = (
+    "alias", "detach", "clone", "contiguous", "lift_fresh", "lift", "lift_fresh_copy", "resolve_conj", "resolve_neg",
+)  # fmt: skip
 
 
 def rules() -> dict[str, Rule]:
@@ -60,9 +63,11 @@ def rules() -> dict[str, Rule]:
             ctx, ctx.comparison("gt", self, 0), self, _mul(ctx, self, negative_slope)
         ),
         "elu": _elu,
-        "isnan": lambda ctx, self: ctx.pointwise("isnan", self, dtype=torch.bool, floating=False)
-        if self.dtype.is_floating_point
-        else constant_like(ctx, self, False),
+        "isnan": lambda ctx, self: (
+            ctx.pointwise("isnan", self, dtype=torch.bool, floating=False)
+            if self.dtype.is_floating_point
+            else constant_like(ctx, self, False)
+        ),
         "isinf": lambda ctx, self: ctx.comparison("eq", ctx.pointwise("abs", self), math.inf),
         "isfinite": lambda ctx, self: ctx.comparison("lt", ctx.pointwise("abs", self), math.inf),
         "nan_to_num": _nan_to_num,
@@ -88,13 +93,9 @@ def rules() -> dict[str, Rule]:
     for name, op in (("and", "and"), ("or", "or"), ("xor", "ne")):
         for spelling in (f"bitwise_{name}", f"__{name}__"):
             table[spelling] = _bitwise(op)
-    for spelling in ("greater", "greater_equal", "less", "less_equal", "not_equal"):
-        table[spelling] = _comparison(
-            {"greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne"}[spelling]
-        )
-    for name in ("alias", "detach", "clone", "contiguous", "lift_fresh", "lift", "lift_fresh_copy", "resolve_conj", "resolve_neg"):
-        table[name] = lambda ctx, self, **_: self
-    return table
+    spellings = {"greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne"}
+    table |= {spelling: table[name] for spelling, name in spellings.items()}
+    return table | dict.fromkeys(IDENTITIES, lambda ctx, self, **_: self)
 
 
 def _unary(op: str, floating: bool) -> Rule:
@@ -248,7 +249,7 @@ def _elu(ctx: Context, self: Value, alpha: Any = 1, scale: Any = 1, input_scale:
 def _nan_to_num(
     ctx: Context, self: Value, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Value:
-    filled = where(ctx, ctx.pointwise("isnan", self, dtype=torch.bool), ctx.cast(ctx.value(nan or 0.0), self.dtype), self)
+    filled = fill_where(ctx, self, ctx.pointwise("isnan", self, dtype=torch.bool), nan or 0.0)
     largest = torch.finfo(self.dtype).max
     top = largest if posinf is None else posinf
     bottom = -largest if neginf is None else neginf
@@ -264,7 +265,3 @@ def _to(ctx: Context, self: Value, *args: Any, **kwargs: Any) -> Value:
         if isinstance(arg, Value):
             return ctx.cast(self, arg.dtype)
     return self
-
-
-def is_floating(expr: Expr) -> bool:
-    return expr.dtype in FLOATS

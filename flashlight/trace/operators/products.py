@@ -82,7 +82,9 @@ def linear(ctx: Context, self: Value, weight: Value, bias: Value | None = None) 
     return product if bias is None else ctx.pointwise("add", product, bias)
 
 
-def _added(ctx: Context, self: Value, left: Value, right: Value, *args: Any, beta: Any = 1, alpha: Any = 1, **_: Any) -> Value:
+def _added(
+    ctx: Context, self: Value, left: Value, right: Value, *_: Any, beta: Any = 1, alpha: Any = 1, **__: Any
+) -> Value:
     product = matmul(ctx, left, right)
     if not (isinstance(alpha, (int, float)) and alpha == 1):
         product = ctx.pointwise("mul", product, alpha)
@@ -132,7 +134,7 @@ def contracted(ctx: Context, terms: list[str], output: str, tensors: list[Value]
             elif not is_one(size):
                 sizes[letter] = ctx.sizes.unify(known, size, f"sizes of {letter!r}")
     if not set(output) <= set(sizes) or len(set(output)) != len(output):
-        raise Unsupported("FL302", f"the output {output!r} of an einsum names letters that no operand has, or repeats one")
+        raise Unsupported("FL302", f"the output {output!r} of an einsum repeats a letter or names a new one")
     summed = [letter for letter in dict.fromkeys("".join(terms)) if letter not in output]
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:

@@ -18,9 +18,8 @@ from flashlight.trace.value import Index, Value, bind, free, is_one
 
 def rules() -> dict[str, Rule]:
     """By the name of the PyTorch operator, without overload."""
-    table: dict[str, Rule] = {
+    return {
         "sum": _sum,
-        "nansum": None,
         "mean": _mean,
         "prod": _prod,
         "amax": lambda ctx, self, dim=(), keepdim=False: reduced(ctx, "max", self, dim, keepdim),
@@ -46,7 +45,6 @@ def rules() -> dict[str, Rule]:
         "cumsum": lambda ctx, self, dim, dtype=None: _scan(ctx, "sum", self, dim, dtype),
         "cumprod": lambda ctx, self, dim, dtype=None: _scan(ctx, "prod", self, dim, dtype),
     }
-    return {name: rule for name, rule in table.items() if rule is not None}
 
 
 def reduced(ctx: Context, op: str, self: Value, dim: Any, keepdim: bool) -> Value:
@@ -90,11 +88,15 @@ def _integers(ctx: Context, self: Value, dtype: torch.dtype | None) -> Value:
     return self if self.dtype.is_floating_point else ctx.cast(self, torch.int64)
 
 
-def _sum(ctx: Context, self: Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
+def _sum(
+    ctx: Context, self: Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
     return reduced(ctx, "sum", _integers(ctx, self, dtype), dim, keepdim)
 
 
-def _prod(ctx: Context, self: Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
+def _prod(
+    ctx: Context, self: Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
     return reduced(ctx, "prod", _integers(ctx, self, dtype), dim, keepdim)
 
 
@@ -110,7 +112,9 @@ def _divided(ctx: Context, self: Value, divisor: Expr) -> Value:
     return Value(self.shape, self.dtype, lambda index: build.op("div", self.at(index), divisor, dtype=name))
 
 
-def _mean(ctx: Context, self: Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
+def _mean(
+    ctx: Context, self: Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
     self = self if dtype is None else ctx.cast(self, dtype)
     return _divided(ctx, reduced(ctx, "sum", self, dim, keepdim), _count(ctx, self, dim))
 

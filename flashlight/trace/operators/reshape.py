@@ -9,7 +9,6 @@ from flashlight.ir import build
 from flashlight.ir.expr import Const, Expr
 from flashlight.trace.context import Context
 from flashlight.trace.numbers import unwrap
-
 from flashlight.trace.value import ONE, ZERO, Index, Value, View, is_one
 
 
@@ -111,5 +110,3 @@ def _through(index: Index, source: Index, target: Index, groups: Groups) -> Inde
             # the leading one cannot exceed its size
             result[i] = place if position == 0 else build.op("mod", place, target[i])
     return tuple(result)
-
-

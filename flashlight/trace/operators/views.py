@@ -32,7 +32,7 @@ def rules() -> dict[str, Rule]:
         "transpose": _transpose,
         "swapaxes": _transpose,
         "swapdims": _transpose,
-        "t": lambda ctx, self: _transpose(ctx, self, 0, 1) if self.rank == 2 else permuted(self, tuple(range(self.rank))),
+        "t": lambda ctx, self: permuted(self, tuple(reversed(range(self.rank)))),
         "mT": lambda ctx, self: _transpose(ctx, self, -2, -1),
         "adjoint": lambda ctx, self: _transpose(ctx, self, -2, -1),
         "numpy_T": lambda ctx, self: permuted(self, tuple(reversed(range(self.rank)))),
@@ -103,8 +103,10 @@ def _transpose(ctx: Context, self: Value, dim0: int, dim1: int) -> View:
 
 
 def _movedim(ctx: Context, self: Value, source: Any, destination: Any) -> View:
-    sources = [ctx.dimension(d, self.rank) for d in (source if isinstance(source, (list, tuple)) else [source])]
-    places = [ctx.dimension(d, self.rank) for d in (destination if isinstance(destination, (list, tuple)) else [destination])]
+    sources, places = (
+        [ctx.dimension(d, self.rank) for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+        for dims in (source, destination)
+    )
     order: list[int | None] = [None] * self.rank
     for origin, place in zip(sources, places, strict=True):
         order[place] = origin
@@ -258,10 +260,8 @@ def _chunk(ctx: Context, self: Value, chunks: Any, dim: int = 0) -> list[View]:
         part = -(-int(size.value) // chunks)
         return _split(ctx, self, part, dim)
     part_size = ctx.sizes.quotient(size, build.integer(chunks))
-    return [
-        _slice(ctx, self, dim, build.op("mul", part_size, build.integer(i)), build.op("mul", part_size, build.integer(i + 1)))
-        for i in range(chunks)
-    ]
+    starts = [build.op("mul", part_size, build.integer(i)) for i in range(chunks + 1)]
+    return [_slice(ctx, self, dim, start, end) for start, end in zip(starts, starts[1:], strict=False)]
 
 
 def _unbind(ctx: Context, self: Value, dim: int = 0) -> list[View]:
@@ -269,7 +269,7 @@ def _unbind(ctx: Context, self: Value, dim: int = 0) -> list[View]:
     size = self.shape[dim]
     if not isinstance(size, Const):
         raise Unsupported(
-            "FL204", f"the size {size} must be a known number to take the tensor apart", "state it, as in # [3, B, S, D]"
+            "FL204", f"the size {size} must be a known number to take it apart", "state it, as in # [3, B, S, D]"
         )
     return [_select(ctx, self, dim, i) for i in range(int(size.value))]
 
