@@ -8,6 +8,7 @@ that `make_fx` uses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,6 +49,9 @@ class TracedTensor(torch.Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         raise Unsupported("FL302", f"{func} was called outside of the trace")
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"TracedTensor(shape={list(self._value.shape)}, dtype={self._value.dtype})"
 
     @property
     def version(self) -> int:
@@ -227,6 +231,27 @@ def _symbolic(args: Any, kwargs: Any) -> bool:
     return any(isinstance(leaf, kinds) for leaf in tree_leaves((args, kwargs)))
 
 
+@cache
+def _pinning() -> dict[Any, str]:
+    """Functions whose C++ signatures want plain numbers where ours may be symbolic, by the name of their rule."""
+    functional = torch.nn.functional
+    return {
+        functional.scaled_dot_product_attention: "scaled_dot_product_attention",
+        functional.pad: "pad",
+        functional.one_hot: "one_hot",
+        torch.linspace: "linspace",
+        torch.diagonal: "diagonal",
+        torch.Tensor.diagonal: "diagonal",
+        torch.Tensor.unfold: "unfold",
+        torch.tril: "tril",
+        torch.triu: "triu",
+        torch.Tensor.tril: "tril",
+        torch.Tensor.triu: "triu",
+        torch.roll: "roll",
+        torch.Tensor.roll: "roll",
+    }
+
+
 class Intercept(TorchFunctionMode):
     """Catches the few functions whose C++ schemas would pin symbolic numbers."""
 
@@ -237,8 +262,8 @@ class Intercept(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         try:
-            if func is torch.nn.functional.scaled_dot_product_attention:
-                name = "scaled_dot_product_attention"
+            name = _pinning().get(func)
+            if name == "scaled_dot_product_attention" or (name is not None and _symbolic(args[1:], kwargs)):
                 return self.capture.call(name, self.capture.table[name], args, kwargs)
             if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
                 return self._tensor(*args, **kwargs)

@@ -12,6 +12,7 @@ from flashlight.ir.expr import Const, Expr
 from flashlight.trace.context import Context
 from flashlight.trace.numbers import unwrap
 from flashlight.trace.operators.pointwise import Rule
+from flashlight.trace.operators.reshape import reshaped
 from flashlight.trace.operators.views import unsqueezed
 from flashlight.trace.problems import Unsupported
 from flashlight.trace.value import ONE, ZERO, Index, Value, is_one
@@ -154,7 +155,7 @@ def _repeat_interleave(
     if isinstance(repeats, Value) or repeats is None:
         raise Unsupported("FL302", "repeat_interleave by a tensor has a result of unknown size", "repeat by a number")
     if dim is None:
-        raise Unsupported("FL302", "repeat_interleave without dim has no rule", "give the dimension")
+        self, dim = reshaped(ctx, self, [-1]).read(self), 0
     dim = ctx.dimension(dim, self.rank)
     count = unwrap(repeats)
     size = ctx.sizes.simplify(build.op("mul", self.shape[dim], count))
