@@ -135,8 +135,7 @@ def verify(
             if outcome.failure:
                 _say(outcome.failure, error=True)
         failed = sum(outcome.failure is not None for outcome in outcomes)
-        counts = ("function differs from its original", "agrees") if failed == 1 else ("differ", "agree")
-        _say(f"{failed} {counts[0]}, {len(outcomes) - failed} {counts[1]}." if failed else _agreed(len(outcomes)))
+        _say(_verdict(failed, len(outcomes) - failed))
         raise typer.Exit(1 if failed else 0)
 
 
@@ -209,8 +208,13 @@ def _summary(changed: int, unchanged: int, words: tuple[str, str]) -> str:
     return ", ".join(parts or ["0 files"]) + "."
 
 
-def _agreed(count: int) -> str:
-    return f"{count} function{'s' * (count != 1)} {'agrees' if count == 1 else 'agree'} with the original."
+def _verdict(failed: int, agreed: int) -> str:
+    """``1 function differs from its original, 2 agree.``"""
+    parts = [f"{failed} function{'s differ' if failed != 1 else ' differs'} from the original"] if failed else []
+    if agreed or not failed:
+        noun = "" if failed else f" function{'s' * (agreed != 1)}"
+        parts.append(f"{agreed}{noun} {'agrees' if agreed == 1 else 'agree'}{'' if failed else ' with the original'}")
+    return ", ".join(parts) + "."
 
 
 def _say(text: str, error: bool = False) -> None:
