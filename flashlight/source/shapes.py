@@ -93,7 +93,7 @@ def _annotated(annotation: str) -> Shape | None:
 
 
 def _commented(comment: str) -> Shape | tuple[Shape, ...] | None:
-    several = re.match(r"\[\s*(\[.*\])\s*\]", comment)
+    several = re.match(r"\[\s*(\[.*)\]", comment)
     if several is not None:
         shapes = re.findall(r"\[([^\[\]]*)\]\s*(\w+)?", several.group(1))
         return tuple(Shape(_dims(inner.split(",")), _dtype(word)) for inner, word in shapes)

@@ -63,7 +63,7 @@ def attention(
             scores = fill_where(ctx, scores, hidden, -math.inf)
         else:
             scores = ctx.pointwise("add", scores, attn_mask)
-    weights = (softmax if attn_mask is None else safe_softmax)(ctx, scores, -1)
+    weights = (safe_softmax if is_causal or attn_mask is not None else softmax)(ctx, scores, -1)
     return ctx.cast(matmul(ctx, weights, value), query.dtype)
 
 

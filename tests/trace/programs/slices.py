@@ -164,7 +164,11 @@ def products(
     return F.linear(s.softmax(-1) @ v, w, b) + torch.dot(q[0], q[1])
 
 
-def rearranged(q, k, v):
+def rearranged(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+):
     s = (q @ k.mT).roll(2, -1).flip(-1).movedim(1, 0).swapaxes(0, 1)
     s = torch.stack([s, s * 2], dim=2).sum(2)
     s = torch.cat([s[..., :3], s[..., 3:]], -1) + s.diagonal(dim1=-2, dim2=-1)[..., None].contiguous()

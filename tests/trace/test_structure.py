@@ -1,0 +1,201 @@
+"""What the programs look like: shared axes, names, sizes, assumptions, parameters, results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flashlight.ir.expr import ELEMENT, FLOAT, INT, Reduce, Scalar, walk
+from flashlight.ir.program import Name
+from flashlight.source import Source
+from flashlight.trace import Traced, trace
+
+Write = Callable[[str], Source]
+
+
+def traced(source: Source, name: str = "f", **shapes: tuple[str, ...]) -> Traced:
+    return trace(source, source.target(name), shapes)
+
+
+def test_softmax_and_the_product_with_the_values_share_one_axis(program: Write) -> None:
+    source = program(
+        """
+def f(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+):
+    return torch.softmax(q @ k.mT, -1) @ v
+"""
+    )
+    result = traced(source).program
+    output = result.outputs[0]
+    over_keys = [node for node in walk(output.expr) if isinstance(node, Reduce) and node.axis.name != "d"]
+    assert [node.op for node in over_keys] == ["max", "sum", "sum"]
+    assert len({node.axis for node in over_keys}) == 1
+    (keys,) = {node.axis for node in over_keys}
+    queries = output.axes[2]
+    assert keys is not queries and keys.extent is queries.extent is Scalar("S", INT, positive=True)
+
+
+def test_weights_returned_as_a_second_output_share_the_axis_too(program: Write) -> None:
+    source = program(
+        """
+def f(q, k, v):
+    weights = torch.softmax(q @ k.mT, -1)
+    return weights @ v, None, weights
+"""
+    )
+    result = traced(source)
+    first, second = result.program.outputs
+    assert [returned.name for returned in result.returns] == ["output", None, "weights"] and not result.single
+    (keys,) = {node.axis for node in walk(first.expr) if isinstance(node, Reduce) and node.op == "max"}
+    assert second.axes[3] is keys
+
+
+def test_names_and_lines_are_the_users(program: Write) -> None:
+    source = program(
+        """
+def scaled(x, factor):
+    x = x * 2
+    return x * factor
+
+def f(q, k, v, scale: float):
+    scores = (
+        q @ k.transpose(-2, -1)
+        * scale
+    )
+    scores += 1.0
+    capped = scaled(scores, 3.0)
+    return capped.softmax(-1) @ v
+"""
+    )
+    names = set(traced(source).program.names.values())
+    assert {name.name for name in names} == {"scores", "x", "capped"}
+    assert {name.line for name in names if name.name == "scores"} == {11, 15}
+    assert Name("capped", 16) in names and Name("x", 7) in names
+
+
+def test_conventional_sizes_stay_apart_until_the_program_ties_them(program: Write) -> None:
+    source = program(
+        """
+def apart(q, k, v):
+    return (q @ k.mT).softmax(-1) @ v
+
+def together(q, k, v):
+    return (q @ k.mT).masked_fill(torch.ones(q.shape[2], q.shape[2]).triu(1).bool(), -1e9).softmax(-1) @ v
+
+def grouped(q, k, v):
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    return (q @ k.mT).softmax(-1) @ v
+
+def compared(q, k, v):
+    if q.shape != k.shape:
+        raise ValueError("shapes")
+    return (q @ k.mT).softmax(-1) @ v
+"""
+    )
+
+    def sizes(name: str) -> list[str]:
+        return [str(size) for size in traced(source, name).program.inputs[1].shape]
+
+    assert sizes("apart") == ["B", "H", "S_kv", "D"]
+    assert sizes("together") == ["B", "H", "S", "D"]
+    assert sizes("grouped") == ["B", "H_kv", "S_kv", "D"]
+    assert sizes("compared") == ["B", "H", "S", "D"]
+    assert [str(condition) for condition in traced(source, "grouped").program.assumptions] == ["H % H_kv == 0"]
+
+
+def test_only_decisions_of_the_users_own_code_are_assumed(program: Write) -> None:
+    source = program(
+        """
+def f(q, k, v, window: int):
+    S = q.shape[2]
+    s = q @ k.mT
+    if S > 128 and window >= 0:
+        s = s[:, :, :, :] * 2
+    return s.softmax(-1) @ v
+"""
+    )
+    assert [str(condition) for condition in traced(source).program.assumptions] == ["S > 128", "window >= 0"]
+
+
+def test_parameters(program: Write) -> None:
+    source = program(
+        """
+def f(
+    q, k, v,
+    mask: Tensor | None = None,  # [B, 1, S, S_kv] bool
+    bias: list[Tensor] = [],  # [[H, S, S_kv], [B, 1, 1, S_kv] float32]
+    scale: float | None = None,
+    cap: float = 30.0,
+    window: int = 5,
+    causal: bool = True,
+    mode: str = "a",
+    *args,
+    dropout: Tensor | None = None,
+    **kwargs,
+):
+    s = q @ k.mT * (scale if scale is not None else q.shape[-1] ** -0.5)
+    s = cap * torch.tanh(s / cap)
+    for b in bias:
+        s = s + b
+    s = s.masked_fill(~mask, -math.inf)
+    return s.softmax(-1).to(v.dtype) @ v
+"""
+    )
+    result = traced(source)
+    shown = {}
+    for parameter in result.parameters:
+        kind = (
+            parameter.tensor.dtype if parameter.tensor else parameter.scalar.dtype if parameter.scalar else parameter.value
+        )
+        shown[parameter.name if parameter.item is None else f"{parameter.name}[{parameter.item}]"] = kind
+    assert shown == {
+        "q": ELEMENT, "k": ELEMENT, "v": ELEMENT, "mask": "bool", "bias[0]": ELEMENT, "bias[1]": "float32",
+        "scale": "None", "cap": FLOAT, "window": INT, "causal": "True", "mode": '"a"', "dropout": "None",
+    }  # fmt: skip
+    assert {parameter.name for parameter in result.parameters if parameter.broadcast} == {"mask", "bias"}
+
+
+def test_a_number_that_must_be_known_takes_its_default(program: Write) -> None:
+    source = program(
+        """
+def f(q, k, v, rounds: int = 2):
+    return sum((q @ k.mT * (i + 1)).softmax(-1) for i in range(rounds)) @ v
+"""
+    )
+    assert traced(source).parameters[3].value == "2"
+
+
+def test_shapes_can_be_given_from_outside(program: Write) -> None:
+    source = program("\ndef f(a, b):\n    return (a @ a.mT).softmax(-1) @ b\n")
+    shapes = {"a": ("B", "S", "D"), "b": ("B", "S", "D_v")}
+    assert [str(size) for size in traced(source, **shapes).program.inputs[1].shape] == ["B", "S", "D_v"]
+
+
+def test_merged_heads_are_axes_of_their_own(program: Write) -> None:
+    source = program(
+        """
+def f(q, k, v):
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).flatten(2)
+"""
+    )
+    result = traced(source)
+    assert [axis.name for axis in result.program.outputs[0].axes] == ["b", "s", "h", "d_v"]
+    assert [str(size) for size in result.returns[0].shape] == ["B", "S", "D_v * H"]
+
+
+def test_the_element_dtype_is_generic(program: Write) -> None:
+    source = program(
+        """
+def f(q, k, v):
+    s = (q @ k.mT).masked_fill(torch.ones(2, dtype=torch.bool)[0], torch.finfo(q.dtype).min)
+    return s.softmax(-1, dtype=torch.float32).type_as(v) @ v
+"""
+    )
+    result = traced(source).program
+    assert result.outputs[0].dtype == ELEMENT
+    assert Scalar("finfo_min", FLOAT) in set(walk(result.outputs[0].expr))
+    assert "float32(" in str(result) and "element(" in str(result)
