@@ -265,6 +265,10 @@ class Intercept(TorchFunctionMode):
             name = _pinning().get(func)
             if name == "scaled_dot_product_attention" or (name is not None and _symbolic(args[1:], kwargs)):
                 return self.capture.call(name, self.capture.table[name], args, kwargs)
+            if func is torch.einsum and isinstance(args[0], str):
+                # torch.einsum would look for the best order of several operands, by their sizes
+                operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+                return self.capture.call("einsum", self.capture.table["einsum"], (args[0], list(operands)), {})
             if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
                 return self._tensor(*args, **kwargs)
         except Unsupported as problem:
