@@ -29,6 +29,64 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 @triton.jit
+def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
+    """Blocks whose values meet [row_low, row_high] lie in [start, stop); in [full_start, full_stop) all values are one.
+
+    `low_ptr` and `high_ptr` hold the least and the greatest value of each of the `blocks` blocks.
+    """
+    start, stop = blocks, 0
+    full_start, full_stop, full_count = blocks, 0, 0
+    for first in tl.range(0, blocks, 128):
+        block = first + tl.arange(0, 128)
+        exists = block < blocks
+        low = tl.load(low_ptr + block, mask=exists, other=0)
+        high = tl.load(high_ptr + block, mask=exists, other=0)
+        live = exists & (low <= row_high) & (high >= row_low)
+        start = tl.minimum(start, tl.min(tl.where(live, block, blocks)))
+        stop = tl.maximum(stop, tl.max(tl.where(live, block + 1, 0)))
+        full = exists & (low == row_low) & (high == row_low) & (row_low == row_high)
+        full_start = tl.minimum(full_start, tl.min(tl.where(full, block, blocks)))
+        full_stop = tl.maximum(full_stop, tl.max(tl.where(full, block + 1, 0)))
+        full_count += tl.sum(full.to(tl.int32))
+    # a run with a gap in it is no run
+    full_stop = tl.where(full_count == full_stop - full_start, full_stop, full_start)
+    return start, stop, full_start, full_stop
+
+
+@triton.jit
+def block_bounds_kernel(
+    values_ptr, low_ptr, high_ptr, values_stride_row, values_stride_key, size, blocks, BLOCK_KEYS: tl.constexpr
+):
+    """The least and the greatest value of each block of keys: low[row, block] and high[row, block]."""
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    keys = program % blocks * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+    # past the end stands the block's own first value
+    values_ptr += row * values_stride_row
+    first = tl.load(values_ptr + (program % blocks).to(tl.int64) * BLOCK_KEYS * values_stride_key)
+    values = tl.load(values_ptr + keys.to(tl.int64) * values_stride_key, mask=keys < size, other=0)
+    values = tl.where(keys < size, values, first)
+    tl.store(low_ptr + program, tl.min(values))
+    tl.store(high_ptr + program, tl.max(values))
+
+
+def block_bounds(values, block_keys):
+    """The least and the greatest value of each block along the last dimension: two tensors [rows, blocks]."""
+    values = values.reshape(-1, values.shape[-1])
+    rows, size = values.shape
+    blocks = triton.cdiv(size, block_keys)
+    low, high = torch.empty((2, rows, blocks), dtype=values.dtype, device=values.device)
+    block_bounds_kernel[(rows * blocks,)](values, low, high, *values.stride(), size, blocks, BLOCK_KEYS=block_keys)
+    return low, high
+
+
+@triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def packed_documents_kernel(
     # tensors
     query_ptr,
@@ -36,6 +94,9 @@ def packed_documents_kernel(
     value_ptr,
     document_id_ptr,
     output_ptr,
+    # least and greatest value of each block of keys
+    document_id_low_ptr,
+    document_id_high_ptr,
     # their strides, in elements
     query_stride_b,
     query_stride_h,
@@ -126,16 +187,32 @@ def packed_documents_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
-    full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    key_blocks_2 = tl.cdiv(S, BLOCK_KEYS)
+    document_id_start, document_id_stop, document_id_full_start, document_id_full_stop = matching_blocks(
+        document_id_low_ptr + batch * key_blocks_2,
+        document_id_high_ptr + batch * key_blocks_2,
+        key_blocks_2,
+        tl.min(tl.where(rows < S, row_document_id, 2147483647), 0),
+        tl.max(tl.where(rows < S, row_document_id, -2147483647), 0),
+    )
+    live_start = document_id_start * BLOCK_KEYS
+    live_stop = tl.minimum(tl.minimum(S, (BLOCK_ROWS + row_start)), document_id_stop * BLOCK_KEYS)
+    full_start = tl.minimum(tl.maximum(live_start, document_id_full_start * BLOCK_KEYS), live_stop)
+    full_stop = tl.maximum(
+        full_start,
+        tl.minimum(tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS, document_id_full_stop * BLOCK_KEYS),
+    )
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(3):
         if part == 0:
             # blocks that need no mask
-            start, stop = 0, full_stop
-        else:
+            start, stop = full_start, full_stop
+        elif part == 1:
             # the blocks at the end of the range
             start, stop = full_stop, live_stop
+        else:
+            # the blocks at its start
+            start, stop = live_start, full_start
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
             if DESCRIPTORS:
@@ -207,24 +284,12 @@ def packed_documents(query, key, value, document_id):
         value,
         document_id,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        document_id.stride(0),
-        document_id.stride(1),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *block_bounds(document_id, block_keys),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *document_id.stride(),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         S,
         H,
@@ -248,6 +313,9 @@ def packed_documents_bidirectional_kernel(
     value_ptr,
     segment_ids_ptr,
     output_ptr,
+    # least and greatest value of each block of keys
+    segment_ids_low_ptr,
+    segment_ids_high_ptr,
     # their strides, in elements
     query_stride_b,
     query_stride_h,
@@ -336,16 +404,30 @@ def packed_documents_bidirectional_kernel(
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    # The last block may reach past the keys
-    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    key_blocks_2 = tl.cdiv(S, BLOCK_KEYS)
+    segment_ids_start, segment_ids_stop, segment_ids_full_start, segment_ids_full_stop = matching_blocks(
+        segment_ids_low_ptr + batch * key_blocks_2,
+        segment_ids_high_ptr + batch * key_blocks_2,
+        key_blocks_2,
+        tl.min(tl.where(rows < S, row_segment_ids, 2147483647), 0),
+        tl.max(tl.where(rows < S, row_segment_ids, -2147483647), 0),
+    )
+    live_start = segment_ids_start * BLOCK_KEYS
+    live_stop = tl.minimum(S, segment_ids_stop * BLOCK_KEYS)
+    full_start = tl.minimum(tl.maximum(live_start, segment_ids_full_start * BLOCK_KEYS), live_stop)
+    full_stop = tl.maximum(full_start, tl.minimum(S // BLOCK_KEYS * BLOCK_KEYS, segment_ids_full_stop * BLOCK_KEYS))
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(3):
         if part == 0:
             # blocks that need no mask
-            start, stop = 0, full_stop
-        else:
+            start, stop = full_start, full_stop
+        elif part == 1:
             # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = full_stop, live_stop
+        else:
+            # the blocks at its start
+            start, stop = live_start, full_start
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
             if DESCRIPTORS:
@@ -412,24 +494,12 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
         value,
         segment_ids,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        segment_ids.stride(0),
-        segment_ids.stride(1),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *block_bounds(segment_ids, block_keys),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *segment_ids.stride(),
+        *output.stride(),
         D ** (-0.5) * 1.4426950408889634,
         S,
         H,
@@ -454,6 +524,9 @@ def packed_documents_cross_kernel(
     query_document_ptr,
     key_document_ptr,
     output_ptr,
+    # least and greatest value of each block of keys
+    key_document_low_ptr,
+    key_document_high_ptr,
     # their strides, in elements
     query_stride_b,
     query_stride_h,
@@ -547,16 +620,30 @@ def packed_documents_cross_kernel(
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    # The last block may reach past the keys
-    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    key_blocks_2 = tl.cdiv(S_k, BLOCK_KEYS)
+    key_document_start, key_document_stop, key_document_full_start, key_document_full_stop = matching_blocks(
+        key_document_low_ptr + batch * key_blocks_2,
+        key_document_high_ptr + batch * key_blocks_2,
+        key_blocks_2,
+        tl.min(tl.where(rows < S_q, query_document, 2147483647), 0),
+        tl.max(tl.where(rows < S_q, query_document, -2147483647), 0),
+    )
+    live_start = key_document_start * BLOCK_KEYS
+    live_stop = tl.minimum(S_k, key_document_stop * BLOCK_KEYS)
+    full_start = tl.minimum(tl.maximum(live_start, key_document_full_start * BLOCK_KEYS), live_stop)
+    full_stop = tl.maximum(full_start, tl.minimum(S_k // BLOCK_KEYS * BLOCK_KEYS, key_document_full_stop * BLOCK_KEYS))
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(3):
         if part == 0:
             # blocks that need no mask
-            start, stop = 0, full_stop
-        else:
+            start, stop = full_start, full_stop
+        elif part == 1:
             # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = full_stop, live_stop
+        else:
+            # the blocks at its start
+            start, stop = live_start, full_start
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
             if DESCRIPTORS:
@@ -575,7 +662,7 @@ def packed_documents_cross_kernel(
                 scores = tl.where(
                     (keys < S_k)[None, :] & (query_document[:, None] == key_document[None, :]), scores, float("-inf")
                 )
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -628,26 +715,13 @@ def packed_documents_cross(query, key, value, query_document, key_document):
         query_document,
         key_document,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        query_document.stride(0),
-        query_document.stride(1),
-        key_document.stride(0),
-        key_document.stride(1),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *block_bounds(key_document, block_keys),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *query_document.stride(),
+        *key_document.stride(),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,

@@ -29,6 +29,12 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 @triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def sdpa_kernel(
     # tensors
     query_ptr,
@@ -187,22 +193,10 @@ def sdpa(query, key, value):
         key,
         value,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         1.4426950408889634 / math.sqrt(D),
         S,
@@ -265,9 +259,11 @@ def sdpa_causal_kernel(
     """sdpa_causal, with exponentials in base 2:
 
         t0[b, h, i, j] = where(j < S_k and j <= i, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
-        t1[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j t0[b, h, i,
-            j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = (Σ_j t1[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j t1[b, h, i, j])
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
+            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d_v] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j
+            t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -333,7 +329,7 @@ def sdpa_causal_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -351,7 +347,7 @@ def sdpa_causal_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -381,22 +377,10 @@ def sdpa_causal(query, key, value):
         key,
         value,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,
@@ -541,7 +525,7 @@ def sdpa_boolean_mask_kernel(
             scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -590,25 +574,13 @@ def sdpa_boolean_mask(query, key, value, mask):
         value,
         mask,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
         mask.stride(0),
         mask.stride(2),
         mask.stride(3),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,
@@ -756,7 +728,7 @@ def sdpa_additive_mask_kernel(
             if part > 0:
                 visible = keys < S_k
                 scores = tl.where(visible[None, :], scores, float("-inf"))
-            running_max = tl.maximum(running_max, tl.max(scores, 1))
+            running_max = tl.maximum(running_max, tl.reduce(scores, 1, nan_max))
             scores_2 = total * scale_2 + bias.to(tl.float32) * 1.4426950408889634
             if part > 0:
                 visible_2 = keys < S_k
@@ -810,26 +782,11 @@ def sdpa_additive_mask(query, key, value, bias):
         value,
         bias,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        bias.stride(0),
-        bias.stride(1),
-        bias.stride(2),
-        bias.stride(3),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *bias.stride(),
+        *output.stride(),
         math.sqrt(D),
         1.4426950408889634 / math.sqrt(D),
         S_q,
@@ -1001,22 +958,10 @@ def sdpa_scale(query, key, value, scale):
         key,
         value,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
         scale * 1.4426950408889634,
         S_q,
         H,
@@ -1075,9 +1020,11 @@ def sdpa_grouped_kernel(
 
         t0[b, h, i, j] = where(j < S and j <= i, Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2],
             -inf)
-        t1[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j t0[b, h, i,
-            j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j t1[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j t1[b, h, i, j])
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
+            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h // (H // H_kv), j, d])
+            / (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -1143,7 +1090,7 @@ def sdpa_grouped_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
             if part > 0:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -1161,7 +1108,7 @@ def sdpa_grouped_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1192,22 +1139,10 @@ def sdpa_grouped(query, key, value):
         key,
         value,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         S,
         H,
@@ -1344,7 +1279,7 @@ def sdpa_merged_heads_kernel(
             )
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -1392,24 +1327,11 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
         value,
         key_padding_mask,
         output,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        query.stride(3),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        key.stride(3),
-        value.stride(0),
-        value.stride(1),
-        value.stride(2),
-        value.stride(3),
-        key_padding_mask.stride(0),
-        key_padding_mask.stride(1),
-        output.stride(0),
-        output.stride(1),
-        output.stride(2),
-        output.stride(3),
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *key_padding_mask.stride(),
+        *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
         S,
         H,
@@ -1422,7 +1344,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
         num_warps=warps,
         num_stages=stages,
     )
-    return output
+    return output.view(B, S, D * H)
 
 
 def expect(name, tensor, shape, dtypes, device):

@@ -87,4 +87,4 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
 
 
 def _is_limit(expr: Expr) -> bool:
-    return isinstance(expr, Scalar) and expr.name.startswith("finfo_")
+    return any(isinstance(node, Scalar) and node.name.startswith("finfo_") for node in walk(expr))

@@ -33,6 +33,7 @@ class Kernel:
     numbers: tuple[tuple[str, Expr], ...]  # parameter, what the host computes for it
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
+    tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     helpers: frozenset[str]
 
@@ -59,6 +60,7 @@ class _KernelWriter:
             self.names.taken.add(grid_name(axis))
         self.tiles = TileWriter(schedule, self.names, source_name)
         self.ranges: dict[str, str] = {}
+        self.tables: dict[Tensor, None] = {}
 
     @property
     def block(self) -> Block:
@@ -171,12 +173,15 @@ class _KernelWriter:
         """Name the ends of the loops: keys that some row of the tile sees (live), and that every row sees (full)."""
         tiles, block, keys = self.tiles, self.block, self.schedule.keys
         size = tiles.size(self.roles.stream.extent)
-        bounded = any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop))
+        bounded = self.schedule.matched or any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop))
         if bounded:
             block.comment("Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)")
         else:
             block.comment("The last block may reach past the keys")
         self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
+        if self.schedule.matched:
+            self._matched_bounds(size)
+            return
         if keys.live_start is not None:
             start = self._clamped(keys.live_start)
             block.add(f"live_start = {start} // BLOCK_KEYS * BLOCK_KEYS")
@@ -193,6 +198,44 @@ class _KernelWriter:
         if keys.full_start is not None or keys.live_start is not None:
             stop = f"tl.maximum({self.ranges['full_start']}, {stop})"
         block.add(f"full_stop = {stop}")
+
+    def _matched_bounds(self, size: str) -> None:
+        """Bounds where a value of the row must equal one of the key: those of `_bounds`, met with each match's."""
+        tiles, block, keys = self.tiles, self.block, self.schedule.keys
+        live_start = [f"{self._clamped(keys.live_start)} // BLOCK_KEYS * BLOCK_KEYS"] if keys.live_start is not None else []
+        live_stop = [size] + ([self._clamped(keys.live_stop)] if keys.live_stop is not None else [])
+        full_start = (
+            [f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS"] if keys.full_start is not None else []
+        )
+        full_stop = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
+        full_stops = [f"{full_stop} // BLOCK_KEYS * BLOCK_KEYS"]
+        blocks = self.names.fresh("key_blocks")
+        block.add(f"{blocks} = tl.cdiv({size}, BLOCK_KEYS)")
+        for match in self.schedule.matched:
+            load = match.key_value
+            row: Expr = build.integer(0)
+            for index, extent in zip(load.index[:-1], load.tensor.shape[:-1], strict=True):
+                row = build.op("add", build.op("mul", row, extent), index)
+            name = load.tensor.name
+            self.tables.setdefault(load.tensor)
+            tiles.helpers.add("matching_blocks")
+            offset = f"{tiles.value(row, bind=False).within(9)} * {blocks}"
+            first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
+            full, end = self.names.fresh(f"{name}_full_start"), self.names.fresh(f"{name}_full_stop")
+            ends = ", ".join(tiles.value(bound, bind=False).text for bound in (match.row_bounds.low, match.row_bounds.high))
+            block.add(
+                f"{first}, {stop}, {full}, {end} = matching_blocks("
+                f"{name}_low_ptr + {offset}, {name}_high_ptr + {offset}, {blocks}, {ends})"
+            )
+            live_start.append(f"{first} * BLOCK_KEYS")
+            live_stop.append(f"{stop} * BLOCK_KEYS")
+            full_start.append(f"{full} * BLOCK_KEYS")
+            full_stops.append(f"{end} * BLOCK_KEYS")
+        block.add(f"live_start = {_folded('tl.maximum', live_start)}")
+        block.add(f"live_stop = {_folded('tl.minimum', live_stop)}")
+        block.add(f"full_start = tl.minimum({_folded('tl.maximum', ['live_start', *full_start])}, live_stop)")
+        block.add(f"full_stop = tl.maximum(full_start, {_folded('tl.minimum', full_stops)})")
+        self.ranges = {"live_start": "live_start", "live_stop": "live_stop", "full_start": "full_start"}
 
     def _clamped(self, bound: Expr) -> str:
         code = self.tiles.value(bound, bind=False)
@@ -287,9 +330,11 @@ class _KernelWriter:
         if node.op == "sum":
             raise Diagnostic("FL306", "a running sum that moves others", hint="normalise after the product instead")
         term = tiles.reduced(node.op, node.arg, node.axis)
-        function = {"max": "tl.maximum", "min": "tl.minimum"}[node.op]
+        function = {"max": "tl.maximum({}, {})", "min": "tl.minimum({}, {})"}[node.op]
+        if node.op == "max" and tiles.keeps_nan(node.arg, node.axis):
+            function = "nan_max({}, {})"
         new = self.names.fresh(variable.text.replace("running", "new"))
-        tiles.block.add(f"{new} = {function}({variable.text}, {term.text})")
+        tiles.block.add(f"{new} = {function.format(variable.text, term.text)}")
         # while a row has seen nothing but -inf, any finite reference will do: its weights are zero
         safe = self.names.fresh(variable.text.replace("running", "finite"))
         neutral = NEUTRAL[node.op]
@@ -364,6 +409,9 @@ class _KernelWriter:
         lines: list[str] = []
         lines.append("# tensors")
         lines.append(", ".join(f"{item.name}_ptr" for item in (*tensors, *outputs)) + ",")
+        if self.tables:
+            lines.append("# least and greatest value of each block of keys")
+            lines.append(", ".join(f"{tensor.name}_low_ptr, {tensor.name}_high_ptr" for tensor in self.tables) + ",")
         lines.append("# their strides, in elements")
         for item in (*tensors, *outputs):
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
@@ -404,9 +452,18 @@ class _KernelWriter:
             numbers,
             sizes,
             widths,
+            tuple(self.tables),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             frozenset(tiles.helpers),
         )
+
+
+def _folded(function: str, items: list[str]) -> str:
+    """The items under a function of two arguments."""
+    text = items[0]
+    for item in items[1:]:
+        text = f"{function}({text}, {item})"
+    return text
 
 
 def distinct(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:

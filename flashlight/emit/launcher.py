@@ -142,10 +142,9 @@ class _Body:
         )
         lines.append(f"{kernel.name}[({grid},)](")
         lines.append("    " + ", ".join(item.name for item in (*kernel.tensors, *kernel.outputs)) + ",")
-        strides: dict[str, list[str]] = {}
-        for name, dimension in kernel.strides:
-            strides.setdefault(name, []).append(f"{name}.stride({dimension})")
-        lines += ["    " + ", ".join(items) + "," for items in strides.values()]
+        if kernel.tables:
+            lines.append("    " + ", ".join(f"*block_bounds({tensor.name}, block_keys)" for tensor in kernel.tables) + ",")
+        lines.append("    " + ", ".join(self._strides()) + ",")
         if kernel.numbers:
             lines.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
         if kernel.sizes:
@@ -162,8 +161,31 @@ class _Body:
             lines.append(f"    PRECISION=precision({self.first.name}),")
         lines.append("    num_warps=warps, num_stages=stages,")
         lines.append(")")
-        names = ", ".join(output.name for output in kernel.outputs)
-        return [*lines, f"return {names}"]
+        shapes = {output.name: tuple(axis.extent for axis in output.axes) for output in kernel.outputs}
+        returned = []
+        for item in self.traced.returns:
+            if item.name is None:
+                returned.append("None")
+            elif item.shape == shapes[item.name]:
+                returned.append(item.name)
+            else:
+                # dimensions that the user merges are axes of their own in the kernel
+                returned.append(f"{item.name}.view{_tuple([python(size) for size in item.shape])}")
+        text = ", ".join(returned)
+        return [*lines, f"return {text}" if self.traced.single else f"return ({text},)"]
+
+    def _strides(self) -> list[str]:
+        """The strides that the kernel takes, all of a tensor's at once where it takes them all."""
+        used: dict[str, list[int]] = {}
+        for name, dimension in self.kernel.strides:
+            used.setdefault(name, []).append(dimension)
+        ranks = {tensor.name: len(tensor.shape) for tensor in self.kernel.tensors}
+        ranks |= {output.name: len(output.axes) for output in self.kernel.outputs}
+        texts: list[str] = []
+        for name, dimensions in used.items():
+            whole = dimensions == list(range(ranks[name]))
+            texts += [f"*{name}.stride()"] if whole else [f"{name}.stride({dimension})" for dimension in dimensions]
+        return texts
 
     def _number(self, expr: Expr) -> str:
         text = python(expr)

@@ -65,6 +65,64 @@ def power(base, exponent):
     """base ** exponent for a nonnegative base."""
     return tl.where(base > 0.0, tl.exp2(exponent * tl.log2(base)), tl.where(exponent == 0.0, 1.0, 0.0))
 ''',
+    "nan_max": '''
+@triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "matching_blocks": '''
+@triton.jit
+def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
+    """Blocks whose values meet [row_low, row_high] lie in [start, stop); in [full_start, full_stop) all values are one.
+
+    `low_ptr` and `high_ptr` hold the least and the greatest value of each of the `blocks` blocks.
+    """
+    start, stop = blocks, 0
+    full_start, full_stop, full_count = blocks, 0, 0
+    for first in tl.range(0, blocks, 128):
+        block = first + tl.arange(0, 128)
+        exists = block < blocks
+        low = tl.load(low_ptr + block, mask=exists, other=0)
+        high = tl.load(high_ptr + block, mask=exists, other=0)
+        live = exists & (low <= row_high) & (high >= row_low)
+        start = tl.minimum(start, tl.min(tl.where(live, block, blocks)))
+        stop = tl.maximum(stop, tl.max(tl.where(live, block + 1, 0)))
+        full = exists & (low == row_low) & (high == row_low) & (row_low == row_high)
+        full_start = tl.minimum(full_start, tl.min(tl.where(full, block, blocks)))
+        full_stop = tl.maximum(full_stop, tl.max(tl.where(full, block + 1, 0)))
+        full_count += tl.sum(full.to(tl.int32))
+    # a run with a gap in it is no run
+    full_stop = tl.where(full_count == full_stop - full_start, full_stop, full_start)
+    return start, stop, full_start, full_stop
+
+
+@triton.jit
+def block_bounds_kernel(
+    values_ptr, low_ptr, high_ptr, values_stride_row, values_stride_key, size, blocks, BLOCK_KEYS: tl.constexpr
+):
+    """The least and the greatest value of each block of keys: low[row, block] and high[row, block]."""
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    keys = program % blocks * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+    # past the end stands the block's own first value
+    values_ptr += row * values_stride_row
+    first = tl.load(values_ptr + (program % blocks).to(tl.int64) * BLOCK_KEYS * values_stride_key)
+    values = tl.load(values_ptr + keys.to(tl.int64) * values_stride_key, mask=keys < size, other=0)
+    values = tl.where(keys < size, values, first)
+    tl.store(low_ptr + program, tl.min(values))
+    tl.store(high_ptr + program, tl.max(values))
+
+
+def block_bounds(values, block_keys):
+    """The least and the greatest value of each block along the last dimension: two tensors [rows, blocks]."""
+    values = values.reshape(-1, values.shape[-1])
+    rows, size = values.shape
+    blocks = triton.cdiv(size, block_keys)
+    low, high = torch.empty((2, rows, blocks), dtype=values.dtype, device=values.device)
+    block_bounds_kernel[(rows * blocks,)](values, low, high, *values.stride(), size, blocks, BLOCK_KEYS=block_keys)
+    return low, high
+''',
     "floor_divide": '''
 @triton.jit
 def floor_divide(a, b):

@@ -7,6 +7,7 @@ which axes its factors have, not because of where in an attention program it sta
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
@@ -479,7 +480,18 @@ class TileWriter:
         if function is None:
             raise Diagnostic("FL305", f"a reduction by `{op}` has no form in a kernel", hint="use sum, max or min")
         kept = tuple(a for a in axes if a is not axis)
+        if op == "max" and self.keeps_nan(arg, axis):
+            self.helpers.add("nan_max")
+            return Code(f"tl.reduce({text}, {axes.index(axis)}, nan_max)", ATOM, kept, code.dtype)
         return Code(f"{function}({text}, {axes.index(axis)})", ATOM, kept, code.dtype)
+
+    def keeps_nan(self, arg: Expr, axis: Axis) -> bool:
+        """Whether a maximum must be NaN where a value is: it is used beside the sums that would show it anyway."""
+        node = Reduce("max", arg, axis)
+        chained = [item.reduce for one in self.schedule.passes for item in one.accumulators if item.reduce.op == "sum"]
+        inside = {inner for reduction in chained for inner in walk(reduction.arg)}
+        outside = set(_above(self._roots(), chained))
+        return is_float(arg) and node in outside or (is_float(arg) and node not in inside)
 
     def dot(self, body: Expr, axis: Axis, accumulator: str | None = None) -> Code | None:
         """``tl.dot`` if the body is a product of one factor a side: rows by axis and axis by columns."""
@@ -545,6 +557,19 @@ class TileWriter:
                 product = Code(f"{product.along(axes, 8)} * {code.along(axes, 9)}", 8, axes, FLOAT32)
         assert product is not None
         return product
+
+
+def _above(roots: list[Expr], stops: list[Reduce]) -> Iterator[Expr]:
+    """The nodes that are reached from the roots without passing through one of ``stops``."""
+    seen: set[Expr] = set()
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node in stops:
+            continue
+        seen.add(node)
+        yield node
+        waiting.extend(node.children)
 
 
 def representative(axis: Axis, axes: tuple[Axis, ...]) -> Axis:

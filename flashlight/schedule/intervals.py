@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flashlight.ir import build, integers
-from flashlight.ir.expr import BOOL, INT, Axis, Expr, Iota, Load, Map, Reduce, Scalar, is_int
-from flashlight.ir.program import substitute
+from flashlight.ir.expr import INT, Axis, Expr, Iota, Load, Map, Reduce, Scalar, is_int
 
 ROW_START = Scalar("row_start", INT)
 BLOCK_ROWS = Scalar("BLOCK_ROWS", INT, True)
 """The first row of a tile, and how many it has."""
 
 Bound = Expr | None
+_MOST = 2**31 - 1
+"""Stands for the value of rows past the last: it must not widen the bounds of the tile."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def interval(expr: Expr, rows: Axis) -> Interval | None:
         last = build.op("add", ROW_START, build.op("sub", BLOCK_ROWS, build.integer(1)))
         return Interval(ROW_START, last)
     if isinstance(expr, Load):
-        return Interval(Reduce("min", expr, rows), Reduce("max", expr, rows))
+        inside = build.op("lt", Iota(rows), rows.extent)
+        low, high = (build.where(inside, expr, build.integer(end)) for end in (_MOST, -_MOST))
+        return Interval(Reduce("min", low, rows), Reduce("max", high, rows))
     if not isinstance(expr, Map):
         return None
     if expr.op in ("add", "sub", "neg", "mul"):
@@ -217,7 +220,7 @@ class Matched:
     """
 
     condition: Expr
-    key_value: Expr
+    key_value: Load
     row_value: Expr
     row_bounds: Interval
 
@@ -227,15 +230,22 @@ def matched(condition: Expr, rows: Axis, stream: Axis) -> Matched | None:
     if not (isinstance(condition, Map) and condition.op == "eq" and all(map(is_int, condition.args))):
         return None
     for row_value, key_value in (condition.args, condition.args[::-1]):
-        if stream in key_value.axes and rows not in key_value.axes and stream not in row_value.axes:
+        if _is_row_of_keys(key_value, rows, stream) and stream not in row_value.axes:
             bounds = interval(row_value, rows)
-            if bounds is not None:
+            if bounds is not None and isinstance(key_value, Load):
                 return Matched(condition, key_value, row_value, bounds)
     return None
 
 
-def at_rows(expr: Expr, rows: Axis, position: Expr) -> Expr:
-    return substitute(expr, {Iota(rows): position})
+def _is_row_of_keys(value: Expr, rows: Axis, stream: Axis) -> bool:
+    """Whether the value is loaded from a tensor whose last dimension runs over the keys."""
+    return (
+        isinstance(value, Load)
+        and rows not in value.axes
+        and value.index[-1] is Iota(stream)
+        and value.tensor.shape[-1] is stream.extent
+        and not any(stream in index.axes for index in value.index[:-1])
+    )
 
 
-__all__ = ["BOOL", "Interval", "Keys", "Matched", "conjunction", "conjuncts", "interval", "keys", "matched"]
+__all__ = ["Interval", "Keys", "Matched", "conjunction", "conjuncts", "interval", "keys", "matched"]
