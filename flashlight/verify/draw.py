@@ -167,7 +167,7 @@ def _drawn(parameter: Parameter, operand: bool) -> st.SearchStrategy[Drawn]:
     tensor = parameter.tensor
     assert tensor is not None
     rank = len(tensor.shape)
-    values = VALUES if tensor.dtype in FLOATS else ("normal", "normal", "all", "none")
+    values: tuple[str, ...] = VALUES if tensor.dtype in FLOATS else ("normal", "normal", "all", "none")
     if operand:
         # half of a vector -inf is no mask: whether 0 * -inf arises would hang on when a weight underflows
         values = tuple(value for value in values if value != "infinities")
