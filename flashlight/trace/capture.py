@@ -50,7 +50,7 @@ class TracedTensor(torch.Tensor):
     ) -> Any:
         raise Unsupported("FL302", f"{func} was called outside of the trace")
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"TracedTensor(shape={list(self._value.shape)}, dtype={self._value.dtype})"
 
     @property
@@ -84,7 +84,7 @@ class TracedTensor(torch.Tensor):
         self._seen = self._base_tensor.version
 
 
-class Capture(ProxyTorchDispatchMode):
+class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """The mode in which every operator gives a `TracedTensor`."""
 
     @classmethod
@@ -93,7 +93,7 @@ class Capture(ProxyTorchDispatchMode):
         return False
 
     def __init__(self, context: Context, names: Names) -> None:
-        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call, unused-ignore]
         self.enter_stack = []
         self.pre_dispatch = True
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY

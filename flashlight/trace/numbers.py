@@ -261,7 +261,8 @@ def wrap(sizes: Sizes, expr: Expr) -> Any:
     if isinstance(expr, Const):
         return expr.value
     node = Node(sizes, expr)
-    return torch.SymInt(node) if node.is_int() else torch.SymBool(node) if node.is_bool() else torch.SymFloat(node)
+    kind: Any = torch.SymInt if node.is_int() else torch.SymBool if node.is_bool() else torch.SymFloat
+    return kind(node)
 
 
 def unwrap(number: Any) -> Expr:

@@ -32,6 +32,8 @@ class Inputs:
     flexible: dict[Scalar, Scalar] = field(default_factory=dict)
     pinnable: set[Scalar] = field(default_factory=set)
     """Numbers with a default, which the program may be specialised to."""
+    fixed: dict[str, Expr] = field(default_factory=dict)
+    """Numbers that the trace replaces by others."""
 
 
 def inputs(
@@ -63,6 +65,11 @@ def inputs(
             result.parameters.append(Parameter(parameter.name, tensor=tensor))
         else:
             result.parameters.append(_number(source, parameter, result, defaults, pinned))
+            scalar = result.parameters[-1].scalar
+            if scalar is not None and scalar.name in ties:
+                result.fixed[scalar.name] = ties[scalar.name]
+            if scalar is not None and scalar.name in samples:
+                result.hints[scalar] = samples[scalar.name]
     return result
 
 

@@ -33,8 +33,10 @@ class Retry(Exception):
         ties: Mapping[Scalar, Expr] | None = None,
         multiples: Mapping[Expr, Expr] | None = None,
         pinned: Scalar | None = None,
+        samples: Mapping[Scalar, int] | None = None,
     ) -> None:
         super().__init__("the samples do not fit")
         self.ties = dict(ties or {})
         self.multiples = dict(multiples or {})
         self.pinned = pinned
+        self.samples = dict(samples or {})

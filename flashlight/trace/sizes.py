@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Set
 
 from flashlight.ir import build, integers
 from flashlight.ir.expr import BOOL, INT, Const, Expr, Map, Scalar
+from flashlight.ir.integers import known_size
 from flashlight.trace.problems import Inconsistent, Retry
 
 Number = float | int | bool
@@ -99,6 +100,9 @@ class Sizes:
         left, right = self.simplify(left), self.simplify(right)
         if self.same(left, right):
             return left if _plainness(left) <= _plainness(right) else right
+        common, ours, theirs = _cancelled(left, right)
+        if common is not _ONE:
+            return self.simplify(integers.mul(common, self.unify(ours, theirs, what)))
         for one, other in ((left, right), (right, left)):
             if isinstance(one, Scalar) and one in self.flexible and isinstance(other, (Scalar, Const)):
                 raise Retry(ties={one: other})
@@ -109,7 +113,20 @@ class Sizes:
             divisor = _divisor_of(whole, product)
             if divisor is not None:
                 raise Retry(multiples={whole: divisor})
+            self._refit(whole, product)
         raise Inconsistent(f"{what} {left} and {right} differ")
+
+    def _refit(self, whole: Expr, product: Expr) -> None:
+        """Trace anew where a number of the caller's, such as how often heads are repeated, can make the sizes equal."""
+        poly = integers.polynomial(product)
+        if len(poly) != 1:
+            return
+        for scalar in next(iter(poly)):
+            if isinstance(scalar, Scalar) and not scalar.positive:
+                rest = int(self.sample(product)) // max(int(self.sample(scalar)), 1)
+                value, left = divmod(int(self.sample(whole)), max(rest, 1))
+                if value > 0 and not left and value != self.sample(scalar):
+                    raise Retry(samples={scalar: value})
 
     def assume_equal(self, left: Expr, right: Expr) -> None:
         for whole, product in ((left, right), (right, left)):
@@ -145,7 +162,7 @@ class Sizes:
         if record:
             taken = condition if result else build.op("not", condition)
             gap = _gap(taken)
-            if gap is None or not any(other is gap for other in map(_gap, self.assumptions)):
+            if gap is None or not any(_implies(other, gap) for other in map(_gap, self.assumptions)):
                 self.assumptions[taken] = None
         return result
 
@@ -194,6 +211,35 @@ def _gap(condition: Expr) -> Expr | None:
         "le": lambda: integers.sub(right, left),
         "lt": lambda: integers.sub(integers.sub(right, left), _ONE),
     }.get(condition.op, lambda: None)()
+
+
+def _implies(known: Expr | None, gap: Expr) -> bool:
+    """Whether gap >= 0 follows from known >= 0."""
+    spare = None if known is None else integers.sub(gap, known)
+    return isinstance(spare, Const) and spare.value >= 0
+
+
+def _cancelled(left: Expr, right: Expr) -> tuple[Expr, Expr, Expr]:
+    """The common factor of two products of sizes, and what is left of each."""
+    ours, theirs = integers.polynomial(left), integers.polynomial(right)
+    if len(ours) != 1 or len(theirs) != 1:
+        return _ONE, left, right
+    ((mine, one),), ((yours, two),) = ours.items(), theirs.items()
+    factor = math.gcd(one, two)
+    atoms = []
+    rest = list(yours)
+    for atom in mine:
+        if atom in rest and known_size(atom):
+            rest.remove(atom)
+            atoms.append(atom)
+    kept = list(mine)
+    for atom in atoms:
+        kept.remove(atom)
+    return (
+        integers.expression({tuple(atoms): factor}),
+        integers.expression({tuple(kept): one // factor}),
+        integers.expression({tuple(rest): two // factor}),
+    )
 
 
 def nonnegative(expr: Expr) -> bool:

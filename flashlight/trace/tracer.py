@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.ir.expr import Const, Expr, Scalar, walk
 from flashlight.ir.program import Name, Output, Program
 from flashlight.source.model import Source, Target
+from flashlight.trace.branches import discharged
 from flashlight.trace.capture import Capture, Intercept
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located_in
@@ -45,28 +47,55 @@ def trace(source: Source, target: Target, shapes: Mapping[str, Sequence[str]] | 
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    ties: dict[str, Expr] = {}
-    samples: dict[str, int] = {}
-    pinned: set[str] = set()
-    for attempt in range(ATTEMPTS):
-        given = inputs(source, target, overrides, ties, samples, defaults, pinned)
-        sizes = Sizes(given.hints, given.flexible, given.pinnable)
-        try:
-            with symbolic(module, sizes, element):
-                return _run(source, target, function, given, sizes, DTypes(element))
-        except Retry as retry:
-            ties |= {scalar.name: other for scalar, other in retry.ties.items()}
-            pinned |= {retry.pinned.name} if retry.pinned is not None else set()
-            for whole, divisor in retry.multiples.items():
-                _refit(samples, sizes, whole, divisor)
-        except Diagnostic as diagnostic:
-            if not given.flexible or attempt == ATTEMPTS - 1 or diagnostic.code not in ("FL202", "FL305"):
-                raise
-            # the convention kept sizes apart that this program takes to be equal
-            ties |= {scalar.name: other for scalar, other in given.flexible.items()}
-    raise Diagnostic(
-        "FL202", f"no sample sizes fit `{target.name}`", "state the shapes of its parameters", path=source.path
-    )
+    job = _Job(source, target, module, function, element, overrides, defaults)
+    return _traced_under(job, {})
+
+
+def _traced_under(job: _Job, given_ties: Mapping[str, Expr]) -> Traced:
+    traced, ties = job.trace(given_ties)
+    return discharged(traced, lambda more: _traced_under(job, {**ties, **more}))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that an attempt needs but the samples."""
+
+    source: Source
+    target: Target
+    module: ModuleType
+    function: Any
+    element: torch.dtype
+    overrides: Mapping[str, tuple[str, ...]]
+    defaults: Mapping[str, Any]
+
+    def trace(self, given_ties: Mapping[str, Expr]) -> tuple[Traced, Mapping[str, Expr]]:
+        """The program, with some sizes and numbers replaced, and the replacements that it took."""
+        ties = dict(given_ties)
+        samples: dict[str, int] = {}
+        pinned: set[str] = set()
+        for attempt in range(ATTEMPTS):
+            given = inputs(self.source, self.target, self.overrides, ties, samples, self.defaults, pinned)
+            sizes = Sizes(given.hints, given.flexible, given.pinnable)
+            try:
+                with symbolic(self.module, sizes, self.element):
+                    return _run(self.source, self.target, self.function, given, sizes, DTypes(self.element)), ties
+            except Retry as retry:
+                ties |= {scalar.name: other for scalar, other in retry.ties.items()}
+                samples |= {scalar.name: number for scalar, number in retry.samples.items()}
+                pinned |= {retry.pinned.name} if retry.pinned is not None else set()
+                for whole, divisor in retry.multiples.items():
+                    _refit(samples, sizes, whole, divisor)
+            except Diagnostic as diagnostic:
+                if not given.flexible or attempt == ATTEMPTS - 1 or diagnostic.code not in ("FL202", "FL305"):
+                    raise
+                # the convention kept sizes apart that this program takes to be equal
+                ties |= {scalar.name: other for scalar, other in given.flexible.items()}
+        raise Diagnostic(
+            "FL202",
+            f"no sample sizes fit `{self.target.name}`",
+            "state the shapes of its parameters",
+            path=self.source.path,
+        )
 
 
 def _refit(samples: dict[str, int], sizes: Sizes, whole: Expr, divisor: Expr) -> None:
@@ -136,7 +165,8 @@ def _arguments(given: Inputs, capture: Capture) -> dict[str, Any]:
             else:
                 arguments.setdefault(parameter.name, []).append(made)
         elif parameter.scalar is not None:
-            arguments[parameter.name] = wrap(capture.context.sizes, parameter.scalar)
+            fixed = given.fixed.get(parameter.name, parameter.scalar)
+            arguments[parameter.name] = wrap(capture.context.sizes, fixed)
     return arguments
 
 

@@ -19,9 +19,10 @@ from flashlight.trace.load import load
 
 # all different, none a sample size, and divisible where programs ask for it
 SIZES = {
-    "B": 2, "H": 6, "H_kv": 3, "S": 12, "S_q": 7, "S_k": 11, "S_kv": 11, "D": 8, "D_v": 6, "E": 12, "N": 3, "M": 3, "P": 7, "T": 324,
+    "B": 2, "H": 6, "H_kv": 3, "S": 12, "S_q": 7, "S_k": 11, "S_kv": 11, "S_max": 13, "D": 8, "D_v": 6, "E": 12,
+    "N": 3, "M": 3, "P": 7, "R": 3, "T": 324, "W": 2, "BW": 4,
 }  # fmt: skip
-NUMBERS: dict[str, float] = {"heads": 3, "window": 3}
+NUMBERS: dict[str, float] = {"heads": 3, "window": 3, "n_rep": 2}
 
 
 def value(expr: Expr, numbers: Mapping[str, float]) -> float:

@@ -17,16 +17,14 @@ def traced(source: Source, name: str = "f", **shapes: tuple[str, ...]) -> Traced
 
 
 def test_softmax_and_the_product_with_the_values_share_one_axis(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(
     q: Tensor,  # [B, H, S, D]
     k: Tensor,  # [B, H, S, D]
     v: Tensor,  # [B, H, S, D]
 ):
     return torch.softmax(q @ k.mT, -1) @ v
-"""
-    )
+""")
     result = traced(source).program
     output = result.outputs[0]
     over_keys = [node for node in walk(output.expr) if isinstance(node, Reduce) and node.axis.name != "d"]
@@ -38,13 +36,11 @@ def f(
 
 
 def test_weights_returned_as_a_second_output_share_the_axis_too(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(q, k, v):
     weights = torch.softmax(q @ k.mT, -1)
     return weights @ v, None, weights
-"""
-    )
+""")
     result = traced(source)
     first, second = result.program.outputs
     assert [returned.name for returned in result.returns] == ["output", None, "weights"] and not result.single
@@ -53,8 +49,7 @@ def f(q, k, v):
 
 
 def test_names_and_lines_are_the_users(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def scaled(x, factor):
     x = x * 2
     return x * factor
@@ -67,8 +62,7 @@ def f(q, k, v, scale: float):
     scores += 1.0
     capped = scaled(scores, 3.0)
     return capped.softmax(-1) @ v
-"""
-    )
+""")
     names = set(traced(source).program.names.values())
     assert {name.name for name in names} == {"scores", "x", "capped"}
     assert {name.line for name in names if name.name == "scores"} == {11, 15}
@@ -76,8 +70,7 @@ def f(q, k, v, scale: float):
 
 
 def test_conventional_sizes_stay_apart_until_the_program_ties_them(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def apart(q, k, v):
     return (q @ k.mT).softmax(-1) @ v
 
@@ -93,8 +86,7 @@ def compared(q, k, v):
     if q.shape != k.shape:
         raise ValueError("shapes")
     return (q @ k.mT).softmax(-1) @ v
-"""
-    )
+""")
 
     def sizes(name: str) -> list[str]:
         return [str(size) for size in traced(source, name).program.inputs[1].shape]
@@ -107,22 +99,19 @@ def compared(q, k, v):
 
 
 def test_only_decisions_of_the_users_own_code_are_assumed(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(q, k, v, window: int):
     S = q.shape[2]
     s = q @ k.mT
     if S > 128 and window >= 0:
         s = s[:, :, :, :] * 2
     return s.softmax(-1) @ v
-"""
-    )
+""")
     assert [str(condition) for condition in traced(source).program.assumptions] == ["S > 128", "window >= 0"]
 
 
 def test_parameters(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(
     q, k, v,
     mask: Tensor | None = None,  # [B, 1, S, S_kv] bool
@@ -142,14 +131,12 @@ def f(
         s = s + b
     s = s.masked_fill(~mask, -math.inf)
     return s.softmax(-1).to(v.dtype) @ v
-"""
-    )
+""")
     result = traced(source)
     shown = {}
     for parameter in result.parameters:
-        kind = (
-            parameter.tensor.dtype if parameter.tensor else parameter.scalar.dtype if parameter.scalar else parameter.value
-        )
+        typed = parameter.tensor or parameter.scalar
+        kind = parameter.value if typed is None else typed.dtype
         shown[parameter.name if parameter.item is None else f"{parameter.name}[{parameter.item}]"] = kind
     assert shown == {
         "q": ELEMENT, "k": ELEMENT, "v": ELEMENT, "mask": "bool", "bias[0]": ELEMENT, "bias[1]": "float32",
@@ -159,12 +146,10 @@ def f(
 
 
 def test_a_number_that_must_be_known_takes_its_default(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(q, k, v, rounds: int = 2):
     return sum((q @ k.mT * (i + 1)).softmax(-1) for i in range(rounds)) @ v
-"""
-    )
+""")
     assert traced(source).parameters[3].value == "2"
 
 
@@ -175,27 +160,58 @@ def test_shapes_can_be_given_from_outside(program: Write) -> None:
 
 
 def test_merged_heads_are_axes_of_their_own(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(q, k, v):
     out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2)
-"""
-    )
+""")
     result = traced(source)
     assert [axis.name for axis in result.program.outputs[0].axes] == ["b", "s", "h", "d_v"]
     assert [str(size) for size in result.returns[0].shape] == ["B", "S", "D_v * H"]
 
 
 def test_the_element_dtype_is_generic(program: Write) -> None:
-    source = program(
-        """
+    source = program("""
 def f(q, k, v):
     s = (q @ k.mT).masked_fill(torch.ones(2, dtype=torch.bool)[0], torch.finfo(q.dtype).min)
     return s.softmax(-1, dtype=torch.float32).type_as(v) @ v
-"""
-    )
+""")
     result = traced(source).program
     assert result.outputs[0].dtype == ELEMENT
     assert Scalar("finfo_min", FLOAT) in set(walk(result.outputs[0].expr))
     assert "float32(" in str(result) and "element(" in str(result)
+
+
+def test_short_cuts_that_change_nothing_are_not_assumed(program: Write) -> None:
+    source = program("""
+def repeat_kv(x, n_rep):
+    b, h, s, d = x.shape
+    if n_rep == 1:
+        return x
+    return x[:, :, None].expand(b, h, n_rep, s, d).reshape(b, h * n_rep, s, d)
+
+def by_sizes(q, k, v):
+    n_rep = q.shape[1] // k.shape[1]
+    return (q @ repeat_kv(k, n_rep).mT).softmax(-1) @ repeat_kv(v, n_rep)
+
+def by_argument(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H_kv, S_k, D]
+    v: Tensor,  # [B, H_kv, S_k, D]
+    n_rep: int,
+):
+    return (q @ repeat_kv(k, n_rep).mT).softmax(-1) @ repeat_kv(v, n_rep)
+
+def another_program(q, k, v, n: int):
+    scores = q @ k.mT
+    if n != 3:
+        scores = scores * 2
+    return scores.softmax(-1) @ v
+""")
+
+    def assumptions(name: str) -> list[str]:
+        return [str(condition) for condition in traced(source, name).program.assumptions]
+
+    assert assumptions("by_sizes") == ["H % H_kv == 0"]
+    assert assumptions("by_argument") == ["H == H_kv * n_rep"]
+    assert assumptions("another_program") == ["n != 3"]

@@ -22,10 +22,10 @@ def reshaped(ctx: Context, self: Value, shape: Sequence[Any]) -> View:
     groups = _groups(ctx, old, new)
 
     def forward(index: Index) -> Index:
-        return _through(index, new, old, [(b, a) for a, b in groups])
+        return _through(ctx, index, new, old, [(b, a) for a, b in groups])
 
     def backward(index: Index) -> tuple[Expr, Index]:
-        return build.true(), _through(index, old, new, groups)
+        return build.true(), _through(ctx, index, old, new, groups)
 
     return View(new, forward, backward)
 
@@ -95,7 +95,7 @@ def _groups(ctx: Context, old: Index, new: Index) -> Groups:
     return [*head, *middle, *tail]
 
 
-def _through(index: Index, source: Index, target: Index, groups: Groups) -> Index:
+def _through(ctx: Context, index: Index, source: Index, target: Index, groups: Groups) -> Index:
     """An index into ``source`` as one into ``target``; each group pairs dimensions of source and target."""
     result: list[Expr] = [ZERO] * len(target)
     for ours, theirs in groups:
@@ -104,6 +104,7 @@ def _through(index: Index, source: Index, target: Index, groups: Groups) -> Inde
         flat: Expr = ZERO
         for i in ours:
             flat = build.op("add", build.op("mul", flat, source[i]), index[i])
+        flat = ctx.sizes.simplify(flat)
         for position, i in enumerate(theirs):
             below = _product([target[j] for j in theirs[position + 1 :]])
             place = flat if is_one(below) else build.op("floordiv", flat, below)

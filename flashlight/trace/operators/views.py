@@ -176,7 +176,7 @@ def _slice(ctx: Context, self: Value, dim: int = 0, start: Any = None, end: Any 
     shape = (*self.shape[:dim], ctx.sizes.simplify(length), *self.shape[dim + 1 :])
 
     def forward(index: Index) -> Index:
-        place = build.op("add", build.op("mul", index[dim], pace), first)
+        place = ctx.sizes.simplify(build.op("add", build.op("mul", index[dim], pace), first))
         return (*index[:dim], place, *index[dim + 1 :])
 
     def backward(index: Index) -> tuple[Expr, Index]:

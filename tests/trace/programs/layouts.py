@@ -1,12 +1,10 @@
 """Layouts: five dimensions, packed projections, merged heads, pages."""
 
 import math
-from math import sqrt
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def evoformer(
@@ -105,6 +103,6 @@ def paged(
     n = H // k.shape[1]
     k = k.repeat_interleave(n, 1)
     v = v.repeat_interleave(n, 1)
-    s = query @ k.mT * D ** -0.5
+    s = query @ k.mT * D**-0.5
     dead = torch.arange(k.shape[2])[None] >= lengths[:, None]
     return s.masked_fill(dead[:, None, None], float("-inf")).softmax(-1) @ v

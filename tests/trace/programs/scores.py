@@ -1,12 +1,8 @@
 """Scores and weights of many forms: caps, norms, gates, distances, cumulative sums, constants."""
 
-import math
-from math import sqrt
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def cosine(q, k, v, tau: float):
@@ -41,7 +37,10 @@ def sigmoid_attn(q, k, v, bias: float = -1.0):
     return torch.sigmoid(q @ k.mT * q.shape[-1] ** -0.5 + bias) @ v
 
 
-def talking(q, k, v,
+def talking(
+    q,
+    k,
+    v,
     w1: Tensor,  # [H, H]
     w2: Tensor,  # [H, H]
 ):
@@ -67,7 +66,10 @@ def entropy(q, k, v):
     return p @ v, -(p * p.log()).sum(-1)
 
 
-def cumul(q, k, v,
+def cumul(
+    q,
+    k,
+    v,
     f: Tensor,  # [B, H, S]
 ):
     c = F.logsigmoid(f).cumsum(-1)
@@ -102,10 +104,14 @@ def pinned_loop(q, k, v, /, steps: int = 3, *, tau: float = 1.0):
 def qk_norm(q, k, v, g: Tensor):  # [D]
     def rms(x):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * g
+
     return (rms(q) @ rms(k).mT).softmax(-1) @ v
 
 
-def layer_norm(q, k, v,
+def layer_norm(
+    q,
+    k,
+    v,
     w: Tensor,  # [D]
     b: Tensor,  # [D]
 ):
@@ -131,7 +137,10 @@ def dilated(q, k, v, dilation: int):
     return torch.where(keep, q @ k.mT, torch.finfo(q.dtype).min).softmax(-1) @ v
 
 
-def weights_zeroed(q, k, v,
+def weights_zeroed(
+    q,
+    k,
+    v,
     m: Tensor,  # [B, S_kv] bool
 ):
     s = q @ k.mT

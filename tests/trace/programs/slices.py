@@ -2,7 +2,6 @@
 
 import math
 from math import sqrt
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +36,7 @@ def diff_heads(
     lam: float,
 ):
     b, h2, s, d = q.shape
-    attn = torch.softmax(q @ k.mT / d ** 0.5, dim=-1).view(b, h2 // 2, 2, s, s)
+    attn = torch.softmax(q @ k.mT / d**0.5, dim=-1).view(b, h2 // 2, 2, s, s)
     attn = attn[:, :, 0] - lam * attn[:, :, 1]
     return attn @ v
 
@@ -47,8 +46,8 @@ def sinks_cat(
     key: Tensor,  # [B, H_kv, S_k, D]
     value: Tensor,  # [B, H_kv, S_k, D]
     sinks: Tensor,  # [H]
-    attention_mask: Optional[Tensor] = None,  # [B, 1, S_q, S_k]
-    scaling: Optional[float] = None,
+    attention_mask: Tensor | None = None,  # [B, 1, S_q, S_k]
+    scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs,
 ):
@@ -134,6 +133,7 @@ def rope(
     def rot(x):
         x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
         return torch.cat((-x2, x1), dim=-1)
+
     q = q * cos + rot(q) * sin
     k = k * cos + rot(k) * sin
     return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
