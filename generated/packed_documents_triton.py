@@ -49,7 +49,7 @@ def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
         full_stop = tl.maximum(full_stop, tl.max(tl.where(full, block + 1, 0)))
         full_count += tl.sum(full.to(tl.int32))
     # a run with a gap in it is no run
-    full_stop = tl.where(full_count == full_stop - full_start, full_stop, full_start)
+    full_stop = tl.where(full_count == full_stop - full_start, full_stop, 0)
     return start, stop, full_start, full_stop
 
 
