@@ -27,6 +27,8 @@ CODES: dict[str, str] = {
     "FL307": "the program is random",
     "FL401": "a score matrix would have to be materialised",
     "FL402": "the program has no loop over keys to fuse",
+    "FL403": "a value cannot be computed within a tile",
+    "FL404": "an operation has no form in a kernel",
 }
 """Every code with its meaning: 1xx files, 2xx shapes, 3xx operations, 4xx plans. Codes never change their meaning."""
 

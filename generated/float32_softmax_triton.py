@@ -30,42 +30,23 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 @triton.jit
 def softmax_dtype_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """softmax_dtype, with exponentials in base 2:
 
@@ -216,40 +197,23 @@ def softmax_dtype(query, key, value):
 
 @triton.jit
 def scores_float_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """scores_float, with exponentials in base 2:
 
@@ -390,41 +354,23 @@ def scores_float(query, key, value):
 
 @triton.jit
 def inputs_float_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """inputs_float, with exponentials in base 2:
 

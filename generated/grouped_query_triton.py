@@ -30,43 +30,23 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 @triton.jit
 def grouped_query_view_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    H_kv,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, H_kv, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """grouped_query_view, with exponentials in base 2:
 
@@ -213,43 +193,23 @@ def grouped_query_view(query, key, value):
 
 @triton.jit
 def grouped_query_repeat_interleave_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    H_kv,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, H_kv, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """grouped_query_repeat_interleave, with exponentials in base 2:
 
@@ -396,42 +356,23 @@ def grouped_query_repeat_interleave(query, key, value):
 
 @triton.jit
 def grouped_query_expand_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    H_kv,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, H_kv, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """grouped_query_expand, with exponentials in base 2:
 
@@ -578,41 +519,23 @@ def grouped_query_expand(query, key, value, scaling):
 
 @triton.jit
 def grouped_query_causal_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    H_kv,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H, H_kv,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """grouped_query_causal, with exponentials in base 2:
 
@@ -758,39 +681,23 @@ def grouped_query_causal(query, key, value):
 
 @triton.jit
 def multi_query_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_query, with exponentials in base 2:
 
@@ -929,40 +836,23 @@ def multi_query(query, key, value):
 
 @triton.jit
 def multi_query_broadcast_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_query_broadcast, with exponentials in base 2:
 

@@ -30,42 +30,23 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 @triton.jit
 def multi_head_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_head, with exponentials in base 2:
 
@@ -207,43 +188,23 @@ def multi_head(query, key, value):
 
 @triton.jit
 def multi_head_by_name_kernel(
+    # fmt: off
     # tensors
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    output_ptr,
+    q_ptr, k_ptr, v_ptr, output_ptr,
     # their strides, in elements
-    q_stride_b,
-    q_stride_h,
-    q_stride_s,
-    q_stride_d,
-    k_stride_b,
-    k_stride_h,
-    k_stride_s,
-    k_stride_d,
-    v_stride_b,
-    v_stride_h,
-    v_stride_s,
-    v_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    S_kv,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    D_v: tl.constexpr,
-    BLOCK_D_v: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H, S_kv,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_head_by_name, with exponentials in base 2:
 
@@ -386,41 +347,23 @@ def multi_head_by_name(q, k, v):
 
 @triton.jit
 def multi_head_scaled_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_head_scaled, with exponentials in base 2:
 
@@ -560,42 +503,23 @@ def multi_head_scaled(query, key, value, scale):
 
 @triton.jit
 def multi_head_sequence_first_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_s,
-    query_stride_h,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_h,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_h,
-    value_stride_d,
-    output_stride_b,
-    output_stride_s,
-    output_stride_h,
-    output_stride_d,
+    query_stride_b, query_stride_s, query_stride_h, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_h, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_h, value_stride_d,
+    output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_head_sequence_first, with exponentials in base 2:
 
@@ -737,40 +661,23 @@ def multi_head_sequence_first(query, key, value):
 
 @triton.jit
 def multi_head_split_scale_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """multi_head_split_scale, with exponentials in base 2:
 

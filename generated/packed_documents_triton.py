@@ -88,46 +88,26 @@ def nan_max(a, b):
 
 @triton.jit
 def packed_documents_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    document_id_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
     # least and greatest value of each block of keys
-    document_id_low_ptr,
-    document_id_high_ptr,
+    document_id_low_ptr, document_id_high_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    document_id_stride_b,
-    document_id_stride_s,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    document_id_stride_b, document_id_stride_s,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """packed_documents, with exponentials in base 2:
 
@@ -187,11 +167,11 @@ def packed_documents_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    key_blocks_2 = tl.cdiv(S, BLOCK_KEYS)
+    block_count = tl.cdiv(S, BLOCK_KEYS)
     document_id_start, document_id_stop, document_id_full_start, document_id_full_stop = matching_blocks(
-        document_id_low_ptr + batch * key_blocks_2,
-        document_id_high_ptr + batch * key_blocks_2,
-        key_blocks_2,
+        document_id_low_ptr + batch * block_count,
+        document_id_high_ptr + batch * block_count,
+        block_count,
         tl.min(tl.where(rows < S, row_document_id, 2147483647), 0),
         tl.max(tl.where(rows < S, row_document_id, -2147483647), 0),
     )
@@ -307,46 +287,26 @@ def packed_documents(query, key, value, document_id):
 
 @triton.jit
 def packed_documents_bidirectional_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    segment_ids_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
     # least and greatest value of each block of keys
-    segment_ids_low_ptr,
-    segment_ids_high_ptr,
+    segment_ids_low_ptr, segment_ids_high_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    segment_ids_stride_b,
-    segment_ids_stride_s,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    segment_ids_stride_b, segment_ids_stride_s,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """packed_documents_bidirectional, with exponentials in base 2:
 
@@ -405,11 +365,11 @@ def packed_documents_bidirectional_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    key_blocks_2 = tl.cdiv(S, BLOCK_KEYS)
+    block_count = tl.cdiv(S, BLOCK_KEYS)
     segment_ids_start, segment_ids_stop, segment_ids_full_start, segment_ids_full_stop = matching_blocks(
-        segment_ids_low_ptr + batch * key_blocks_2,
-        segment_ids_high_ptr + batch * key_blocks_2,
-        key_blocks_2,
+        segment_ids_low_ptr + batch * block_count,
+        segment_ids_high_ptr + batch * block_count,
+        block_count,
         tl.min(tl.where(rows < S, row_segment_ids, 2147483647), 0),
         tl.max(tl.where(rows < S, row_segment_ids, -2147483647), 0),
     )
@@ -517,50 +477,27 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
 
 @triton.jit
 def packed_documents_cross_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    query_document_ptr,
-    key_document_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
     # least and greatest value of each block of keys
-    key_document_low_ptr,
-    key_document_high_ptr,
+    key_document_low_ptr, key_document_high_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    query_document_stride_b,
-    query_document_stride_s,
-    key_document_stride_b,
-    key_document_stride_s,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    query_document_stride_b, query_document_stride_s,
+    key_document_stride_b, key_document_stride_s,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """packed_documents_cross, with exponentials in base 2:
 
@@ -621,11 +558,11 @@ def packed_documents_cross_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    key_blocks_2 = tl.cdiv(S_k, BLOCK_KEYS)
+    block_count = tl.cdiv(S_k, BLOCK_KEYS)
     key_document_start, key_document_stop, key_document_full_start, key_document_full_stop = matching_blocks(
-        key_document_low_ptr + batch * key_blocks_2,
-        key_document_high_ptr + batch * key_blocks_2,
-        key_blocks_2,
+        key_document_low_ptr + batch * block_count,
+        key_document_high_ptr + batch * block_count,
+        block_count,
         tl.min(tl.where(rows < S_q, query_document, 2147483647), 0),
         tl.max(tl.where(rows < S_q, query_document, -2147483647), 0),
     )

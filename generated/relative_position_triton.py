@@ -30,42 +30,22 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 @triton.jit
 def bucketed_bias_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    bias_table_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, bias_table_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    bias_table_stride_0,
-    bias_table_stride_h,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    bias_table_stride_0, bias_table_stride_h,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """bucketed_bias, with exponentials in base 2:
 
@@ -227,47 +207,25 @@ def bucketed_bias(query, key, value, bias_table):
 
 @triton.jit
 def window_bias_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    relative_position_bias_table_ptr,
-    relative_position_index_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, relative_position_bias_table_ptr, relative_position_index_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    relative_position_bias_table_stride_t,
-    relative_position_bias_table_stride_h,
-    relative_position_index_stride_0,
-    relative_position_index_stride_1,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    relative_position_bias_table_stride_t, relative_position_bias_table_stride_h,
+    relative_position_index_stride_0, relative_position_index_stride_1,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    T,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H, T,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """window_bias, with exponentials in base 2:
 
@@ -440,43 +398,24 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
 
 @triton.jit
 def window_bias_by_coordinates_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    table_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, table_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_2,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_2,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_2,
-    value_stride_d,
-    table_stride_0,
-    table_stride_1,
-    table_stride_h,
-    output_stride_b,
-    output_stride_h,
-    output_stride_i,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_2, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_2, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_2, value_stride_d,
+    table_stride_0, table_stride_1, table_stride_h,
+    output_stride_b, output_stride_h, output_stride_i, output_stride_d,
     # numbers
     scale,
     # sizes
     H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """window_bias_by_coordinates, with exponentials in base 2:
 
@@ -628,43 +567,24 @@ def window_bias_by_coordinates(query, key, value, table):
 
 @triton.jit
 def clipped_distance_bias_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    table_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, table_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    table_stride_h,
-    table_stride_1,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    table_stride_h, table_stride_1,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """clipped_distance_bias, with exponentials in base 2:
 

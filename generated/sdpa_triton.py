@@ -36,51 +36,32 @@ def nan_max(a, b):
 
 @triton.jit
 def sdpa_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S,
-    H,
-    S_kv,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    D_v: tl.constexpr,
-    BLOCK_D_v: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H, S_kv,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa, with exponentials in base 2:
 
         t0[b, h, i, j] = where(j < S_kv, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
-        t1[b, h, i, j] = exp2(t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j t0[b, h, i, j]) *
-            (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = (Σ_j t1[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j t1[b, h, i, j])
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - t1[b, h, i] * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
+        output[b, h, i, d_v] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j
+            t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -145,7 +126,7 @@ def sdpa_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
             if part > 0:
                 scores = tl.where((keys < S_kv)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])
@@ -163,7 +144,7 @@ def sdpa_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -218,43 +199,23 @@ def sdpa(query, key, value):
 
 @triton.jit
 def sdpa_causal_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    D_v: tl.constexpr,
-    BLOCK_D_v: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa_causal, with exponentials in base 2:
 
@@ -401,45 +362,24 @@ def sdpa_causal(query, key, value):
 
 @triton.jit
 def sdpa_boolean_mask_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    mask_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    mask_stride_b,
-    mask_stride_2,
-    mask_stride_3,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    mask_stride_b, mask_stride_2, mask_stride_3,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa_boolean_mask, with exponentials in base 2:
 
@@ -599,47 +539,24 @@ def sdpa_boolean_mask(query, key, value, mask):
 
 @triton.jit
 def sdpa_additive_mask_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    bias_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    bias_stride_b,
-    bias_stride_h,
-    bias_stride_2,
-    bias_stride_3,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    bias_stride_b, bias_stride_h, bias_stride_2, bias_stride_3,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa_additive_mask, with exponentials in base 2:
 
@@ -806,48 +723,31 @@ def sdpa_additive_mask(query, key, value, bias):
 
 @triton.jit
 def sdpa_scale_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale_2,
+    scale_2, scale_3,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa_scale, with exponentials in base 2:
 
-        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scale * 1.44269504),
-            -inf)
-        t1[b, h, i, j] = exp2(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t1[b, h, i, j] * value[b, h, j, d]) / (Σ_j t1[b, h, i, j])
+        t0[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        t1[b, h, i, j] = where(j < S_k, t0[b, h, i, j] * (scale * 1.44269504), -inf)
+        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        output[b, h, i, d] = where(max_j where(j < S_k, t0[b, h, i, j] * scale, -inf) != -inf, (Σ_j t2[b, h, i,
+            j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -885,6 +785,7 @@ def sdpa_scale_kernel(
         value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -908,13 +809,20 @@ def sdpa_scale_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
+            total = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            scores = total * scale_2
             if part > 0:
-                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
+                visible = keys < S_k
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            running_max = tl.maximum(running_max, tl.reduce(scores, 1, nan_max))
+            scores_2 = total * scale_3
+            if part > 0:
+                visible_2 = keys < S_k
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale = tl.exp2(running_max_2 - finite_max_2)
+            weights = tl.exp2(scores_2 - finite_max_2[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -927,9 +835,9 @@ def sdpa_scale_kernel(
                 weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
             running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+            running_max_2 = new_max_2
 
-    output = accumulator / running_sum[:, None]
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -962,6 +870,7 @@ def sdpa_scale(query, key, value, scale):
         *key.stride(),
         *value.stride(),
         *output.stride(),
+        scale,
         scale * 1.4426950408889634,
         S_q,
         H,
@@ -980,41 +889,23 @@ def sdpa_scale(query, key, value, scale):
 
 @triton.jit
 def sdpa_grouped_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    H_kv,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H, H_kv,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa_grouped, with exponentials in base 2:
 
@@ -1161,43 +1052,24 @@ def sdpa_grouped(query, key, value):
 
 @triton.jit
 def sdpa_merged_heads_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    key_padding_mask_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, key_padding_mask_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_s,
-    query_stride_h,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_h,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_h,
-    value_stride_d,
-    key_padding_mask_stride_b,
-    key_padding_mask_stride_s,
-    output_stride_b,
-    output_stride_s,
-    output_stride_h,
-    output_stride_d,
+    query_stride_b, query_stride_s, query_stride_h, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_h, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_h, value_stride_d,
+    key_padding_mask_stride_b, key_padding_mask_stride_s,
+    output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """sdpa_merged_heads, with exponentials in base 2:
 

@@ -30,42 +30,23 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 @triton.jit
 def with_einsum_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_s,
-    query_stride_h,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_h,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_h,
-    value_stride_d,
-    output_stride_b,
-    output_stride_s,
-    output_stride_h,
-    output_stride_d,
+    query_stride_b, query_stride_s, query_stride_h, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_h, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_h, value_stride_d,
+    output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_einsum, with exponentials in base 2:
 
@@ -207,43 +188,23 @@ def with_einsum(query, key, value):
 
 @triton.jit
 def with_einsum_dots_kernel(
+    # fmt: off
     # tensors
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    output_ptr,
+    q_ptr, k_ptr, v_ptr, output_ptr,
     # their strides, in elements
-    q_stride_b,
-    q_stride_h,
-    q_stride_s,
-    q_stride_d,
-    k_stride_b,
-    k_stride_h,
-    k_stride_s,
-    k_stride_d,
-    v_stride_b,
-    v_stride_h,
-    v_stride_s,
-    v_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S,
-    H,
-    S_kv,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    D_v: tl.constexpr,
-    BLOCK_D_v: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S, H, S_kv,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_einsum_dots, with exponentials in base 2:
 
@@ -386,42 +347,23 @@ def with_einsum_dots(q, k, v):
 
 @triton.jit
 def with_at_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_at, with exponentials in base 2:
 
@@ -563,42 +505,23 @@ def with_at(query, key, value):
 
 @triton.jit
 def with_matmul_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_s,
-    query_stride_b,
-    query_stride_h,
-    query_stride_d,
-    key_stride_s,
-    key_stride_b,
-    key_stride_h,
-    key_stride_d,
-    value_stride_s,
-    value_stride_b,
-    value_stride_h,
-    value_stride_d,
-    output_stride_s,
-    output_stride_b,
-    output_stride_h,
-    output_stride_d,
+    query_stride_s, query_stride_b, query_stride_h, query_stride_d,
+    key_stride_s, key_stride_b, key_stride_h, key_stride_d,
+    value_stride_s, value_stride_b, value_stride_h, value_stride_d,
+    output_stride_s, output_stride_b, output_stride_h, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_matmul, with exponentials in base 2:
 
@@ -740,37 +663,23 @@ def with_matmul(query, key, value):
 
 @triton.jit
 def with_bmm_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_bmm, with exponentials in base 2:
 
@@ -908,45 +817,24 @@ def with_bmm(query, key, value):
 
 @triton.jit
 def with_bmm_reshaped_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    attention_mask_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    attention_mask_stride_b,
-    attention_mask_stride_2,
-    attention_mask_stride_3,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    attention_mask_stride_b, attention_mask_stride_2, attention_mask_stride_3,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_bmm_reshaped, with exponentials in base 2:
 
@@ -1107,36 +995,23 @@ def with_bmm_reshaped(query, key, value, attention_mask):
 
 @triton.jit
 def with_baddbmm_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_s, output_stride_d,
     # numbers
     scale_2,
     # sizes
-    S_q,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_baddbmm, with exponentials in base 2:
 
@@ -1272,39 +1147,24 @@ def with_baddbmm(query, key, value, scale):
 
 @triton.jit
 def with_baddbmm_bias_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    alibi_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, alibi_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_s,
-    value_stride_d,
-    alibi_stride_b,
-    alibi_stride_s,
-    output_stride_b,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_d,
+    alibi_stride_b, alibi_stride_s,
+    output_stride_b, output_stride_s, output_stride_d,
     # numbers
     scale,
     # sizes
-    S_q,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_baddbmm_bias, with exponentials in base 2:
 
@@ -1449,42 +1309,23 @@ def with_baddbmm_bias(query, key, value, alibi):
 
 @triton.jit
 def with_softmax_written_out_kernel(
+    # fmt: off
     # tensors
-    query_ptr,
-    key_ptr,
-    value_ptr,
-    output_ptr,
+    query_ptr, key_ptr, value_ptr, output_ptr,
     # their strides, in elements
-    query_stride_b,
-    query_stride_h,
-    query_stride_s,
-    query_stride_d,
-    key_stride_b,
-    key_stride_h,
-    key_stride_s,
-    key_stride_d,
-    value_stride_b,
-    value_stride_h,
-    value_stride_s,
-    value_stride_d,
-    output_stride_b,
-    output_stride_h,
-    output_stride_s,
-    output_stride_d,
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
-    scale_2,
+    scale, scale_2,
     # sizes
-    S_q,
-    H,
-    S_k,
-    # what the kernel is compiled for: head dimensions and their padded widths, tile, precision
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
 ):
     """with_softmax_written_out, with exponentials in base 2:
 

@@ -154,7 +154,7 @@ class _KernelWriter:
         axes = self.tiles.tile_axes(item.reduce)
         wanted = {"max": "running_max", "min": "running_min", "sum": "running_sum"}.get(item.reduce.op)
         if wanted is None:
-            raise Diagnostic("FL305", f"a reduction by `{item.reduce.op}` over the keys", hint="use sum, max or min")
+            raise Diagnostic("FL404", f"a reduction by `{item.reduce.op}` over the keys", hint="use sum, max or min")
         if any(axis in self.roles.resident for axis in axes):
             given = self.schedule.program.names.get(item.reduce)
             wanted = f"{given.name}_sum" if given else "accumulator"
@@ -209,7 +209,7 @@ class _KernelWriter:
         )
         full_stop = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
         full_stops = [f"{full_stop} // BLOCK_KEYS * BLOCK_KEYS"]
-        blocks = self.names.fresh("key_blocks")
+        blocks = self.names.fresh("block_count")
         block.add(f"{blocks} = tl.cdiv({size}, BLOCK_KEYS)")
         for match in self.schedule.matched:
             load = match.key_value
@@ -239,6 +239,9 @@ class _KernelWriter:
 
     def _clamped(self, bound: Expr) -> str:
         code = self.tiles.value(bound, bind=False)
+        if any(isinstance(node, Load) for node in walk(bound)):
+            # bounds of loops are 32-bit whatever the dtype of the lengths they come from
+            code = Code(f"tl.cast({code.text}, tl.int32)", ATOM, code.axes, code.dtype)
         if _certainly_nonnegative(bound):
             return code.within(8)
         return f"tl.maximum(0, {code.text})"
@@ -328,7 +331,7 @@ class _KernelWriter:
         """Move a statistic that others depend on: its old value stays until they have been corrected."""
         tiles, node = self.tiles, item.reduce
         if node.op == "sum":
-            raise Diagnostic("FL306", "a running sum that moves others", hint="normalise after the product instead")
+            raise Diagnostic("FL404", "a running sum that moves others", hint="normalise after the product instead")
         term = tiles.reduced(node.op, node.arg, node.axis)
         function = {"max": "tl.maximum({}, {})", "min": "tl.minimum({}, {})"}[node.op]
         if node.op == "max" and tiles.keeps_nan(node.arg, node.axis):
@@ -368,7 +371,7 @@ class _KernelWriter:
         for output in self.schedule.program.outputs:
             if self.roles.stream in output.axes or self.roles.stream in output.expr.axes:
                 raise Diagnostic(
-                    "FL303",
+                    "FL401",
                     f"`{output.name}` has a value for every pair of a query and a key: an S×S tensor",
                     hint="return what is reduced over the keys; the weights themselves are never stored",
                 )
@@ -406,40 +409,38 @@ class _KernelWriter:
         tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
         outputs = self.schedule.program.outputs
         strides: list[tuple[str, int]] = []
-        lines: list[str] = []
-        lines.append("# tensors")
-        lines.append(", ".join(f"{item.name}_ptr" for item in (*tensors, *outputs)) + ",")
+        groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in (*tensors, *outputs)])]
         if self.tables:
-            lines.append("# least and greatest value of each block of keys")
-            lines.append(", ".join(f"{tensor.name}_low_ptr, {tensor.name}_high_ptr" for tensor in self.tables) + ",")
-        lines.append("# their strides, in elements")
+            bounds = [f"{tensor.name}_{end}_ptr" for tensor in self.tables for end in ("low", "high")]
+            groups.append(("least and greatest value of each block of keys", bounds))
+        steps: list[str] = []
         for item in (*tensors, *outputs):
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
             named = [(n, f"{item.name}_stride_{label}") for n, label in enumerate(labels)]
             used = [(n, name) for n, name in named if re.search(rf"\b{name}\b", text)]
             strides.extend((item.name, n) for n, _ in used)
-            if used:
-                lines.append(", ".join(name for _, name in used) + ",")
+            steps += [*(name for _, name in used), ""]
+        groups.append(("their strides, in elements", steps))
         numbers = tuple((name, expr) for expr, name in tiles.numbers.items() if re.search(rf"\b{name}\b", text))
-        if numbers:
-            lines.append("# numbers")
-            lines.append(", ".join(name for name, _ in numbers) + ",")
+        groups.append(("numbers", [name for name, _ in numbers]))
         widths = distinct(self.roles.resident)
         constant = {scalar for axis in widths for scalar in walk(axis.extent) if isinstance(scalar, Scalar)}
-        sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in re.findall(r"\w+", text))
+        words = set(re.findall(r"\w+", text))
+        sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)
         sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
-        if sizes:
-            lines.append("# sizes")
-            lines.append(", ".join(size.name for size in sizes) + ",")
-        lines.append("# what the kernel is compiled for: head dimensions and their padded widths, tile, precision")
+        groups.append(("sizes", [size.name for size in sizes]))
+        heads: list[str] = []
         for axis in widths:
             name = extent_name(axis)
-            if isinstance(axis.extent, Scalar):
-                lines.append(f"{name}: tl.constexpr,")
-            lines.append(f"BLOCK_{name}: tl.constexpr,")
-        for name in ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION"):
-            if re.search(rf"\b{name}\b", text):
-                lines.append(f"{name}: tl.constexpr,")
+            heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
+        groups.append(("head dimensions and the widths of their tiles", heads))
+        rest = [name for name in ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION") if name in words]
+        groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", [f"{n}: tl.constexpr" for n in rest]))
+        lines = ["# fmt: off"]
+        for what, items in groups:
+            if any(items):
+                lines += [f"# {what}", *_filled(items)]
+        lines.append("# fmt: on")
         name = f"{self.schedule.program.name}_kernel"
         head = ["@triton.jit", f"def {name}(", *(f"    {line}" for line in lines), "):"]
         quote = [f'    """{description}"""'] if description else []
@@ -456,6 +457,17 @@ class _KernelWriter:
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             frozenset(tiles.helpers),
         )
+
+
+def _filled(items: list[str]) -> list[str]:
+    """Parameters as lines of up to 110 characters; an empty item ends a line."""
+    lines = [""]
+    for item in items:
+        if not item or len(lines[-1]) + len(item) > 110:
+            lines.append("")
+        if item:
+            lines[-1] += f"{item}, "
+    return [line.rstrip() for line in lines if line]
 
 
 def _folded(function: str, items: list[str]) -> str:

@@ -211,7 +211,7 @@ class TileWriter:
             return self.reduction(expr)
         if isinstance(expr, Map):
             return self._mapped(expr)
-        raise Diagnostic("FL304", f"`{expr}` cannot be computed within a tile", hint="compute it before the attention")
+        raise Diagnostic("FL403", f"`{expr}` cannot be computed within a tile", hint="compute it before the attention")
 
     def _mapped(self, expr: Map) -> Code:
         axes = self.tile_axes(expr)
@@ -234,7 +234,7 @@ class TileWriter:
             text = args[0].within(3)
             return Code(f"{text} != {text}", 2, axes, BOOL)
         if expr.op not in FUNCTIONS:
-            raise Diagnostic("FL305", f"`{expr.op}` has no form in a kernel", hint="write it with simpler operators")
+            raise Diagnostic("FL404", f"`{expr.op}` has no form in a kernel", hint="write it with simpler operators")
         if expr.op in ("tanh", "pow"):
             self.helpers.add({"tanh": "tanh", "pow": "power"}[expr.op])
         return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
@@ -478,7 +478,7 @@ class TileWriter:
             text = f"tl.where({inside.along(axes)}, {text}, {_literal(Const(NEUTRAL[op], 'float32'))})"
         function = {"sum": "tl.sum", "max": "tl.max", "min": "tl.min"}.get(op)
         if function is None:
-            raise Diagnostic("FL305", f"a reduction by `{op}` has no form in a kernel", hint="use sum, max or min")
+            raise Diagnostic("FL404", f"a reduction by `{op}` has no form in a kernel", hint="use sum, max or min")
         kept = tuple(a for a in axes if a is not axis)
         if op == "max" and self.keeps_nan(arg, axis):
             self.helpers.add("nan_max")

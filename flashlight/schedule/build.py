@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, walk
 from flashlight.ir.ops import NEUTRAL
-from flashlight.ir.program import Program, mapped, rebuilt
+from flashlight.ir.program import Program, mapped, rebuilt, substitute
 from flashlight.schedule import intervals, roles
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
@@ -19,11 +20,30 @@ from rewriters.online import correction
 def schedule(program: Program) -> Schedule:
     """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
     program = roles.apart(program)
-    program, parts = roles.called(program, roles.assign(program))
+    parts = roles.assign(program)
+    _refuse_matrices(program, parts)
+    program, parts = roles.called(program, parts)
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
     return Schedule(program, parts, passes, masks, keys, matches, fills, reasons)
+
+
+def _refuse_matrices(program: Program, parts: roles.Roles) -> None:
+    """Refuse an output with a value for every row and every key."""
+    extent = parts.stream.extent
+    for output in program.outputs:
+        for axis in output.axes:
+            if axis is parts.rows or axis.extent is not extent or axis not in output.expr.axes:
+                continue
+            moved = substitute(output.expr, {Iota(axis): Iota(parts.stream)})
+            scores = [node for reduction in chain(program, parts.stream) for node in walk(reduction.arg)]
+            if parts.rows in output.expr.axes and any(node in scores for node in walk(moved) if parts.stream in node.axes):
+                raise Diagnostic(
+                    "FL401",
+                    f"`{output.name}` has a value for every pair of a query and a key: an S×S tensor",
+                    hint="return what is reduced over the keys; the weights themselves are never stored",
+                )
 
 
 def chain(program: Program, stream: Axis) -> list[Reduce]:

@@ -107,7 +107,7 @@ def assign(program: Program) -> Roles:
     rows = [axis for axis in shared if axis in used] or shared
     if not rows:
         raise Diagnostic(
-            "FL302",
+            "FL402",
             f"no axis of the output shares what is read along {stream.name}, so there are no rows to tile",
             hint="an attention program has a query axis that its keys and values do not have",
         )
@@ -128,7 +128,7 @@ def _streamed(program: Program, reductions: list[Reduce]) -> Axis:
         if inner <= {node.axis}:
             return node.axis
     raise Diagnostic(
-        "FL301",
+        "FL402",
         f"`{program.name}` holds no chain of reductions to fuse",
         hint="flashlight fuses attention: a score for every pair of a query and a key, reduced over the keys",
     )

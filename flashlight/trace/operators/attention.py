@@ -12,7 +12,7 @@ from flashlight.ir.expr import FLOAT, Expr
 from flashlight.trace.context import Context
 from flashlight.trace.operators.pointwise import Rule, fill_where
 from flashlight.trace.operators.products import matmul
-from flashlight.trace.operators.reductions import safe_softmax, softmax
+from flashlight.trace.operators.reductions import safe_softmax
 from flashlight.trace.problems import Unsupported
 from flashlight.trace.value import Index, Value, is_one
 
@@ -63,7 +63,7 @@ def attention(
             scores = fill_where(ctx, scores, hidden, -math.inf)
         else:
             scores = ctx.pointwise("add", scores, attn_mask)
-    weights = (safe_softmax if is_causal or attn_mask is not None else softmax)(ctx, scores, -1)
+    weights = safe_softmax(ctx, scores, -1)
     return ctx.cast(matmul(ctx, weights, value), query.dtype)
 
 
