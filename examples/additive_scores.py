@@ -1,0 +1,43 @@
+"""Scores that are no matrix product: additive attention and graph attention."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bahdanau(
+    query: Tensor,  # [B, S_q, D]
+    key: Tensor,  # [B, S_k, D]
+    value: Tensor,  # [B, S_k, D_v]
+    w_v: Tensor,  # [D]
+) -> Tensor:
+    """w_v · tanh(query + key) (Bahdanau et al. 2015); projections come before."""
+    features = torch.tanh(query[:, :, None, :] + key[:, None, :, :])
+    scores = features @ w_v
+    attention_weights = torch.softmax(scores, dim=-1)
+    return torch.bmm(attention_weights, value)
+
+
+def graph_attention(
+    h: Tensor,  # [B, N, H, D]
+    adjacency: Tensor,  # [B, N, N] bool
+    a_source: Tensor,  # [H, D]
+    a_target: Tensor,  # [H, D]
+) -> Tensor:
+    """LeakyReLU(a_i + b_j) between neighbours (Velickovic et al. 2018)."""
+    source = (h * a_source).sum(dim=-1)
+    target = (h * a_target).sum(dim=-1)
+    e = F.leaky_relu(source[:, :, None, :] + target[:, None, :, :], 0.2)
+    e = e.masked_fill(~adjacency[:, :, :, None], -9e15 if e.dtype is torch.float64 else -1e9)
+    attention = torch.softmax(e, dim=2)
+    return torch.einsum("bijh,bjhd->bihd", attention, h)
+
+
+def graph_attention_scores(
+    source: Tensor,  # [B, H, N]
+    target: Tensor,  # [B, H, N]
+    features: Tensor,  # [B, H, N, D]
+) -> Tensor:
+    """The same on a complete graph, both halves of the score computed before."""
+    scores = F.leaky_relu(source.unsqueeze(-1) + target.unsqueeze(-2), negative_slope=0.2)
+    return scores.softmax(dim=-1) @ features

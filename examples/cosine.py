@@ -1,0 +1,35 @@
+"""Cosine attention of Swin v2 (Liu et al. 2022): normalised queries and keys, a learned temperature."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_attention(
+    query: Tensor,  # [B, H, S, D]
+    key: Tensor,  # [B, H, S, D]
+    value: Tensor,  # [B, H, S, D]
+    logit_scale: Tensor,  # [H, 1, 1]
+    relative_bias: Tensor,  # [H, S, S]
+) -> Tensor:
+    """The temperature is kept below 100; the windows' relative bias is added."""
+    attn = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
+    attn = attn * torch.clamp(logit_scale, max=math.log(100.0)).exp()
+    attn = attn + relative_bias[None]
+    attn = attn.softmax(dim=-1)
+    return attn @ value
+
+
+def query_key_norm(
+    query: Tensor,  # [B, H, S_q, D]
+    key: Tensor,  # [B, H, S_k, D]
+    value: Tensor,  # [B, H, S_k, D]
+    scale: float = 10.0,
+) -> Tensor:
+    """The norms written out, one fixed temperature."""
+    query = query / query.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    key = key / key.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    weights = torch.softmax(scale * (query @ key.transpose(-2, -1)), dim=-1)
+    return weights @ value
