@@ -79,7 +79,7 @@ def triangle_attention_ending_node(
 ) -> Tensor:
     """Edges that end at one residue: the same on the transposed pair representation."""
     logits = torch.einsum("bijhd,bkjhd->bhijk", q, k) * q.shape[-1] ** -0.5
-    logits = logits + triangle_bias.permute(0, 3, 2, 1)[:, :, :, None, :].transpose(2, 4).transpose(3, 4).transpose(2, 3)
+    logits = logits + triangle_bias.permute(0, 3, 2, 1)[:, :, :, None, :]
     logits = logits.masked_fill(~mask.transpose(1, 2)[:, None, None, :, :], -1e9)
     weights = torch.softmax(logits, dim=-1)
     return torch.sigmoid(gate) * torch.einsum("bhijk,bkjhd->bijhd", weights, v)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
-from flashlight.emit.names import Names, dimension_labels, grid_name
+from flashlight.emit.names import Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import TileWriter, representative
 from flashlight.ir import build
@@ -56,8 +56,7 @@ class _KernelWriter:
             self.names.taken.add(name)
         for axis in self.roles.resident:
             self.names.taken.add(axis.name)
-        for axis in self.roles.grid:
-            self.names.taken.add(grid_name(axis))
+        self.names.taken.update(grid_names(self.roles.grid).values())
         self.tiles = TileWriter(schedule, self.names, source_name)
         self.ranges: dict[str, str] = {}
         self.tables: dict[Tensor, None] = {}
@@ -88,7 +87,7 @@ class _KernelWriter:
         for position, axis in reversed(list(enumerate(roles.grid))):
             size = self.tiles.size(axis.extent)
             text = rest if position == 0 else f"{rest} % {size}"
-            block.add(f"{grid_name(axis)} = ({text}).to(tl.int64)")
+            block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
             rest = f"{rest} // {size}"
         block.add("row_offsets = tl.arange(0, BLOCK_ROWS)")
         block.add("rows = row_start + row_offsets")
@@ -383,7 +382,7 @@ class _KernelWriter:
             for label, axis in zip(output_labels(output), output.axes, strict=True):
                 stride = f"{output.name}_stride_{label}"
                 if axis in self.roles.grid:
-                    pointer.append(f"{grid_name(axis)} * {stride}")
+                    pointer.append(f"{self.tiles.grid[axis]} * {stride}")
                     continue
                 if axis is self.roles.rows:
                     pointer.append(f"tl.cast(row_start, tl.int64) * {stride}")

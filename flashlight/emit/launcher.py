@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel
-from flashlight.emit.names import grid_name
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Output, Program
@@ -198,4 +197,4 @@ def _tuple(items: list[str]) -> str:
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
-__all__ = ["HELPERS", "Axis", "Map", "Output", "argument_name", "grid_name", "write_launcher"]
+__all__ = ["HELPERS", "Axis", "Map", "Output", "argument_name", "write_launcher"]

@@ -29,9 +29,13 @@ class Names:
         return name
 
 
-def grid_name(axis: Axis) -> str:
-    """The variable that holds a program's position along a grid axis."""
-    return _WORDS.get(extent_name(axis), axis.name.lower())
+def grid_names(axes: tuple[Axis, ...]) -> dict[Axis, str]:
+    """The variables that hold a program's position along its grid axes: words where they are not ambiguous."""
+    words = [_WORDS.get(extent_name(axis), axis.name.lower()) for axis in axes]
+    return {
+        axis: word if words.count(word) == 1 else f"{axis.name.lower()}_index"
+        for axis, word in zip(axes, words, strict=True)
+    }
 
 
 def dimension_labels(tensor: Tensor) -> tuple[str, ...]:

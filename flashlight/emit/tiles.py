@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
 from flashlight.emit.code import FLOAT32, Block, Code
-from flashlight.emit.names import Names, dimension_labels, grid_name
+from flashlight.emit.names import Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM, FUNCTIONS, INFIX
 from flashlight.ir import integers
 from flashlight.ir.expr import (
@@ -50,6 +50,7 @@ class TileWriter:
     def __init__(self, schedule: Schedule, names: Names, source_name: str) -> None:
         self.schedule = schedule
         self.roles = schedule.roles
+        self.grid = grid_names(schedule.roles.grid)
         self.names = names
         self.source_name = source_name
         self.block = Block()
@@ -85,7 +86,7 @@ class TileWriter:
             return "keys"
         if axis in self.roles.resident:
             return representative(axis, self.roles.resident).name
-        return grid_name(axis)
+        return self.grid[axis]
 
     def offsets(self, axis: Axis) -> str:
         """The positions along a tile axis counted from the start of the block."""
@@ -178,7 +179,7 @@ class TileWriter:
             if self.tile_axes(expr):
                 return "position"
             reader = next((n for n in walk(*self._roots()) if isinstance(n, Load) and expr in n.index), None)
-            place = next((grid_name(axis) for axis in sorted(expr.axes, key=axis_key)), "index")
+            place = next((self.grid[axis] for axis in sorted(expr.axes, key=axis_key)), "index")
             return f"{reader.tensor.name}_{place}" if reader else place
         if expr.dtype == BOOL:
             return "visible"

@@ -37,13 +37,26 @@ def _refuse_matrices(program: Program, parts: roles.Roles) -> None:
             if axis is parts.rows or axis.extent is not extent or axis not in output.expr.axes:
                 continue
             moved = substitute(output.expr, {Iota(axis): Iota(parts.stream)})
-            scores = [node for reduction in chain(program, parts.stream) for node in walk(reduction.arg)]
-            if parts.rows in output.expr.axes and any(node in scores for node in walk(moved) if parts.stream in node.axes):
+            scores = {
+                node
+                for reduction in chain(program, parts.stream)
+                for node in walk(reduction.arg)
+                if _is_pairwise(node, parts)
+            }
+            if parts.rows in output.expr.axes and any(node in scores for node in walk(moved)):
                 raise Diagnostic(
                     "FL401",
                     f"`{output.name}` has a value for every pair of a query and a key: an S×S tensor",
                     hint="return what is reduced over the keys; the weights themselves are never stored",
                 )
+
+
+def _is_pairwise(node: Expr, parts: roles.Roles) -> bool:
+    """Whether the value is made of tensors that have the row but not the key, and the key but not the row."""
+    if isinstance(node, Load) or not {parts.rows, parts.stream} <= node.axes:
+        return False
+    loads = [inner for inner in walk(node) if isinstance(inner, Load)]
+    return all(any(a in load.axes and b not in load.axes for load in loads) for a, b in ((parts.rows, parts.stream), (parts.stream, parts.rows)))
 
 
 def chain(program: Program, stream: Axis) -> list[Reduce]:
@@ -108,30 +121,48 @@ def _ranges(
     keys = Keys()
     matches: dict[Expr, intervals.Matched] = {}
     fills: list[Fill] = []
-    chained = dict.fromkeys(node for reduction in reductions for node in walk(reduction.arg))
-    for node in chained:
-        if not (isinstance(node, Map) and node.op == "where" and stream in node.args[0].axes and is_float(node)):
-            continue
+    within = {reduction: set(walk(reduction.arg)) for reduction in reductions}
+    selections = [
+        node
+        for node in dict.fromkeys(node for reduction in reductions for node in walk(reduction.arg))
+        if isinstance(node, Map) and node.op == "where" and stream in node.args[0].axes and is_float(node)
+    ]
+    # a condition ends the loop where, failing, it makes every reduction neutral, through one selection or several
+    hidden: dict[Expr, set[Reduce]] = {}
+    guarded: dict[Expr, set[Reduce]] = {}
+    guards: dict[Expr, Fill] = {}
+    for node in selections:
+        reaching = [reduction for reduction in reductions if node in within[reduction]]
         fill = node.args[2]
-        dead = isinstance(fill, Const) and all(
-            vanishes(reduction, node, float(fill.value)) or node not in set(walk(reduction.arg))
-            for reduction in reductions
-        )
-        dead = dead and all(node in set(walk(reduction.arg)) for reduction in reductions)
-        guard = None if dead else _guard(node, reductions)
+        conditions = intervals.conjuncts(node.args[0])
+        if isinstance(fill, Const):
+            ignoring = {reduction for reduction in reaching if vanishes(reduction, node, float(fill.value))}
+            for condition in conditions:
+                hidden.setdefault(condition, set()).update(ignoring)
+        guard = _guard(node, reaching)
+        if guard is not None:
+            guards[node] = guard
+            for condition in conditions:
+                guarded.setdefault(condition, set()).update(reaching)
+    for node in selections:
         ranged: list[Expr] = []
         tested: list[Expr] = []
         for condition in intervals.conjuncts(node.args[0]):
             if stream not in condition.axes:
                 tested.append(condition)
                 continue
+            ignored = hidden.get(condition, set())
+            dead = len(ignored) == len(reductions)
+            almost = not dead and len(ignored | guarded.get(condition, set())) == len(reductions)
             found = intervals.keys(condition, rows, stream)
             match = intervals.matched(condition, rows, stream) if dead and found is None else None
             if condition is inside:
                 ranged.append(condition)  # the loop's own end
             elif found is not None:
-                if not dead and guard is None:
+                if not dead and not almost:
                     found = Keys(full_start=found.full_start, full_stop=found.full_stop)
+                elif almost and node in guards:
+                    fills.append(guards[node])
                 keys = intervals.both(keys, found)
                 ranged.append(condition)
             elif match is not None:
@@ -139,9 +170,8 @@ def _ranges(
                 ranged.append(condition)
             else:
                 tested.append(condition)
-        if guard is not None and [condition for condition in ranged if condition is not inside]:
-            fills.append(guard)
         masks.append(Mask(node, tuple(ranged), tuple(tested)))
+    fills = list(dict.fromkeys(fills))
     return tuple(masks), keys, tuple(matches.values()), tuple(fills)
 
 

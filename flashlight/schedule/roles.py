@@ -121,7 +121,8 @@ def _axes(nodes: list[Expr]) -> set[Axis]:
 
 
 def _streamed(program: Program, reductions: list[Reduce]) -> Axis:
-    chained = [node for node in reductions if not _is_contraction(node)]
+    outputs = {axis for output in program.outputs for axis in output.axes}
+    chained = [node for node in reductions if not _is_contraction(node) and _pairs(node, outputs)]
     # the innermost chain: later reductions (a norm of the output, say) only touch the tile
     for node in chained:
         inner = {other.axis for other in walk(node.arg) if isinstance(other, Reduce) and other in chained}
@@ -132,6 +133,17 @@ def _streamed(program: Program, reductions: list[Reduce]) -> Axis:
         f"`{program.name}` holds no chain of reductions to fuse",
         hint="flashlight fuses attention: a score for every pair of a query and a key, reduced over the keys",
     )
+
+
+def _pairs(node: Reduce, outputs: set[Axis]) -> bool:
+    """Whether it reduces over pairs: of a position of an output that one tensor has, and of the axis, that another has.
+
+    A product over a head dimension, or a norm over it, reads tensors that all have that dimension.
+    """
+    loads = [inner for inner in walk(node.arg) if isinstance(inner, Load)]
+    having = [load for load in loads if node.axis in load.axes]
+    lacking = frozenset[Axis]().union(*(load.axes for load in loads if node.axis not in load.axes))
+    return any(axis not in load.axes for axis in lacking & outputs for load in having)
 
 
 def _is_contraction(node: Reduce) -> bool:
