@@ -99,7 +99,7 @@ class _Body:
             assert tensor is not None
             shape = _tuple([python(size) for size in tensor.shape])
             if parameter.broadcast:
-                lines.append(f"{tensor.name} = {tensor.name}.expand{shape if len(tensor.shape) != 1 else shape}")
+                lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
             lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {self._dtypes(tensor)}, {self.first.name}.device)')
         for assumption in self.program.assumptions:
             text = python(assumption)

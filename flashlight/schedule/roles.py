@@ -6,11 +6,13 @@ reductions, or are no plain contraction. The rows are the output axis over which
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, walk
 from flashlight.ir.order import axis_key
+from flashlight.ir.printer import show
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
 
 
@@ -159,8 +161,8 @@ def _is_feature(axis: Axis, streamed: list[Load], fixed: list[Load]) -> bool:
 
 
 def extent_name(axis: Axis) -> str:
-    """The extent's own name where it is a plain size, else the axis's name in capitals."""
+    """The extent's own name where it is a plain size, what it is made of (``2 * D``: D_2), else the axis in capitals."""
     extent = axis.extent
-    if isinstance(extent, (Const, Map)):
+    if isinstance(extent, Const):
         return axis.name.upper()
-    return str(extent)
+    return re.sub(r"\W+", "_", show(extent)).strip("_") if isinstance(extent, Map) else str(extent)
