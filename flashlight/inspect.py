@@ -145,7 +145,7 @@ def _report(call: Call, architecture: str, compiled: Any) -> Compiled:
         registers,
         spills,
         int(compiled.metadata.shared),
-        int(call.options["num_warps"]),
+        int(compiled.metadata.num_warps),
         _counted(_TENSOR_CORE[architecture], text),
         _counted(_COPY, text),
     )

@@ -1,0 +1,423 @@
+"""Search tiles for the kernels of a generated file on the GPU of this machine: `flashlight tune`.
+
+Every configuration of rows, keys, warps and pipeline stages that may fit is compiled (in parallel processes, which
+leave their work in Triton's cache), run, compared with the others' results and timed; the best few are timed again in
+turns. What wins is kept as one entry by function, architecture, padded head width and bytes an element.
+
+The search needs torch and triton only: ``python -m flashlight.tune generated/causal_triton.py --json out.json`` runs on
+a machine without flashlight's other dependencies, and ``flashlight tune --apply out.json generated/`` brings the result
+home.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flashlight import arguments
+from flashlight.arguments import Launcher
+
+Tile = tuple[int, int, int, int]
+"""Rows and keys of a tile, warps, pipeline stages."""
+Key = tuple[str, str, int, int]
+"""Function, architecture, padded head width, bytes an element."""
+
+SHARED = 227 * 1024
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 2e-2}
+"""How far configurations may be apart, relatively, before one counts as wrong."""
+GAIN = 1.02
+"""How much faster than the tile used so far a new one must be to replace it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search: a function of a kernel file at one head dimension and dtype."""
+
+    file: str
+    function: str
+    head_dim: int
+    dtype: str
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search. Times are medians in milliseconds."""
+
+    source: str
+    function: str
+    architecture: str
+    width: int
+    size: int
+    tile: Tile
+    time: float
+    before: Tile
+    time_before: float | None
+    tried: int
+    failed: int
+
+    @property
+    def key(self) -> Key:
+        return (self.function, self.architecture, self.width, self.size)
+
+
+def candidates(width: int, size: int, stages: Iterable[int] = (1, 2, 3, 4)) -> list[Tile]:
+    """Tiles worth a try for a padded head width and bytes an element.
+
+    Keys and values of all stages and the query must fit shared memory, the accumulator and the scores the registers
+    (at most 232 of 255 a thread); a warp has at least 16 rows.
+    """
+    found = []
+    for rows in (32, 64, 128, 256):
+        for keys in (16, 32, 64, 128, 256):
+            for warps in (2, 4, 8, 16):
+                registers = rows * (width + keys) / (32 * warps)
+                if rows < 16 * warps or registers > 232 or registers < 12:
+                    continue
+                for count in stages:
+                    shared = rows * width * size + 2 * count * keys * width * size
+                    if shared <= SHARED:
+                        found.append((rows, keys, warps, count))
+    return found
+
+
+def narrowed(tiles: Sequence[Tile], start: Tile, limit: int) -> list[Tile]:
+    """At most ``limit`` tiles, those nearest to ``start`` in powers of two, which is among them."""
+
+    def distance(tile: Tile) -> tuple[float, Tile]:
+        steps = [abs(a.bit_length() - b.bit_length()) for a, b in zip(tile[:3], start[:3], strict=True)]
+        return sum(steps) + 0.5 * abs(tile[3] - start[3]), tile
+
+    return [start, *[tile for tile in sorted(tiles, key=distance) if tile != start]][:limit]
+
+
+def jobs(
+    paths: Sequence[Path],
+    functions: Sequence[str] = (),
+    head_dims: Sequence[int] = (64, 128),
+    dtypes: Sequence[str] = ("bfloat16",),
+    sizes: Mapping[str, int] | None = None,
+) -> list[Job]:
+    """The searches for kernel files; all their functions where none is named.
+
+    A function without a head dimension of its own to bind is searched once.
+    """
+    found = []
+    for path in map(arguments.kernel_file, paths):
+        for launcher in arguments.launchers(path.read_text(encoding="utf-8")):
+            if functions and launcher.name not in functions:
+                continue
+            for dtype in dtypes:
+                seen = []
+                for head_dim in head_dims:
+                    numbers = arguments.bound(launcher, head_dim, sizes)
+                    if numbers not in seen:
+                        seen.append(numbers)
+                        found.append(Job(str(path), launcher.name, head_dim, dtype, dict(sizes or {})))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running on the GPU
+
+
+class Prepared:
+    """A job with its module and its tensors; ``run`` launches with a tile, whatever the file's table says."""
+
+    def __init__(self, job: Job) -> None:
+        path = Path(job.file)
+        self.job = job
+        self.module: ModuleType = arguments.load(path)
+        launchers = arguments.launchers(path.read_text(encoding="utf-8"))
+        self.launcher: Launcher = next(found for found in launchers if found.name == job.function)
+        numbers = arguments.bound(self.launcher, job.head_dim, job.sizes)
+        annotations = arguments.annotations(path, job.function)
+        self.arguments = arguments.make(self.launcher, numbers, annotations, job.dtype, "cuda")
+        self.own = self.module.configuration
+        self.asked: tuple[Any, ...] | None = None
+
+    def run(self, tile: Tile | None) -> Any:
+        """Launch with a tile; with the file's own where it is None."""
+        self.module.configuration = self._recorded if tile is None else lambda *asked: tile  # type: ignore[attr-defined]
+        try:
+            return getattr(self.module, self.job.function)(**self.arguments)
+        finally:
+            self.module.configuration = self.own  # type: ignore[attr-defined]
+
+    def _recorded(self, *asked: Any) -> Tile:
+        self.asked = asked
+        tile: Tile = self.own(*asked)
+        return tile
+
+
+def compiled(job: Job, tile: Tile) -> str | None:
+    """Compile and run one tile in this process (a worker's); what went wrong, if anything did."""
+    import torch
+
+    global _prepared
+    try:
+        if _prepared is None or _prepared.job != job:
+            _prepared = None
+            _prepared = Prepared(job)
+        with torch.no_grad():
+            _prepared.run(tile)
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    return None
+
+
+_prepared: Prepared | None = None
+
+
+def search(
+    job: Job,
+    pool: ProcessPoolExecutor | None,
+    limit: int = 48,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Found:
+    """Find the fastest tile for a job.
+
+    Raises:
+        RuntimeError: not even the tile that the file uses now runs, or no configuration does.
+    """
+    import torch
+
+    with torch.no_grad():
+        prepared = Prepared(job)
+        module = prepared.module
+        try:
+            expected = prepared.run(None)
+            torch.cuda.synchronize()
+        except Exception:  # out of shared memory, most likely: that is what the search is for
+            expected = None
+        assert prepared.asked is not None, f"{job.function} does not call configuration"
+        tensor, widest = prepared.asked[-2:]
+        key = (job.function, module.architecture(tensor.device), module.padded(widest), tensor.element_size())
+        before: Tile = tuple(prepared.own(*prepared.asked))
+        tiles = narrowed(candidates(key[2], key[3]), before, limit)
+        failed = _compile_all(job, tiles, pool, progress)
+        times: dict[Tile, float] = {}
+        for number, tile in enumerate(tiles):
+            progress("time", number, len(tiles))
+            if tile in failed:
+                continue
+            try:
+                actual = prepared.run(tile)
+                torch.cuda.synchronize()
+            except Exception as error:
+                failed[tile] = str(error)[:200]
+                continue
+            if expected is None:
+                expected = actual
+            if not agree(actual, expected, TOLERANCE[job.dtype]):
+                failed[tile] = "another result"
+                continue
+            times[tile] = _time(lambda tile=tile: prepared.run(tile), 15)
+        progress("time", len(tiles), len(tiles))
+        if not times:
+            raise RuntimeError(f"{job.function} D={job.head_dim}: no configuration runs; {next(iter(failed.values()))}")
+        best = sorted(times, key=lambda tile: times[tile])[:4]
+        finalists = list(dict.fromkeys([*best, *([before] if before in times else [])]))
+        final = _in_turns(prepared, finalists)
+        winner = min(final, key=lambda tile: final[tile])
+        if before in final and final[before] < final[winner] * GAIN:
+            winner = before
+        return Found(
+            Path(job.file).stem.removesuffix("_triton") + ".py",
+            *key,
+            winner,
+            final[winner],
+            before,
+            final.get(before),
+            len(tiles),
+            len(failed),
+        )
+
+
+def _compile_all(
+    job: Job, tiles: Sequence[Tile], pool: ProcessPoolExecutor | None, progress: Callable[[str, int, int], None]
+) -> dict[Tile, str]:
+    """Fill Triton's cache from worker processes; the tiles that failed there."""
+    if pool is None:
+        return {}
+    failed: dict[Tile, str] = {}
+    futures = {pool.submit(compiled, job, tile): tile for tile in tiles}
+    for number, future in enumerate(as_completed(futures), 1):
+        progress("compile", number, len(tiles))
+        try:
+            problem = future.result(timeout=120)
+        except Exception as error:  # a worker died
+            problem = str(error) or type(error).__name__
+        if problem is not None:
+            failed[futures[future]] = problem
+    return failed
+
+
+def agree(actual: Any, expected: Any, tolerance: float) -> bool:
+    """Whether two results are the same but for rounding; NaN and infinity must be in the same places."""
+    import torch
+
+    if isinstance(actual, (tuple, list)):
+        return all(agree(a, b, tolerance) for a, b in zip(actual, expected, strict=True))
+    if actual is None or expected is None:
+        return actual is expected
+    a, b = actual.float(), expected.float()
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return False
+    a, b = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (a, b))
+    return bool((a - b).norm() <= tolerance * b.norm() + 1e-30)
+
+
+def _time(run: Callable[[], Any], milliseconds: float) -> float:
+    from triton.testing import do_bench
+
+    return float(do_bench(run, warmup=5, rep=milliseconds, return_mode="median"))
+
+
+def _in_turns(prepared: Prepared, tiles: Sequence[Tile], rounds: int = 4) -> dict[Tile, float]:
+    """Medians over rounds in which the finalists take turns, so that the chip's clock favours none."""
+    samples: dict[Tile, list[float]] = {tile: [] for tile in tiles}
+    for _ in range(rounds):
+        for tile in tiles:
+            samples[tile].append(_time(lambda tile=tile: prepared.run(tile), 30))
+    return {tile: statistics.median(times) for tile, times in samples.items()}
+
+
+def workers(count: int | None = None) -> ProcessPoolExecutor | None:
+    """Processes that compile; None where one would do."""
+    import multiprocessing
+
+    count = min(12, (os.cpu_count() or 1) - 2) if count is None else count
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) if count > 1 else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table in a file
+
+
+def entries(text: str) -> dict[Key, Tile]:
+    """The TILES table of a kernel file's text."""
+    node = _table(text)
+    return ast.literal_eval(node.value) if node is not None else {}
+
+
+def replaced(text: str, tiles: Mapping[Key, Tile]) -> str:
+    """A kernel file's text with another TILES table, laid out as `flashlight transpile` lays it out."""
+    from flashlight.emit.tuning import table
+
+    node = _table(text)
+    if node is None:
+        raise ValueError("the file has no table TILES")
+    lines = text.splitlines(keepends=True)
+    assert node.end_lineno is not None
+    first = node.lineno - 1
+    while first > 0 and lines[first - 1].startswith("#"):
+        first -= 1
+    return "".join([*lines[:first], table(dict(tiles)) + "\n", *lines[node.end_lineno :]])
+
+
+def _table(text: str) -> ast.Assign | None:
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "TILES":
+            return node
+    return None
+
+
+def applied(path: Path, found: Sequence[Found]) -> int:
+    """Write what was found for a file into its table; the number of entries that changed."""
+    source = path.stem.removesuffix("_triton") + ".py"
+    text = path.read_text(encoding="utf-8")
+    before = entries(text)
+    after = before | {one.key: one.tile for one in found if one.source == source}
+    changed = sum(before.get(key) != tile for key, tile in after.items())
+    if changed:
+        path.write_text(replaced(text, after), encoding="utf-8")
+    return changed
+
+
+def report(found: Sequence[Found]) -> str:
+    """The JSON that ``--json`` writes."""
+    return json.dumps({"found": [asdict(one) for one in found]}, indent=1) + "\n"
+
+
+def read_report(text: str) -> list[Found]:
+    """What ``--json`` wrote."""
+    return [Found(**{**one, "tile": tuple(one["tile"]), "before": tuple(one["before"])}) for one in json.loads(text)["found"]]
+
+
+def summary(found: Found) -> str:
+    """A line about an outcome."""
+    where = f"{found.source[:-3]}:{found.function} {found.architecture} width {found.width} x {found.size} bytes"
+    if found.time_before is None:
+        return f"{where}: {found.tile} {found.time:.3f} ms; {found.before} does not run"
+    gain = "kept" if found.tile == found.before else f"{found.time_before / found.time:.2f}x faster than {found.before}"
+    return f"{where}: {found.tile} {found.time:.3f} ms, {gain}"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The search alone, for machines without flashlight's other dependencies."""
+    parser = argparse.ArgumentParser(prog="python -m flashlight.tune", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--functions", type=lambda text: text.split(","), default=())
+    parser.add_argument("--head-dims", type=lambda text: [int(x) for x in text.split(",")], default=(64, 128))
+    parser.add_argument("--dtypes", type=lambda text: text.split(","), default=("bfloat16",))
+    parser.add_argument("--size", action="append", metavar="NAME=N", default=[], help="a size, or batch, heads, length")
+    parser.add_argument("--limit", type=int, default=48, help="configurations a search")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--budget", type=float, default=540, metavar="SECONDS", help="start no search after this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here")
+    parser.add_argument("--write", action="store_true", help="write it into the files' tables (needs flashlight's emitter)")
+    options = parser.parse_args(words)
+    import time
+
+    import torch
+
+    if not torch.cuda.is_available():
+        print("tuning needs a GPU", file=sys.stderr)
+        return 2
+    started, found, failed = time.monotonic(), [], 0
+    sizes = {name: int(number) for name, _, number in (text.partition("=") for text in options.size)}
+    planned = jobs(options.files, options.functions, options.head_dims, options.dtypes, sizes)
+    pool = workers(options.workers)
+    try:
+        for number, job in enumerate(planned, 1):
+            label = f"[{number}/{len(planned)} {time.monotonic() - started:.0f} s] {job.function} D={job.head_dim}"
+            if time.monotonic() - started > options.budget:
+                print(f"{label}: not searched, the time is up")
+                failed += 1
+                continue
+            try:
+                one = search(job, pool, options.limit)
+            except Exception as error:
+                failed += 1
+                print(f"{label}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                continue
+            found.append(one)
+            print(f"{label}: {summary(one)} ({one.tried - one.failed} of {one.tried} ran)", flush=True)
+            if options.json:
+                options.json.write_text(report(found), encoding="utf-8")
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+    if options.write:
+        for path in dict.fromkeys(Path(job.file) for job in planned):
+            print(f"{path}: {applied(path, found)} entries changed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    # workers import this module by its name, not as __main__
+    from flashlight import tune
+
+    raise SystemExit(tune.main())
