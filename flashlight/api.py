@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashlight import output, pipeline
+from flashlight import output, pipeline, tune
 from flashlight.output import GeneratedFile
 from flashlight.pipeline import Phases, Shapes
 
@@ -61,7 +61,7 @@ def transpile(
     files = pipeline.emit(source, units, origin, command, phases)
     return [
         GeneratedFile(out / f"{path.stem}.py", files.wrapper),
-        GeneratedFile(out / f"{path.stem}_triton.py", files.kernels),
+        GeneratedFile(kernels := out / f"{path.stem}_triton.py", tune.carried_over(files.kernels, kernels)),
     ]
 
 

@@ -334,6 +334,17 @@ def _table(text: str) -> ast.Assign | None:
     return None
 
 
+def carried_over(text: str, replaces: Path) -> str:
+    """A kernel file's text with the tuned tiles of the file that it replaces, for the functions that are in both."""
+    try:
+        old = entries(replaces.read_text(encoding="utf-8"))
+        functions = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    except (OSError, SyntaxError, ValueError):
+        return text  # there is none, or it is none of flashlight's
+    kept = {key: tile for key, tile in old.items() if len(key) == 4 and key[0] in functions}
+    return replaced(text, kept) if kept else text
+
+
 def applied(path: Path, found: Sequence[Found]) -> int:
     """Write what was found for a file into its table; the number of entries that changed."""
     source = path.stem.removesuffix("_triton") + ".py"

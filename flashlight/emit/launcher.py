@@ -133,7 +133,7 @@ class _Body:
                 lines.append(f"{name} = {python(axis.extent)}")
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
-        lines.append(f"block_rows, block_keys, warps, stages = configuration({self.first.name}, {widest})")
+        lines.append(f'block_rows, block_keys, warps, stages = configuration("{self.program.name}", {self.first.name}, {widest})')
         if kernel.described:
             lines.append(f"descriptors = describable({', '.join(tensor.name for tensor in kernel.described)})")
         grid = " * ".join(

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 Tile = tuple[int, int, int, int]
-"""Rows and keys of a block, warps, pipeline stages."""
+"""Rows and keys of a tile, warps, pipeline stages."""
+Key = tuple[str, str, int, int]
+"""Function, architecture, padded head width, bytes an element."""
 
 MODEL = '''
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
@@ -59,15 +75,15 @@ def precision(tensor):
 '''
 
 
-def table(tiles: dict[tuple[str, int, int], Tile]) -> str:
+def table(tiles: Mapping[Key, Tile]) -> str:
     """The table as source."""
-    lines = ["# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages"]
-    lines.append("TILES = {")
-    lines += [f"    {key!r}: {tile!r}," for key, tile in sorted(tiles.items())]
-    return "\n".join([*lines, "}"])
+    lines = ["# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;"]
+    lines += ["# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry."]
+    if not tiles:
+        return "\n".join([*lines, "TILES = {}"])
+    entries = [f"    ({', '.join(map(_quoted, key))}): {tile!r}," for key, tile in sorted(tiles.items())]
+    return "\n".join([*lines, "TILES = {", *entries, "}"])
 
 
-DEFAULT_TILES: dict[tuple[str, int, int], Tile] = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+def _quoted(part: str | int) -> str:
+    return f'"{part}"' if isinstance(part, str) else str(part)
