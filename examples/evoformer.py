@@ -34,11 +34,11 @@ def row_attention_with_mask(
     v: Tensor,  # [B, N, S, H, D]
     gate: Tensor,  # [B, N, S, H, D]
     msa_mask: Tensor,  # [B, N, S]
-    pair_bias: Tensor,  # [B, H, S, S]
+    pair_bias: Tensor,  # [B, 1, H, S, S]
 ) -> Tensor:
     """The mask becomes the bias here: 1e9 * (mask - 1)."""
     mask_bias = (1e9 * (msa_mask.float() - 1))[:, :, None, None, :]
-    return _gated(q, k, v, gate, [mask_bias, pair_bias.float()[:, None]]).to(v.dtype)
+    return _gated(q, k, v, gate, [mask_bias, pair_bias.float()]).to(v.dtype)
 
 
 def column_attention(

@@ -65,7 +65,11 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
             return build.reduce("max", inner, expr.axis)
     if isinstance(expr, Map):
         if expr.op in ("add", "sub"):
-            return build.op(expr.op, down(expr.args[0]), down(expr.args[1]), dtype=FLOAT)
+            left, right = down(expr.args[0]), down(expr.args[1])
+            if _number(left) is not None and _number(left) is _number(right):
+                # x * k + y * k: one product
+                return build.op("mul", build.op(expr.op, left.args[0], right.args[0]), left.args[1], dtype=FLOAT)
+            return build.op(expr.op, left, right, dtype=FLOAT)
         if expr.op == "neg":
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)
         if expr.op == "where":
@@ -80,10 +84,18 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
             if not left.axes or not right.axes:
                 tile, number = (right, left) if not left.axes else (left, right)
                 return scaled(tile, build.op("mul", build.cast(number, FLOAT), factor, dtype=FLOAT), names)
+            small, large = sorted((left, right), key=lambda side: len(side.axes))
+            if small.axes < expr.axes and is_float(small):
+                return build.op("mul", large, down(small), dtype=FLOAT)
         if expr.op == "div" and not expr.args[1].axes:
             number = build.op("div", factor, build.cast(expr.args[1], FLOAT), dtype=FLOAT)
             return scaled(expr.args[0], number, names)
     return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _number(expr: Expr) -> Expr | None:
+    """k of ``x * k``, where it is no tile."""
+    return expr.args[1] if isinstance(expr, Map) and expr.op == "mul" and not expr.args[1].axes else None
 
 
 def _is_limit(expr: Expr) -> bool:

@@ -34,6 +34,7 @@ class Kernel:
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
     tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
+    deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     helpers: frozenset[str]
 
@@ -70,6 +71,8 @@ class _KernelWriter:
         for number, one in enumerate(self.schedule.passes):
             self._pass(number, one)
         self._store()
+        if self.tiles.deep:
+            self.tiles.helpers.add("deep_tile")
         body = _without_unused(self.tiles.block.lines)
         return self._signed(body, description)
 
@@ -453,6 +456,7 @@ class _KernelWriter:
             sizes,
             widths,
             tuple(self.tables),
+            distinct(tuple(tiles.deep)),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             frozenset(tiles.helpers),
         )

@@ -134,6 +134,11 @@ class _Body:
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
         lines.append(f'block_rows, block_keys, warps, stages = configuration("{self.program.name}", {self.first.name}, {widest})')
+        if kernel.deep:
+            depths = ", ".join(f"padded({extent_name(axis)})" for axis in kernel.deep)
+            depth = f"max({depths})" if len(kernel.deep) > 1 else depths
+            extent = python(roles.rows.extent)
+            lines.append(f"block_rows, block_keys = deep_tile(block_rows, block_keys, {extent}, {depth})")
         if kernel.described:
             lines.append(f"descriptors = describable({', '.join(tensor.name for tensor in kernel.described)})")
         grid = " * ".join(

@@ -31,11 +31,11 @@ class Names:
 
 def grid_names(axes: tuple[Axis, ...]) -> dict[Axis, str]:
     """The variables that hold a program's position along its grid axes: words where they are not ambiguous."""
-    words = [_WORDS.get(extent_name(axis), axis.name.lower()) for axis in axes]
-    return {
-        axis: word if words.count(word) == 1 else f"{axis.name.lower()}_index"
-        for axis, word in zip(axes, words, strict=True)
-    }
+    names: dict[Axis, str] = {}
+    for axis in sorted(axes, key=lambda axis: extent_name(axis) != "B"):
+        word = _WORDS.get(extent_name(axis), axis.name.lower())
+        names[axis] = word if word not in names.values() else f"{axis.name.lower()}_index"
+    return names
 
 
 def dimension_labels(tensor: Tensor) -> tuple[str, ...]:

@@ -123,6 +123,14 @@ def block_bounds(values, block_keys):
     block_bounds_kernel[(rows * blocks,)](values, low, high, *values.stride(), size, blocks, BLOCK_KEYS=block_keys)
     return low, high
 ''',
+    "deep_tile": '''
+def deep_tile(rows, keys, row_count, depth):
+    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
+    rows = min(rows, padded(row_count))
+    while rows * keys * depth > 16384 and max(rows, keys) > 16:
+        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
+    return rows, keys
+''',
     "floor_divide": '''
 @triton.jit
 def floor_divide(a, b):

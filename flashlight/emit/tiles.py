@@ -59,6 +59,7 @@ class TileWriter:
         self.pointers: dict[Load, tuple[str, str]] = {}
         self.descriptors: dict[Load, str] = {}
         self.helpers: set[str] = set()
+        self.deep: dict[Axis, None] = {}
         self.in_loop = False
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
@@ -99,6 +100,11 @@ class TileWriter:
         if axis is self.roles.rows:
             return "BLOCK_ROWS"
         return "BLOCK_KEYS" if axis is self.roles.stream else f"BLOCK_{extent_name(axis)}"
+
+    def note_depth(self, axes: tuple[Axis, ...]) -> None:
+        """Remember the axes of a tile that holds more than one value for each pair of a row and a key."""
+        if self.roles.rows in axes and self.roles.stream in axes:
+            self.deep.update(dict.fromkeys(axis for axis in axes if axis in self.roles.resident))
 
     def size(self, expr: Expr) -> str:
         return self.value(expr).within(3)
@@ -216,6 +222,7 @@ class TileWriter:
 
     def _mapped(self, expr: Map) -> Code:
         axes = self.tile_axes(expr)
+        self.note_depth(axes)
         args = [self.value(arg) for arg in expr.args]
         if expr.op == "cast":
             return self._cast(expr, args[0])
@@ -307,6 +314,7 @@ class TileWriter:
     def load(self, load: Load) -> Code:
         """A tile or a scalar of a tensor, zero outside it."""
         axes = self.tile_axes(load)
+        self.note_depth(axes)
         self.used_tensors.setdefault(load.tensor)
         tests, always = self._bounds(load)
         if load in self.pointers:
@@ -589,14 +597,17 @@ def _factors(body: Expr) -> list[Expr]:
 
 
 def _zero_padded(arg: Expr, axis: Axis) -> bool:
-    """Whether the body is zero past the end of the axis because a factor is loaded there as zero."""
-    for factor in _factors(arg):
-        inner = factor
-        while isinstance(inner, Map) and inner.op in ("cast", "neg"):
-            inner = inner.args[0]
-        if isinstance(inner, Load) and axis in inner.axes:
-            return True
-    return False
+    """Whether the body is zero past the end of the axis, because what is loaded there is zero."""
+    if isinstance(arg, Load):
+        return axis in arg.axes
+    if not isinstance(arg, Map) or axis not in arg.axes:
+        return False
+    zero = [_zero_padded(inner, axis) for inner in arg.args]
+    if arg.op == "mul":
+        return any(zero)
+    if arg.op in ("cast", "neg", "abs", "tanh", "sin", "erf", "sqrt", "div"):
+        return zero[0]
+    return all(zero) if arg.op in ("add", "sub", "maximum", "minimum") else arg.op == "where" and all(zero[1:])
 
 
 def _literal(const: Const) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build
@@ -14,6 +15,7 @@ from flashlight.schedule import intervals, roles
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from rewriters.dead import vanishes
+from rewriters.merge import merge
 from rewriters.online import correction
 
 
@@ -22,11 +24,29 @@ def schedule(program: Program) -> Schedule:
     program = roles.apart(program)
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
-    program, parts = roles.called(program, parts)
+    program, parts = roles.shared(*_merged(*roles.called(program, parts)))
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
     return Schedule(program, parts, passes, masks, keys, matches, fills, reasons)
+
+
+def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:
+    """One axis for every two of the tile's that always go together."""
+    loads = [node for output in program.outputs for node in walk(output.expr) if isinstance(node, Load)]
+
+    def backwards(pair: tuple[Axis, ...]) -> int:
+        """In how many tensors the second stands before the first."""
+        places = [[n for axis in pair for n, i in enumerate(load.index) if i is Iota(axis)] for load in loads]
+        return sum(place != sorted(place) for place in places)
+
+    for outer, inner in sorted(permutations(parts.resident, 2), key=backwards):
+        merged = merge(program, outer, inner)
+        if merged is not None:
+            program, axis = merged
+            resident = tuple(axis if old is outer else old for old in parts.resident if old is not inner)
+            return _merged(program, replace(parts, resident=resident))
+    return program, parts
 
 
 def _refuse_matrices(program: Program, parts: roles.Roles) -> None:

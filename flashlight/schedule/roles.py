@@ -86,6 +86,35 @@ def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
     return program, parts
 
 
+def shared(program: Program, parts: Roles) -> tuple[Program, Roles]:
+    """Sums over a resident axis run over another one of its extent where what they add up is then at hand already.
+
+    A norm of the output adds up the very accumulators that are stored; the latent that keys share with values is one
+    load. Renaming a bound axis changes nothing as long as the new name is not taken below it.
+    """
+    nodes = list(walk(*(output.expr for output in program.outputs)))
+    known = {node for node in nodes if isinstance(node, Load) or (isinstance(node, Reduce) and node.axis is parts.stream)}
+    outputs = [axis for axis in parts.resident if any(axis in output.axes for output in program.outputs)]
+    done: dict[Expr, Expr] = {}
+    for node in nodes:
+        new = rebuilt(node, tuple(done[child] for child in node.children))
+        if isinstance(node, Reduce) and isinstance(new, Reduce) and node.axis in parts.resident:
+            below = [inner for inner in walk(node.arg) if node.axis in inner.axes]
+            for axis in outputs:
+                taken = any(axis in inner.axes or axis in inner.bound for inner in below)
+                if taken or axis is node.axis or axis.extent is not node.axis.extent:
+                    continue
+                values = {Iota(node.axis): Iota(axis)}
+                if any(substitute(inner, values) in known for inner in below if inner in known):
+                    new = Reduce(node.op, substitute(new.arg, values), axis)
+                    break
+        done[node] = new
+    program = mapped(program, done)
+    left = _axes(list(walk(*(output.expr for output in program.outputs))))
+    left |= {axis for output in program.outputs for axis in output.axes}
+    return program, replace(parts, resident=tuple(axis for axis in parts.resident if axis in left))
+
+
 def assign(program: Program) -> Roles:
     """The roles of the program's axes; a Diagnostic where no axis can be streamed."""
     roots = [output.expr for output in program.outputs]
