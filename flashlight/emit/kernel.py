@@ -426,12 +426,13 @@ class _KernelWriter:
         numbers = tuple((name, expr) for expr, name in tiles.numbers.items() if re.search(rf"\b{name}\b", text))
         groups.append(("numbers", [name for name, _ in numbers]))
         widths = distinct(self.roles.resident)
-        constant = {scalar for axis in widths for scalar in walk(axis.extent) if isinstance(scalar, Scalar)}
+        constant = set(parts_of(widths))
         words = set(re.findall(r"\w+", text))
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)
         sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
         groups.append(("sizes", [size.name for size in sizes]))
-        heads: list[str] = []
+        plain = {axis.extent for axis in widths}
+        heads = [f"{size.name}: tl.constexpr" for size in parts_of(widths) if size not in plain and size.name in words]
         for axis in widths:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
@@ -484,6 +485,11 @@ def _folded(function: str, items: list[str]) -> str:
 def distinct(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
     """One axis for each extent: positions along equal extents are one variable."""
     return tuple(dict.fromkeys(representative(axis, axes) for axis in axes))
+
+
+def parts_of(axes: tuple[Axis, ...]) -> tuple[Scalar, ...]:
+    """The sizes that the extents are made of."""
+    return tuple(dict.fromkeys(node for axis in axes for node in walk(axis.extent) if isinstance(node, Scalar)))
 
 
 def output_labels(output: Output) -> tuple[str, ...]:

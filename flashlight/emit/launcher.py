@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flashlight.emit.host import python
-from flashlight.emit.kernel import Kernel
+from flashlight.emit.kernel import Kernel, parts_of
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Output, Program
@@ -153,6 +153,9 @@ class _Body:
             lines.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
         if kernel.sizes:
             lines.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
+        plain = {axis.extent for axis in kernel.widths}
+        inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
+        lines += [f"    {given}" for given in inner if f"{given.split('=')[0]}: tl.constexpr" in kernel.text]
         for axis in kernel.widths:
             name = extent_name(axis)
             given = f"{name}={name}, " if isinstance(axis.extent, Scalar) else ""
