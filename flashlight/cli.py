@@ -1,4 +1,4 @@
-"""The command line: `flashlight transpile`, `check`, `explain` and `verify`.
+"""The command line: `flashlight transpile`, `check`, `explain`, `verify`, `tune` and `inspect`.
 
 Exit codes: 0 where all is well; 1 where a file would change (`check`, `--check`), where the input got a diagnostic, or
 where a verification failed; 2 where the command itself was misspelled. torch is imported inside the commands alone, so
@@ -7,10 +7,10 @@ that `--help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from flashlight.output import GeneratedFile, parse_shape
 from flashlight.pipeline import Phases, Shapes
 
 if TYPE_CHECKING:
+    from flashlight.tune import Found, Job
     from flashlight.verify import Outcome
 
 app = typer.Typer(
@@ -34,6 +35,11 @@ Out = Annotated[Path, typer.Option(help="Directory of the generated files.")]
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME=B,H,S,D", help="Dimensions of a parameter; repeat for several."),
+]
+HeadDims = Annotated[list[int], typer.Option("--head-dim", help="Head dimension; repeat for several.")]
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="NAME=N", help="A size by its name in the file, or batch, heads, length."),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the seconds of each phase.")]
 Inputs = Annotated[list[str], typer.Argument(metavar="FILE[:TARGET]...", help="A Python file, and functions of it.")]
@@ -137,6 +143,148 @@ def verify(
         failed = sum(outcome.failure is not None for outcome in outcomes)
         _say(_verdict(failed, len(outcomes) - failed))
         raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def tune(
+    files: Annotated[list[Path], typer.Argument(help="Generated files; either of a pair.")],
+    function: Annotated[list[str] | None, typer.Option(help="Only this function; repeat for several.")] = None,
+    head_dim: HeadDims = [64, 128],  # noqa: B006
+    dtype: Annotated[list[str], typer.Option(help="Element type; repeat for several.")] = ["bfloat16"],  # noqa: B006
+    size: SizeOption = None,
+    limit: Annotated[int, typer.Option(help="Configurations tried in a search.", min=1)] = 48,
+    json: Annotated[Path | None, typer.Option(help="Write what was found to this file too.")] = None,
+    apply: Annotated[Path | None, typer.Option(help="Search nothing: take what --json wrote on a GPU machine.")] = None,
+) -> None:
+    """Search tiles on this machine's GPU and write the fastest into the table of FILES."""
+    from flashlight import arguments, tune
+
+    paths = list(dict.fromkeys(map(arguments.kernel_file, files)))
+    for path in paths:
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {path}")
+    failed = 0
+    if apply is not None:
+        found = tune.read_report(apply.read_text(encoding="utf-8"))
+    else:
+        import torch
+
+        if not torch.cuda.is_available():
+            _say("tuning needs a GPU; on another machine: python -m flashlight.tune FILES --json OUT", error=True)
+            raise typer.Exit(1)
+        found, failed = _searched(tune.jobs(paths, function or (), head_dim, dtype, _sizes(size)), limit)
+        if json is not None:
+            json.write_text(tune.report(found), encoding="utf-8")
+    changed = [tune.applied(path, found) for path in paths]
+    for path, count in zip(paths, changed, strict=True):
+        if count:
+            _say(f"{path}: {count} {'entry' if count == 1 else 'entries'} written")
+    written = sum(map(bool, changed))
+    _say(_summary(written, len(paths) - written, ("written", "left unchanged")))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _searched(jobs: Sequence[Job], limit: int) -> tuple[list[Found], int]:
+    """Run searches with a progress bar each; what was found, and how many failed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from flashlight import tune
+
+    found: list[Found] = []
+    failed = 0
+    pool = tune.workers()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        try:
+            for job in jobs:
+                label = f"{job.function} D={job.head_dim} {job.dtype}"
+                bar = bars.add_task(label, total=limit)
+
+                def show(stage: str, done: int, total: int, bar: Any = bar, label: str = label) -> None:
+                    bars.update(bar, description=f"{label}: {stage}", completed=done, total=total)
+
+                try:
+                    found.append(tune.search(job, pool, limit, show))
+                    bars.console.print(tune.summary(found[-1]), markup=False, highlight=False)
+                except Exception as error:  # the other searches are still worth having
+                    failed += 1
+                    bars.console.print(f"{label}: {type(error).__name__}: {error}", markup=False, highlight=False)
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+    return found, failed
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="Generated files; either of a pair.")],
+    arch: Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942; repeat for several.")] = ["sm_90"],  # noqa: B006
+    head_dim: HeadDims = [64, 128],  # noqa: B006
+    dtype: Annotated[str, typer.Option(help="Element type.")] = "bfloat16",
+    size: SizeOption = None,
+) -> None:
+    """Compile the kernels of FILES ahead of time and show registers, spills, shared memory and instructions. Needs no GPU."""
+    from rich.table import Table
+
+    from flashlight import arguments, inspect
+
+    for name in arch:
+        if name not in inspect.TARGETS:
+            raise typer.BadParameter(f"--arch is one of {', '.join(inspect.TARGETS)}")
+    console = Console(highlight=False)
+    header = ("function", "D", "arch", "tile", "warps", "registers", "spills", "shared", "blocks", "tensor cores", "copies")
+    table = Table(*header, caption="registers and bytes spilled a thread; bytes of shared memory; blocks a multiprocessor")
+    spilled = 0
+    for path in dict.fromkeys(map(arguments.kernel_file, files)):
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {path}")
+        try:
+            for name in arch:
+                for one in inspect.inspected(path, name, tuple(head_dim), dtype, _sizes(size)):
+                    found = one.compiled
+                    spilled += found.spills > 0
+                    main = found.kernel == f"{one.function}_kernel"
+                    table.add_row(
+                        one.function if main else f"  {found.kernel}",
+                        str(one.head_dim),
+                        name,
+                        "x".join(map(str, one.tile)),
+                        str(found.warps),
+                        str(found.registers),
+                        str(found.spills),
+                        str(found.shared),
+                        str(found.occupancy),
+                        _counted(found.tensor_core),
+                        _counted(found.copies),
+                    )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--size") from None
+    if not console.is_terminal:
+        console.width = 240
+    console.print(table)
+    if spilled:
+        _say(f"{spilled} kernel{'s' * (spilled != 1)} spill{'s' * (spilled == 1)} registers.")
+
+
+def _counted(instructions: Mapping[str, int]) -> str:
+    """``wgmma.mma_async x12``: names shortened to what tells them apart, the most frequent first."""
+    short: dict[str, int] = {}
+    for name, count in instructions.items():
+        stem = ".".join(name.split(".")[:2])
+        if name.startswith("cp.async.bulk"):
+            stem = "cp.async.bulk"
+        short[stem] = short.get(stem, 0) + count
+    return ", ".join(f"{name} x{count}" for name, count in sorted(short.items(), key=lambda item: -item[1])) or "none"
+
+
+def _sizes(options: Sequence[str] | None) -> dict[str, int]:
+    sizes = {}
+    for option in options or ():
+        name, _, number = option.partition("=")
+        if not number.isdecimal():
+            raise typer.BadParameter(f"{option!r} is not NAME=NUMBER", param_hint="--size")
+        sizes[name] = int(number)
+    return sizes
 
 
 @contextmanager

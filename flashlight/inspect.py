@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from flashlight import arguments
 
 TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
@@ -43,11 +45,14 @@ class Compiled:
 
     @property
     def occupancy(self) -> int:
-        """Blocks that fit a multiprocessor at once, by registers (64 Ki of them) and shared memory."""
-        threads = self.warps * (64 if self.architecture.startswith("gfx") else 32)
-        by_registers = 65536 // max(1, self.registers * threads)
-        by_shared = (SHARED_LIMIT[self.architecture] + 1024) // max(1, self.shared + 1024)
-        return min(by_registers, by_shared)
+        """Blocks that fit a multiprocessor at once, by registers, shared memory and threads."""
+        if self.architecture.startswith("gfx"):
+            # four units of 512 registers a lane; a wave lies in one of them
+            by_registers = 4 * (512 // max(1, self.registers)) // self.warps
+            return min(by_registers, SHARED_LIMIT[self.architecture] // max(1, self.shared))
+        by_registers = 65536 // max(1, self.registers * self.warps * 32)
+        by_shared = (SHARED_LIMIT[self.architecture] + 1024) // (self.shared + 1024)
+        return min(by_registers, by_shared, 2048 // (self.warps * 32), 32)
 
 
 @dataclass(frozen=True)
@@ -174,3 +179,36 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     local = re.search(r"LOCAL:(\d+)", text)
     assert registers and stack and local, text
     return int(registers[1]), int(stack[1]) + int(local[1])
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A kernel as a launcher would launch it at one head dimension, and what the compiler made of it."""
+
+    function: str
+    head_dim: int
+    tile: tuple[int, ...]
+    compiled: Compiled
+
+
+def inspected(
+    path: Path, architecture: str, head_dims: tuple[int, ...], dtype: str, sizes: Mapping[str, int] | None = None
+) -> Iterator[Inspected]:
+    """Compile every kernel of a generated file; the sizes are `arguments.SIZES` unless given.
+
+    Raises:
+        ValueError: a launcher does not take the sizes.
+    """
+    module = arguments.load(path)
+    for launcher in arguments.launchers(path.read_text(encoding="utf-8")):
+        seen: list[dict[str, int]] = []
+        for head_dim in head_dims:
+            numbers = arguments.bound(launcher, head_dim, sizes)
+            if numbers in seen:
+                continue  # it has no head dimension of its own
+            seen.append(numbers)
+            given = arguments.make(launcher, numbers, arguments.annotations(path, launcher.name), dtype)
+            for call in launches(module, launcher.name, given, architecture):
+                names = [name for name in ("BLOCK_ROWS", "BLOCK_KEYS") if name in call.arguments]
+                compiled = compile_call(call, architecture)
+                yield Inspected(launcher.name, head_dim, tuple(call.arguments[name] for name in names), compiled)
