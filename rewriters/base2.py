@@ -61,7 +61,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
     if isinstance(expr, Reduce) and expr.op == "max":
         inner = down(expr.arg)
         # a factor that found nothing to join is cheaper outside the maximum
-        if inner is not build.op("mul", expr.arg, factor, dtype=FLOAT):
+        if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, _unrounded(expr.arg))):
             return build.reduce("max", inner, expr.axis)
     if isinstance(expr, Map):
         if expr.op in ("add", "sub"):
@@ -91,6 +91,10 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
             number = build.op("div", factor, build.cast(expr.args[1], FLOAT), dtype=FLOAT)
             return scaled(expr.args[0], number, names)
     return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _unrounded(expr: Expr) -> Expr:
+    return _unrounded(expr.args[0]) if isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]) else expr
 
 
 def _number(expr: Expr) -> Expr | None:

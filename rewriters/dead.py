@@ -41,9 +41,9 @@ def _applied(expr: Map, args: list[Known]) -> Known:
     if expr.op == "where":
         return args[1] if args[1] == args[2] else None
     if expr.op in ("mul", "div") and first == 0.0:
-        return 0.0
+        return None if expr.op == "mul" and _infinite(args[1]) else 0.0
     if expr.op == "mul" and args[1] == 0.0:
-        return 0.0
+        return None if _infinite(first) else 0.0
     if expr.op in ("add", "sub") and first is not None and math.isinf(first):
         second = args[1]
         return None if second is not None and math.isinf(second) else first
@@ -65,3 +65,7 @@ def _applied(expr: Map, args: list[Known]) -> Known:
     if expr.op in ("neg", "abs", "sqrt") and first == 0.0:
         return 0.0
     return None
+
+
+def _infinite(value: Known) -> bool:
+    return value is not None and math.isinf(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flashlight.ir.program import Program
 from rewriters.absorb import absorb
 from rewriters.base2 import base2
+from rewriters.exponents import exponents
 from rewriters.hoist import hoist
 from rewriters.scale import scale
 from rewriters.split import split
@@ -16,7 +17,12 @@ Law = Callable[[Program], Program]
 
 LAWS: tuple[tuple[str, Law], ...] = (
     ("absorb", absorb),
-    ("split", split), ("hoist", hoist), ("scale", scale), ("base 2", base2))
+    ("exponents", exponents),
+    ("split", split),
+    ("hoist", hoist),
+    ("scale", scale),
+    ("base 2", base2),
+)
 
 
 @dataclass(frozen=True)

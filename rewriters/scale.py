@@ -1,7 +1,7 @@
 """Scale: a positive factor leaves a maximum and a mask.
 
     max_j (k * x(j))  =  k * max_j x(j)          where(c, k * x, -inf)  =  k * where(c, x, -inf)
-    k * x == -inf  is  x == -inf
+    k * x == -inf  is  x == -inf                 max_j round(x(j))  =  round(max_j x(j))
 
 for k > 0 without axes (a constant, or a power of a size: a run-time ``scale`` may be negative). Scores then stay as
 the matrix product left them, and the factor joins the subtraction before the exponential in one multiply-add.
@@ -22,6 +22,8 @@ def scale(program: Program) -> Program:
 
     def rule(node: Expr) -> Expr:
         if isinstance(node, Reduce) and node.op == "max" and is_float(node):
+            if isinstance(node.arg, Map) and node.arg.op == "cast" and is_float(node.arg.args[0]):
+                return build.cast(rule(build.reduce("max", node.arg.args[0], node.axis)), node.dtype)
             factored = positive_factor(node.arg)
             if factored is not None:
                 value, factor = factored

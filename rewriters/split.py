@@ -4,6 +4,7 @@
 
 Applied only where it frees a statistic: where a term of the sum depends on a reduction over the same axis that cannot
 leave the sum otherwise. Two softmaxes subtracted become two accumulators over shared tiles of V.
+A maximum that is subtracted keeps what remains small: it stays with what it is subtracted from.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def _terms(body: Expr, reduction: Reduce) -> tuple[str, Expr, Expr] | None:
     if not isinstance(body, Map) or reduction.axis not in body.axes:
         return None
     if body.op in ("add", "sub"):
-        return (body.op, *body.args) if any(_has_statistic(arg, reduction) for arg in body.args) else None
+        freed = [arg for arg in body.args if _has_statistic(arg, reduction) and not _is_extreme(arg, reduction)]
+        return (body.op, *body.args) if freed else None
     if body.op == "cast" and is_float(body.args[0]):
         terms = _terms(body.args[0], reduction)
         return terms and (terms[0], build.cast(terms[1], body.dtype), build.cast(terms[2], body.dtype))
@@ -52,3 +54,13 @@ def _terms(body: Expr, reduction: Reduce) -> tuple[str, Expr, Expr] | None:
 
 def _has_statistic(term: Expr, reduction: Reduce) -> bool:
     return any(isinstance(node, Reduce) and node.axis is reduction.axis for node in walk(term))
+
+
+def _is_extreme(term: Expr, reduction: Reduce) -> bool:
+    """Whether the term is a maximum or minimum of the axis, perhaps scaled, or what is left when it is subtracted."""
+    statistics = [node for node in walk(term) if isinstance(node, Reduce) and node.axis is reduction.axis]
+    within = {inner for node in statistics for inner in walk(node.arg)}
+    outermost = [node for node in statistics if node not in within]
+    return all(node.op in ("max", "min") for node in outermost) and not any(
+        isinstance(node, Map) and node.op in ("exp", "pow", "div") and _has_statistic(node, reduction) for node in walk(term)
+    )

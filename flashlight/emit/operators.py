@@ -71,6 +71,12 @@ def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 ''',
+    "nan_min": '''
+@triton.jit
+def nan_min(a, b):
+    """The lesser of two numbers; NaN if either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
     "matching_blocks": '''
 @triton.jit
 def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):

@@ -245,6 +245,10 @@ class TileWriter:
             raise Diagnostic("FL404", f"`{expr.op}` has no form in a kernel", hint="write it with simpler operators")
         if expr.op in ("tanh", "pow"):
             self.helpers.add({"tanh": "tanh", "pow": "power"}[expr.op])
+        if expr.op in ("maximum", "minimum") and is_float(expr):
+            # as in PyTorch, a NaN stays one
+            self.helpers.add(f"nan_{expr.op[:3]}")
+            return Code(f"nan_{expr.op[:3]}({', '.join(arg.along(axes) for arg in args)})", ATOM, axes, dtype)
         return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
 
     def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:

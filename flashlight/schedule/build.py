@@ -224,7 +224,7 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
         last = max(level[node] for node in needed)
         moving = tuple(_statistic(node, list(level).index(node)) for node in needed if level[node] == last)
         factor = None
-        if reduction.op == "sum":
+        if reduction.op == "sum" and all(s.reduce.op != "sum" for s in moving):
             factor = correction(reduction.arg, parts.stream, {s.reduce: (s.old, s.new) for s in moving})
         if factor is not None and not _divides(factor):
             level[reduction] = last
