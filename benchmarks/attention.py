@@ -37,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     report: dict[str, Any] = {**machine(), "heads": options.heads, "dtype": "bfloat16", "rows": [], "skipped": []}
     report["matmul_tflops"] = matmul_rate()
-    print(f"{report['device']}, torch {report['torch']}, triton {report['triton']}: "
-          f"8192^3 bf16 at {report['matmul_tflops']:.0f} TFLOP/s", flush=True)
+    print(
+        f"{report['device']}, torch {report['torch']}, triton {report['triton']}: "
+        f"8192^3 bf16 at {report['matmul_tflops']:.0f} TFLOP/s",
+        flush=True,
+    )
     planned = [
         (variant, batch, length, head_dim)
         for batch, length in options.shapes

@@ -83,7 +83,11 @@ def measured(variant: str, contestant: str, options: argparse.Namespace) -> dict
         row["output_mib"], row["peak_mib"] = memory(variant, contestant, options.length, options.head_dim)
         if options.long:
             row["long"] = dict(
-                zip(("output_mib", "peak_mib"), memory(variant, contestant, options.long, options.head_dim, 1), strict=True)
+                zip(
+                    ("output_mib", "peak_mib"),
+                    memory(variant, contestant, options.long, options.head_dim, 1),
+                    strict=True,
+                )
             )
     except Absent as absent:
         row["absent"] = str(absent)

@@ -23,7 +23,9 @@ _PHASE = re.compile(r"^\s*(\w+)\s+([\d.]+) s$", re.MULTILINE)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.transpile", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transpile", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("inputs", nargs="*", default=["examples/causal.py:causal", "examples/causal.py"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -245,7 +245,9 @@ VARIANTS: dict[str, Variant] = {
         Variant("grouped_query", "grouped_query", "grouped_query_view", group=8, sdpa_causal=False),
         # not among the default ones
         Variant("grouped_query_expand", "grouped_query", "grouped_query_repeat_interleave", group=8, sdpa_causal=False),
-        Variant("grouped_query_causal", "grouped_query", "grouped_query_causal", mask=_causal, group=8, sdpa_causal=True),
+        Variant(
+            "grouped_query_causal", "grouped_query", "grouped_query_causal", mask=_causal, group=8, sdpa_causal=True
+        ),
         Variant("soft_cap_causal", "soft_cap", "soft_cap_causal", score=lambda: _soft_cap(30.0), mask=_causal),
         Variant("sliding_window_symmetric", "sliding_window", "sliding_window_symmetric", _fixed(128), mask=_radius),
         Variant(

@@ -130,11 +130,11 @@ def _kind(name: str, launcher: Launcher) -> str:
 def make(
     launcher: Launcher,
     numbers: Mapping[str, int],
-    annotations: Mapping[str, Any],
+    types: Mapping[str, Any],
     dtype: str = "bfloat16",
     device: str = "meta",
 ) -> dict[str, Any]:
-    """The launcher's arguments by name, on a device; ``annotations`` tell int from float parameters."""
+    """The launcher's arguments by name, on a device; ``types`` tell int from float parameters."""
     import torch
 
     generator = None if device == "meta" else torch.Generator(device).manual_seed(0)
@@ -142,7 +142,7 @@ def make(
     arguments: dict[str, Any] = {}
     for name in launcher.parameters:
         if name not in checks:
-            arguments[name] = _number(name, annotations.get(name))
+            arguments[name] = _number(name, types.get(name))
             continue
         check = checks[name]
         shape = shape_of(check, numbers)
@@ -193,7 +193,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def annotations(path: Path, function: str) -> dict[str, str]:
+def annotated(path: Path, function: str) -> dict[str, str]:
     """The annotations of a function's parameters as text, from the wrapper that lies beside a kernel file."""
     wrapper = path.with_name(path.name.replace("_triton.py", ".py"))
     if wrapper == path or not wrapper.is_file():

@@ -218,7 +218,9 @@ def _searched(jobs: Sequence[Job], limit: int) -> tuple[list[Found], int]:
 @app.command()
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="Generated files; either of a pair.")],
-    arch: Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942; repeat for several.")] = ["sm_90"],  # noqa: B006
+    arch: Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942; repeat for several.")] = [
+        "sm_90"
+    ],  # noqa: B006
     head_dim: HeadDims = [64, 128],  # noqa: B006
     dtype: Annotated[str, typer.Option(help="Element type.")] = "bfloat16",
     size: SizeOption = None,
@@ -232,8 +234,22 @@ def inspect(
         if name not in inspect.TARGETS:
             raise typer.BadParameter(f"--arch is one of {', '.join(inspect.TARGETS)}")
     console = Console(highlight=False)
-    header = ("function", "D", "arch", "tile", "warps", "registers", "spills", "shared", "blocks", "tensor cores", "copies")
-    table = Table(*header, caption="registers and bytes spilled a thread; bytes of shared memory; blocks a multiprocessor")
+    header = (
+        "function",
+        "D",
+        "arch",
+        "tile",
+        "warps",
+        "registers",
+        "spills",
+        "shared",
+        "blocks",
+        "tensor cores",
+        "copies",
+    )
+    table = Table(
+        *header, caption="registers and bytes spilled a thread; bytes of shared memory; blocks a multiprocessor"
+    )
     spilled = 0
     for path in dict.fromkeys(map(arguments.kernel_file, files)):
         if not path.is_file():

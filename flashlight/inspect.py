@@ -75,7 +75,7 @@ class _Recorder:
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        options: dict[str, int] = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
         names = list(self.kernel.arg_names)
         self.calls.append(Call(self.kernel, {**dict(zip(names, args, strict=False)), **kwargs}, options))
 
@@ -104,17 +104,18 @@ def compile_call(call: Call, architecture: str) -> Compiled:
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    free = {p.name for p in call.kernel.params if p.do_not_specialize}
     constant_names = {p.name for p in call.kernel.params if p.is_constexpr}
     for position, name in enumerate(call.kernel.arg_names):
         value = call.arguments[name]
-        if name in constant_names or (isinstance(value, int) and not isinstance(value, bool) and value == 1):
+        if name in constant_names or (name not in free and isinstance(value, int) and value == 1):
             signature[name] = "constexpr"
             constants[(position,)] = value
         elif isinstance(value, float):
             signature[name] = "fp32"
         elif isinstance(value, int):
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
-            if value % 16 == 0:
+            if value % 16 == 0 and name not in free:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "*" + _element(value.dtype)
@@ -207,7 +208,7 @@ def inspected(
             if numbers in seen:
                 continue  # it has no head dimension of its own
             seen.append(numbers)
-            given = arguments.make(launcher, numbers, arguments.annotations(path, launcher.name), dtype)
+            given = arguments.make(launcher, numbers, arguments.annotated(path, launcher.name), dtype)
             for call in launches(module, launcher.name, given, architecture):
                 names = [name for name in ("BLOCK_ROWS", "BLOCK_KEYS") if name in call.arguments]
                 compiled = compile_call(call, architecture)

@@ -364,7 +364,10 @@ def report(found: Sequence[Found]) -> str:
 
 def read_report(text: str) -> list[Found]:
     """What ``--json`` wrote."""
-    return [Found(**{**one, "tile": tuple(one["tile"]), "before": tuple(one["before"])}) for one in json.loads(text)["found"]]
+    return [
+        Found(**{**one, "tile": tuple(one["tile"]), "before": tuple(one["before"])})
+        for one in json.loads(text)["found"]
+    ]
 
 
 def summary(found: Found) -> str:
@@ -388,7 +391,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--budget", type=float, default=540, metavar="SECONDS", help="start no search after this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here")
-    parser.add_argument("--write", action="store_true", help="write it into the files' tables (needs flashlight's emitter)")
+    parser.add_argument(
+        "--write", action="store_true", help="write it into the files' tables (needs flashlight's emitter)"
+    )
     options = parser.parse_args(words)
     import time
 
