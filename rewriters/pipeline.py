@@ -10,12 +10,16 @@ from rewriters.absorb import absorb
 from rewriters.base2 import base2
 from rewriters.exponents import exponents
 from rewriters.hoist import hoist
+from rewriters.peel import peel
 from rewriters.scale import scale
+from rewriters.shift import shift
 from rewriters.split import split
 
 Law = Callable[[Program], Program]
 
 LAWS: tuple[tuple[str, Law], ...] = (
+    ("peel", peel),
+    ("shift", shift),
     ("absorb", absorb),
     ("exponents", exponents),
     ("split", split),
