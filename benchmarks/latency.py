@@ -82,13 +82,8 @@ def measured(variant: str, contestant: str, options: argparse.Namespace) -> dict
         row["host_us"] = host_microseconds(variant, contestant, options.head_dim)
         row["output_mib"], row["peak_mib"] = memory(variant, contestant, options.length, options.head_dim)
         if options.long:
-            row["long"] = dict(
-                zip(
-                    ("output_mib", "peak_mib"),
-                    memory(variant, contestant, options.long, options.head_dim, 1),
-                    strict=True,
-                )
-            )
+            sizes = memory(variant, contestant, options.long, options.head_dim, 1)
+            row["long"] = dict(zip(("output_mib", "peak_mib"), sizes, strict=True))
     except Absent as absent:
         row["absent"] = str(absent)
         return row

@@ -225,7 +225,7 @@ def inspect(
     dtype: Annotated[str, typer.Option(help="Element type.")] = "bfloat16",
     size: SizeOption = None,
 ) -> None:
-    """Compile the kernels of FILES ahead of time and show registers, spills, shared memory and instructions. Needs no GPU."""
+    """Show registers, spills, shared memory and instructions of the kernels in FILES. Needs no GPU."""
     from rich.table import Table
 
     from flashlight import arguments, inspect
@@ -244,12 +244,10 @@ def inspect(
         "spills",
         "shared",
         "blocks",
-        "tensor cores",
+        "products",
         "copies",
     )
-    table = Table(
-        *header, caption="registers and bytes spilled a thread; bytes of shared memory; blocks a multiprocessor"
-    )
+    table = Table(*header, caption="registers and spills a thread; bytes of shared memory; blocks a multiprocessor")
     spilled = 0
     for path in dict.fromkeys(map(arguments.kernel_file, files)):
         if not path.is_file():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 import os
 import statistics
@@ -141,8 +142,8 @@ class Prepared:
         launchers = arguments.launchers(path.read_text(encoding="utf-8"))
         self.launcher: Launcher = next(found for found in launchers if found.name == job.function)
         numbers = arguments.bound(self.launcher, job.head_dim, job.sizes)
-        annotations = arguments.annotations(path, job.function)
-        self.arguments = arguments.make(self.launcher, numbers, annotations, job.dtype, "cuda")
+        types = arguments.annotated(path, job.function)
+        self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, "cuda")
         self.own = self.module.configuration
         self.asked: tuple[Any, ...] | None = None
 
@@ -223,7 +224,7 @@ def search(
             if not agree(actual, expected, TOLERANCE[job.dtype]):
                 failed[tile] = "another result"
                 continue
-            times[tile] = _time(lambda tile=tile: prepared.run(tile), 15)
+            times[tile] = _time(functools.partial(prepared.run, tile), 15)
         progress("time", len(tiles), len(tiles))
         if not times:
             raise RuntimeError(f"{job.function} D={job.head_dim}: no configuration runs; {next(iter(failed.values()))}")
@@ -290,7 +291,7 @@ def _in_turns(prepared: Prepared, tiles: Sequence[Tile], rounds: int = 4) -> dic
     samples: dict[Tile, list[float]] = {tile: [] for tile in tiles}
     for _ in range(rounds):
         for tile in tiles:
-            samples[tile].append(_time(lambda tile=tile: prepared.run(tile), 30))
+            samples[tile].append(_time(functools.partial(prepared.run, tile), 30))
     return {tile: statistics.median(times) for tile, times in samples.items()}
 
 
@@ -391,9 +392,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--budget", type=float, default=540, metavar="SECONDS", help="start no search after this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here")
-    parser.add_argument(
-        "--write", action="store_true", help="write it into the files' tables (needs flashlight's emitter)"
-    )
+    parser.add_argument("--write", action="store_true", help="write it into the files' tables")
     options = parser.parse_args(words)
     import time
 

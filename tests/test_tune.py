@@ -64,7 +64,7 @@ def test_arguments_follow_the_launchers_checks(kernels: Path) -> None:
     (launcher,) = arguments.launchers(kernels.read_text())
     numbers = arguments.bound(launcher, 64)
     assert numbers == {"B": 4, "H": 16, "S": 4096, "D": 64, "H_kv": 2}
-    made = arguments.make(launcher, numbers, arguments.annotations(kernels, "attend"))
+    made = arguments.make(launcher, numbers, arguments.annotated(kernels, "attend"))
     assert {name: tuple(x.shape) for name, x in made.items() if isinstance(x, torch.Tensor)} == {
         "query": (4, 16, 4096, 64),
         "key": (4, 2, 4096, 128),
@@ -85,7 +85,7 @@ def test_sizes_that_a_launcher_refuses_are_named(kernels: Path) -> None:
 def test_every_generated_launcher_gets_arguments(path: Path) -> None:
     for launcher in arguments.launchers(path.read_text(encoding="utf-8")):
         numbers = arguments.bound(launcher, 64)
-        made = arguments.make(launcher, numbers, arguments.annotations(path, launcher.name))
+        made = arguments.make(launcher, numbers, arguments.annotated(path, launcher.name))
         assert list(made) == list(launcher.parameters)
         assert all(arguments.shape_of(check, numbers) == made[check.name].shape for check in launcher.tensors)
 

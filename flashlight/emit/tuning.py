@@ -85,5 +85,5 @@ def table(tiles: Mapping[Key, Tile]) -> str:
     return "\n".join([*lines, "TILES = {", *entries, "}"])
 
 
-def _quoted(part: str | int) -> str:
+def _quoted(part: object) -> str:
     return f'"{part}"' if isinstance(part, str) else str(part)
