@@ -14,12 +14,14 @@ from rewriters.peel import peel
 from rewriters.scale import scale
 from rewriters.shift import shift
 from rewriters.split import split
+from rewriters.unroll import unroll
 
 Law = Callable[[Program], Program]
 
 LAWS: tuple[tuple[str, Law], ...] = (
     ("peel", peel),
     ("shift", shift),
+    ("unroll", unroll),
     ("absorb", absorb),
     ("exponents", exponents),
     ("split", split),

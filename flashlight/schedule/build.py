@@ -46,7 +46,18 @@ def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]
             program, axis = merged
             resident = tuple(axis if old is outer else old for old in parts.resident if old is not inner)
             return _merged(program, replace(parts, resident=resident))
-    return program, parts
+    return program, _shallow(program, parts)
+
+
+def _shallow(program: Program, parts: roles.Roles) -> roles.Roles:
+    """At most one axis of the values in the tile: where every output has two, the outer one goes to the grid."""
+    common = [axis for axis in program.outputs[0].axes if all(axis in output.axes for output in program.outputs)]
+    resident = [axis for axis in common if axis in parts.resident]
+    moved = set(resident[:-1])
+    grid = tuple(axis for axis in common if axis in parts.grid or axis in moved)
+    if not moved or len(grid) != len(parts.grid) + len(moved):
+        return parts
+    return replace(parts, grid=grid, resident=tuple(axis for axis in parts.resident if axis not in moved))
 
 
 def _refuse_matrices(program: Program, parts: roles.Roles) -> None:
