@@ -430,7 +430,7 @@ class _KernelWriter:
         words = set(re.findall(r"\w+", text))
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)
         sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
-        groups.append(("sizes", [size.name for size in sizes]))
+        groups.append(("sizes: one compiled kernel serves them all", [size.name for size in sizes]))
         plain = {axis.extent for axis in widths}
         heads = [f"{size.name}: tl.constexpr" for size in parts_of(widths) if size not in plain and size.name in words]
         for axis in widths:
@@ -445,7 +445,9 @@ class _KernelWriter:
                 lines += [f"# {what}", *_filled(items)]
         lines.append("# fmt: on")
         name = f"{self.schedule.program.name}_kernel"
-        head = ["@triton.jit", f"def {name}(", *(f"    {line}" for line in lines), "):"]
+        free = [size.name for size in sizes]
+        jit = f"@triton.jit(do_not_specialize={free!r})" if free else "@triton.jit"
+        head = [jit, f"def {name}(", *(f"    {line}" for line in lines), "):"]
         quote = [f'    """{description}"""'] if description else []
         return Kernel(
             name,

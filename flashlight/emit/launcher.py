@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
+from flashlight.emit.torch_code import prologue_lines
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Output, Program
@@ -62,7 +63,8 @@ class _Body:
         self.first = next(p.tensor for p in self.parameters if p.tensor and p.tensor.dtype == ELEMENT)
 
     def lines(self) -> list[str]:
-        return [*self._sizes(), *self._checks(), "", *self._outputs(), *self._launch()]
+        before = [line for one in self.schedule.prologues for line in prologue_lines(one, self.first.name)]
+        return [*self._sizes(), *self._checks(), "", *before, *self._outputs(), *self._launch()]
 
     def _sizes(self) -> list[str]:
         """Names for the sizes, taken from the first tensor that has each."""

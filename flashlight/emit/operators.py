@@ -103,7 +103,7 @@ def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
     return start, stop, full_start, full_stop
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "blocks"])
 def block_bounds_kernel(
     values_ptr, low_ptr, high_ptr, values_stride_row, values_stride_key, size, blocks, BLOCK_KEYS: tl.constexpr
 ):

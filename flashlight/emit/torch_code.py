@@ -1,0 +1,49 @@
+"""Expressions as PyTorch on whole tensors: what a launcher computes before its kernel."""
+
+from __future__ import annotations
+
+from flashlight.diagnostics import Diagnostic
+from flashlight.emit.host import python
+from flashlight.ir.expr import ELEMENT, Axis, Const, Expr, Iota, Load, Map, Scalar
+from flashlight.schedule.prologue import Prologue
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+
+
+def prologue_lines(one: Prologue, first: str) -> list[str]:
+    """The statement that computes a prologue's tensor; ``first`` is a tensor of the element dtype."""
+    value = torch_code(one.value, one.axes, first)
+    return [f"{one.tensor.name} = torch.cum{one.op}({value}, dim=-1)"]
+
+
+def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str) -> str:
+    """The expression with one dimension for each of ``axes`` (of size 1 where it does not depend on one)."""
+    if isinstance(expr, (Const, Scalar)):
+        return python(expr)
+    if isinstance(expr, Load):
+        return _loaded(expr, axes)
+    if isinstance(expr, Map):
+        args = [torch_code(arg, axes, first) for arg in expr.args]
+        if expr.op == "cast":
+            return f"{args[0]}.to({f'{first}.dtype' if expr.dtype == ELEMENT else f'torch.{expr.dtype}'})"
+        if expr.op in _INFIX:
+            return f"({args[0]} {_INFIX[expr.op]} {args[1]})"
+        if expr.op == "neg":
+            return f"(-{args[0]})"
+        if expr.op in ("maximum", "minimum") and any(not arg.axes for arg in expr.args):
+            tensor, bound = args if expr.args[0].axes else args[::-1]
+            return f"{tensor}.clamp({expr.op[:3]}={bound})"
+        if expr.op in ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "abs", "tanh", "sigmoid", "where", "maximum", "minimum"):
+            return f"torch.{expr.op}({', '.join(args)})"
+    raise Diagnostic("FL403", f"`{expr}` cannot be computed before the kernel", hint="compute it before the attention")
+
+
+def _loaded(load: Load, axes: tuple[Axis, ...]) -> str:
+    own = [index.axis for index in load.index if isinstance(index, Iota)]
+    order = [own.index(axis) for axis in axes if axis in own]
+    text = load.tensor.name
+    if order != sorted(order):
+        text += f".permute({', '.join(map(str, order))})"
+    if len(own) < len(axes):
+        text += f"[{', '.join(':' if axis in own else 'None' for axis in axes)}]"
+    return text
