@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -34,7 +32,7 @@ def power(base, exponent):
     return tl.where(base > 0.0, tl.exp2(exponent * tl.log2(base)), tl.where(exponent == 0.0, 1.0, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def alibi_kernel(
     # fmt: off
     # tensors
@@ -47,7 +45,7 @@ def alibi_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -57,13 +55,12 @@ def alibi_kernel(
 ):
     """alibi, with exponentials in base 2:
 
-        bias[h, i, j] = slopes[h] * (j - i)
         scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D))) +
-            bias[h, i, j] * 1.44269504
+            (j - i) * (slopes[h] * 1.44269504)
         scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn_weights[b, h, i, j] = element(t3[b, h, i, j])
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t2[b, h, i, j])
+        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -95,6 +92,7 @@ def alibi_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     slopes = tl.load(slopes_ptr + head * slopes_stride_h)
+    term = slopes.to(tl.float32) * 1.4426950408889634
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -126,10 +124,7 @@ def alibi_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             distance = keys[None, :] - rows[:, None]  # alibi.py:18
-            bias = slopes.to(tl.float32) * distance  # alibi.py:19
-            scores = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + bias * 1.4426950408889634
-            )  # alibi.py:20
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * term  # alibi.py:20
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -175,7 +170,7 @@ def alibi(query, key, value, slopes):
     expect("slopes", slopes, (H,), (torch.float32,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("alibi", query, D)
     descriptors = describable(key, value)
     alibi_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -203,7 +198,7 @@ def alibi(query, key, value, slopes):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def alibi_causal_kernel(
     # fmt: off
     # tensors
@@ -215,7 +210,7 @@ def alibi_causal_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -227,7 +222,7 @@ def alibi_causal_kernel(
 
         scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
         slopes[h] = 2 ** ((h + 1) * -8 / float32(H))
-        scores_2[b, h, i, j] = scores[b, h, i, j] - slopes[h] * (i - j) * 1.44269504
+        scores_2[b, h, i, j] = scores[b, h, i, j] - (i - j) * (slopes[h] * 1.44269504)
         scores_3[b, h, i, j] = where(j < S and i - j >= 0, scores_2[b, h, i, j], -inf)
         t4[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
         probs[b, h, i, j] = element(t4[b, h, i, j])
@@ -262,7 +257,7 @@ def alibi_causal_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    slopes = power(2.0, (head + 1) * -8.0 / scale)  # alibi.py:32
+    term = power(2.0, (head + 1) * -8.0 / scale) * 1.4426950408889634
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -296,7 +291,7 @@ def alibi_causal_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # alibi.py:35
             distance = rows[:, None] - keys[None, :]  # alibi.py:34
-            scores_2 = scores - slopes * distance * 1.4426950408889634  # alibi.py:37
+            scores_2 = scores - distance * term  # alibi.py:37
             if part > 0:
                 scores_2 = tl.where((keys < S)[None, :] & (distance >= 0), scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
@@ -338,7 +333,7 @@ def alibi_causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("alibi_causal", query, D)
     descriptors = describable(key, value)
     alibi_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -365,7 +360,7 @@ def alibi_causal(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def alibi_symmetric_kernel(
     # fmt: off
     # tensors
@@ -378,7 +373,7 @@ def alibi_symmetric_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -389,8 +384,8 @@ def alibi_symmetric_kernel(
     """alibi_symmetric, with exponentials in base 2:
 
         scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
-        alibi[h, i, j] = -abs(i - j) * slopes[h]
-        t2[b, h, i, j] = where(j < S_k, scores[b, h, i, j] + alibi[h, i, j] * 1.44269504, -inf)
+        alibi[h, i, j] = -abs(i - j) * (slopes[h] * 1.44269504)
+        t2[b, h, i, j] = where(j < S_k, scores[b, h, i, j] + alibi[h, i, j], -inf)
         weights[b, h, i, j] = exp2(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
         output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j weights[b, h, i, j])
 
@@ -424,6 +419,7 @@ def alibi_symmetric_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     slopes = tl.load(slopes_ptr + head * slopes_stride_h)
+    term = slopes.to(tl.float32) * 1.4426950408889634
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -455,8 +451,8 @@ def alibi_symmetric_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
-            alibi = -tl.abs(rows[:, None] - keys[None, :]) * slopes.to(tl.float32)  # alibi.py:51
-            scores_2 = scores + alibi * 1.4426950408889634
+            alibi = -tl.abs(rows[:, None] - keys[None, :]) * term  # alibi.py:51
+            scores_2 = scores + alibi
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
@@ -500,7 +496,7 @@ def alibi_symmetric(query, key, value, slopes):
     expect("slopes", slopes, (H,), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("alibi_symmetric", query, D)
     descriptors = describable(key, value)
     alibi_symmetric_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -541,27 +537,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

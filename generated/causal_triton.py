@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def causal_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def causal_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -52,8 +50,8 @@ def causal_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and j <= i, scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) -
-            (max_j scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -122,7 +120,7 @@ def causal_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:20
+            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # causal.py:20
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -158,7 +156,7 @@ def causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("causal", query, D)
     descriptors = describable(key, value)
     causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -184,7 +182,7 @@ def causal(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def causal_tril_kernel(
     # fmt: off
     # tensors
@@ -196,7 +194,7 @@ def causal_tril_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -208,8 +206,8 @@ def causal_tril_kernel(
 
         att[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
         att_2[b, h, i, j] = where(j < S and j <= i, att[b, h, i, j], -inf)
-        att_3[b, h, i, j] = exp2(att_2[b, h, i, j] * (1 / sqrt(float32(D)) * 1.44269504) - (max_j att_2[b, h, i,
-            j]) * (1 / sqrt(float32(D)) * 1.44269504))
+        att_3[b, h, i, j] = exp2((att_2[b, h, i, j] - (max_j att_2[b, h, i, j])) * (1 / sqrt(float32(D)) *
+            1.44269504))
         output[b, h, i, d_v] = (Σ_j att_3[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j att_3[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -279,7 +277,7 @@ def causal_tril_kernel(
             new_max = tl.maximum(running_max, tl.max(att, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            att_2 = tl.exp2(att * scale - (finite_max * scale)[:, None])  # causal.py:30
+            att_2 = tl.exp2((att - finite_max[:, None]) * scale)  # causal.py:30
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -314,7 +312,7 @@ def causal_tril(q, k, v):
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration(q, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("causal_tril", q, max(D, D_v))
     descriptors = describable(k, v)
     causal_tril_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
@@ -342,7 +340,7 @@ def causal_tril(q, k, v):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def causal_additive_kernel(
     # fmt: off
     # tensors
@@ -354,7 +352,7 @@ def causal_additive_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -366,8 +364,8 @@ def causal_additive_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and j <= i, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j
-            scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        probs[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -436,7 +434,7 @@ def causal_additive_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:45
+            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # causal.py:45
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -472,7 +470,7 @@ def causal_additive(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("causal_additive", query, D)
     descriptors = describable(key, value)
     causal_additive_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -498,7 +496,7 @@ def causal_additive(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def causal_bottom_right_kernel(
     # fmt: off
     # tensors
@@ -510,7 +508,7 @@ def causal_bottom_right_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -522,8 +520,8 @@ def causal_bottom_right_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S_k and j <= i + S_k - S_q, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j
-            scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -594,7 +592,7 @@ def causal_bottom_right_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -631,7 +629,7 @@ def causal_bottom_right(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("causal_bottom_right", query, D)
     descriptors = describable(key, value)
     causal_bottom_right_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -658,7 +656,7 @@ def causal_bottom_right(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def causal_positions_kernel(
     # fmt: off
     # tensors
@@ -670,7 +668,7 @@ def causal_positions_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -796,7 +794,7 @@ def causal_positions(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("causal_positions", query, D)
     descriptors = describable(key, value)
     causal_positions_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -835,27 +833,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def cross_attention_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def cross_attention_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -160,7 +158,7 @@ def cross_attention(query, key, value):
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("cross_attention", query, max(D, D_v))
     descriptors = describable(key, value)
     cross_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -190,7 +188,7 @@ def cross_attention(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def cross_attention_masked_kernel(
     # fmt: off
     # tensors
@@ -203,7 +201,7 @@ def cross_attention_masked_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -344,7 +342,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     expect("context_mask", context_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("cross_attention_masked", query, max(D, D_v))
     descriptors = describable(context_key, context_value)
     cross_attention_masked_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -376,7 +374,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def cross_attention_shared_context_kernel(
     # fmt: off
     # tensors
@@ -388,7 +386,7 @@ def cross_attention_shared_context_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -506,7 +504,7 @@ def cross_attention_shared_context(query, key, value):
     expect("value", value, (H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("cross_attention_shared_context", query, D)
     descriptors = describable(key, value)
     cross_attention_shared_context_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -546,27 +544,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def softmax_dtype_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def softmax_dtype_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -51,11 +49,11 @@ def softmax_dtype_kernel(
     """softmax_dtype, with exponentials in base 2:
 
         attn_weights[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        t1[b, h, i, j] = exp2(attn_weights[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j where(j < S_k,
-            attn_weights[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504), -inf)))
-        attn_weights_2[b, h, i, j] = where(j < S_k, element(t1[b, h, i, j]), 0)
-        output[b, h, i, d] = (Σ_j attn_weights_2[b, h, i, j] * value[b, h, j, d]) / (Σ_j where(j < S_k, t1[b, h,
-            i, j], 0))
+        attn_weights_2[b, h, i, j] = where(j < S_k, attn_weights[b, h, i, j], -inf)
+        t2[b, h, i, j] = exp2(attn_weights_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j
+            attn_weights_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn_weights_3[b, h, i, j] = element(t2[b, h, i, j])
+        output[b, h, i, d] = (Σ_j attn_weights_3[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -117,17 +115,12 @@ def softmax_dtype_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # float32_softmax.py:16
-            scores = attn_weights * scale
             if part > 0:
-                visible = keys < S_k
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+                attn_weights = tl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(attn_weights * scale_2 - finite_max[:, None])
-            if part > 0:
-                visible_2 = keys < S_k
-                weights = tl.where(visible_2[None, :], weights, 0.0)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn_weights_2 = tl.exp2(attn_weights * scale_2 - (finite_max * scale)[:, None])  # float32_softmax.py:17
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -137,12 +130,9 @@ def softmax_dtype_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                attn_weights_2.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-            if part > 0:
-                visible_3 = keys < S_k
-                weights = tl.where(visible_3[None, :], weights, 0.0)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_sum = running_sum * rescale + tl.sum(attn_weights_2, 1)
             running_max = new_max
 
     output = accumulator / running_sum[:, None]
@@ -167,7 +157,7 @@ def softmax_dtype(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("softmax_dtype", query, D)
     descriptors = describable(key, value)
     softmax_dtype_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -195,7 +185,7 @@ def softmax_dtype(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def scores_float_kernel(
     # fmt: off
     # tensors
@@ -207,7 +197,7 @@ def scores_float_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -326,7 +316,7 @@ def scores_float(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("scores_float", query, D)
     descriptors = describable(key, value)
     scores_float_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -352,7 +342,7 @@ def scores_float(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def inputs_float_kernel(
     # fmt: off
     # tensors
@@ -364,7 +354,7 @@ def inputs_float_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -375,8 +365,8 @@ def inputs_float_kernel(
     """inputs_float, with exponentials in base 2:
 
         t0[b, h, i, j] = where(j < S_k, Σ_d_2 float32(query[b, h, i, d_2]) * float32(key[b, h, j, d_2]), -inf)
-        attention[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j t0[b, h, i, j])
-            * (float32(D) ** -0.5 * 1.44269504))
+        attention[b, h, i, j] = exp2((t0[b, h, i, j] - (max_j t0[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d] = element((Σ_j attention[b, h, i, j] * float32(value[b, h, j, d])) / (Σ_j
             attention[b, h, i, j]))
 
@@ -446,7 +436,7 @@ def inputs_float_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # float32_softmax.py:42
+            attention = tl.exp2((scores - finite_max[:, None]) * scale)  # float32_softmax.py:42
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -483,7 +473,7 @@ def inputs_float(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("inputs_float", query, D)
     descriptors = describable(key, value)
     inputs_float_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -522,27 +512,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

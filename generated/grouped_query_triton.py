@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "H_kv", "S_k"])
 def grouped_query_view_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def grouped_query_view_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -162,7 +160,7 @@ def grouped_query_view(query, key, value):
         raise ValueError("grouped_query_view was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("grouped_query_view", query, D)
     descriptors = describable(key, value)
     grouped_query_view_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -191,7 +189,7 @@ def grouped_query_view(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "H_kv", "S_k"])
 def grouped_query_repeat_interleave_kernel(
     # fmt: off
     # tensors
@@ -203,7 +201,7 @@ def grouped_query_repeat_interleave_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -325,7 +323,7 @@ def grouped_query_repeat_interleave(query, key, value):
         raise ValueError("grouped_query_repeat_interleave was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("grouped_query_repeat_interleave", query, D)
     descriptors = describable(key, value)
     grouped_query_repeat_interleave_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -354,7 +352,7 @@ def grouped_query_repeat_interleave(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "H_kv", "S_k"])
 def grouped_query_expand_kernel(
     # fmt: off
     # tensors
@@ -366,7 +364,7 @@ def grouped_query_expand_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -489,7 +487,7 @@ def grouped_query_expand(query, key, value, scaling):
         raise ValueError("grouped_query_expand was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("grouped_query_expand", query, D)
     descriptors = describable(key, value)
     grouped_query_expand_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -517,7 +515,7 @@ def grouped_query_expand(query, key, value, scaling):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "H_kv"])
 def grouped_query_causal_kernel(
     # fmt: off
     # tensors
@@ -529,7 +527,7 @@ def grouped_query_causal_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, H_kv,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -541,8 +539,8 @@ def grouped_query_causal_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2]
         t1[b, h, i, j] = where(j < S and j <= i, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(t1[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j t1[b, h,
-            i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        probs[b, h, i, j] = exp2((t1[b, h, i, j] - (max_j t1[b, h, i, j])) * (float32(1 / sqrt(float32(D))) *
+            1.44269504))
         output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j probs[b, h, i,
             j])
 
@@ -613,7 +611,7 @@ def grouped_query_causal_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:71
+            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # grouped_query.py:71
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -652,7 +650,7 @@ def grouped_query_causal(query, key, value):
         raise ValueError("grouped_query_causal was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("grouped_query_causal", query, D)
     descriptors = describable(key, value)
     grouped_query_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -679,7 +677,7 @@ def grouped_query_causal(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def multi_query_kernel(
     # fmt: off
     # tensors
@@ -691,7 +689,7 @@ def multi_query_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -703,8 +701,8 @@ def multi_query_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, j, d_2]
         scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j scores_2[b, h,
-            i, j]) * (float32(D) ** -0.5 * 1.44269504))
+        attn[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, j, d]) / (Σ_j attn[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -772,7 +770,7 @@ def multi_query_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:82
+            attn = tl.exp2((scores - finite_max[:, None]) * scale)  # grouped_query.py:82
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -807,7 +805,7 @@ def multi_query(query, key, value):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("multi_query", query, D)
     descriptors = describable(key, value)
     multi_query_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -834,7 +832,7 @@ def multi_query(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def multi_query_broadcast_kernel(
     # fmt: off
     # tensors
@@ -846,7 +844,7 @@ def multi_query_broadcast_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -964,7 +962,7 @@ def multi_query_broadcast(query, key, value):
     expect("value", value, (B, 1, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("multi_query_broadcast", query, D)
     descriptors = describable(key, value)
     multi_query_broadcast_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -1008,27 +1006,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def key_lengths_kernel(
     # fmt: off
     # tensors
@@ -41,7 +39,7 @@ def key_lengths_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -53,8 +51,8 @@ def key_lengths_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S_k and j < lengths[b], scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) -
-            (max_j scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -124,7 +122,7 @@ def key_lengths_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # key_padding.py:21
+            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # key_padding.py:21
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -165,7 +163,7 @@ def key_lengths(query, key, value, lengths):
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("key_lengths", query, D)
     descriptors = describable(key, value)
     key_lengths_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -194,7 +192,7 @@ def key_lengths(query, key, value, lengths):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def key_padding_mask_kernel(
     # fmt: off
     # tensors
@@ -207,7 +205,7 @@ def key_padding_mask_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -340,7 +338,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
     expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("key_padding_mask", query, D)
     descriptors = describable(key, value)
     key_padding_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -369,7 +367,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def extended_attention_mask_kernel(
     # fmt: off
     # tensors
@@ -382,7 +380,7 @@ def extended_attention_mask_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -511,7 +509,7 @@ def extended_attention_mask(query, key, value, attention_mask):
     expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("extended_attention_mask", query, D)
     descriptors = describable(key, value)
     extended_attention_mask_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -539,7 +537,7 @@ def extended_attention_mask(query, key, value, attention_mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def causal_key_lengths_kernel(
     # fmt: off
     # tensors
@@ -552,7 +550,7 @@ def causal_key_lengths_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -567,8 +565,8 @@ def causal_key_lengths_kernel(
         mask[b, i, j] = causal[i, j] and inside[b, j]
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and mask[b, i, j], scores[b, h, i, j], -inf)
-        t5[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j scores_2[b, h,
-            i, j]) * (float32(D) ** -0.5 * 1.44269504))
+        t5[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d] = (Σ_j t5[b, h, i, j] * value[b, h, j, d]) / (Σ_j t5[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -642,7 +640,7 @@ def causal_key_lengths_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -682,7 +680,7 @@ def causal_key_lengths(query, key, value, lengths):
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("causal_key_lengths", query, D)
     descriptors = describable(key, value)
     causal_key_lengths_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -722,27 +720,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def boolean_mask_kernel(
     # fmt: off
     # tensors
@@ -41,7 +39,7 @@ def boolean_mask_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -53,8 +51,8 @@ def boolean_mask_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S_k and mask[b, h, i, j], scores[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j
-            scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -137,7 +135,7 @@ def boolean_mask_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
+            attn = tl.exp2((scores - finite_max[:, None]) * scale)  # masks.py:19
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -174,7 +172,7 @@ def boolean_mask(query, key, value, mask):
     expect("mask", mask, (B, H, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("boolean_mask", query, D)
     descriptors = describable(key, value)
     boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -203,7 +201,7 @@ def boolean_mask(query, key, value, mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def boolean_mask_per_batch_kernel(
     # fmt: off
     # tensors
@@ -216,7 +214,7 @@ def boolean_mask_per_batch_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -349,7 +347,7 @@ def boolean_mask_per_batch(query, key, value, mask):
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("boolean_mask_per_batch", query, D)
     descriptors = describable(key, value)
     boolean_mask_per_batch_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -381,7 +379,7 @@ def boolean_mask_per_batch(query, key, value, mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def boolean_mask_shared_kernel(
     # fmt: off
     # tensors
@@ -394,7 +392,7 @@ def boolean_mask_shared_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -406,8 +404,7 @@ def boolean_mask_shared_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         t1[b, h, i, j] = where(j < S_k and not hidden[i, j], scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2(t1[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j t1[b, h, i, j]) *
-            (float32(D) ** -0.5 * 1.44269504))
+        t2[b, h, i, j] = exp2((t1[b, h, i, j] - (max_j t1[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
         output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -488,7 +485,7 @@ def boolean_mask_shared_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -527,7 +524,7 @@ def boolean_mask_shared(query, key, value, hidden):
     expect("hidden", hidden, (S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("boolean_mask_shared", query, D)
     descriptors = describable(key, value)
     boolean_mask_shared_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -556,7 +553,7 @@ def boolean_mask_shared(query, key, value, hidden):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def boolean_mask_optional_kernel(
     # fmt: off
     # tensors
@@ -569,7 +566,7 @@ def boolean_mask_optional_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -703,7 +700,7 @@ def boolean_mask_optional(query, key, value, mask):
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("boolean_mask_optional", query, D)
     descriptors = describable(key, value)
     boolean_mask_optional_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -732,7 +729,7 @@ def boolean_mask_optional(query, key, value, mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def additive_mask_kernel(
     # fmt: off
     # tensors
@@ -745,7 +742,7 @@ def additive_mask_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -879,7 +876,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("additive_mask", query, D)
     descriptors = describable(key, value)
     additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -910,7 +907,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def additive_bias_per_head_kernel(
     # fmt: off
     # tensors
@@ -923,7 +920,7 @@ def additive_bias_per_head_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1057,7 +1054,7 @@ def additive_bias_per_head(query, key, value, bias):
     expect("bias", bias, (H, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("additive_bias_per_head", query, D)
     descriptors = describable(key, value)
     additive_bias_per_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -1086,7 +1083,7 @@ def additive_bias_per_head(query, key, value, bias):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def additive_mask_keys_kernel(
     # fmt: off
     # tensors
@@ -1099,7 +1096,7 @@ def additive_mask_keys_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1223,7 +1220,7 @@ def additive_mask_keys(query, key, value, mask):
     expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("additive_mask_keys", query, D)
     descriptors = describable(key, value)
     additive_mask_keys_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -1253,7 +1250,7 @@ def additive_mask_keys(query, key, value, mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def additive_pair_kernel(
     # fmt: off
     # tensors
@@ -1267,7 +1264,7 @@ def additive_pair_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1408,7 +1405,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("additive_pair", query, D)
     descriptors = describable(key, value)
     additive_pair_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -1453,27 +1450,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

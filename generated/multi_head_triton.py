@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def multi_head_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def multi_head_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -158,7 +156,7 @@ def multi_head(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("multi_head", query, D)
     descriptors = describable(key, value)
     multi_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -186,7 +184,7 @@ def multi_head(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "S_kv"])
 def multi_head_by_name_kernel(
     # fmt: off
     # tensors
@@ -198,7 +196,7 @@ def multi_head_by_name_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, S_kv,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -210,8 +208,8 @@ def multi_head_by_name_kernel(
 
         attn[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
         attn_2[b, h, i, j] = where(j < S_kv, attn[b, h, i, j], -inf)
-        attn_3[b, h, i, j] = exp2(attn_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j attn_2[b, h,
-            i, j]) * (float32(D) ** -0.5 * 1.44269504))
+        attn_3[b, h, i, j] = exp2((attn_2[b, h, i, j] - (max_j attn_2[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d_v] = (Σ_j attn_3[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j attn_3[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -280,7 +278,7 @@ def multi_head_by_name_kernel(
             new_max = tl.maximum(running_max, tl.max(attn, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_2 = tl.exp2(attn * scale - (finite_max * scale)[:, None])  # multi_head.py:26
+            attn_2 = tl.exp2((attn - finite_max[:, None]) * scale)  # multi_head.py:26
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -316,7 +314,7 @@ def multi_head_by_name(q, k, v):
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration(q, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("multi_head_by_name", q, max(D, D_v))
     descriptors = describable(k, v)
     multi_head_by_name_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
@@ -345,7 +343,7 @@ def multi_head_by_name(q, k, v):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def multi_head_scaled_kernel(
     # fmt: off
     # tensors
@@ -357,7 +355,7 @@ def multi_head_scaled_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -474,7 +472,7 @@ def multi_head_scaled(query, key, value, scale):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("multi_head_scaled", query, D)
     descriptors = describable(key, value)
     multi_head_scaled_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -501,7 +499,7 @@ def multi_head_scaled(query, key, value, scale):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def multi_head_sequence_first_kernel(
     # fmt: off
     # tensors
@@ -513,7 +511,7 @@ def multi_head_sequence_first_kernel(
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -631,7 +629,7 @@ def multi_head_sequence_first(query, key, value):
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("multi_head_sequence_first", query, D)
     descriptors = describable(key, value)
     multi_head_sequence_first_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -659,7 +657,7 @@ def multi_head_sequence_first(query, key, value):
     return output.view(B, S_q, D * H)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def multi_head_split_scale_kernel(
     # fmt: off
     # tensors
@@ -671,7 +669,7 @@ def multi_head_split_scale_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -683,8 +681,8 @@ def multi_head_split_scale_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.25 * (float32(D) ** -0.25 * 1.44269504))
-            - (max_j scores_2[b, h, i, j]) * (float32(D) ** -0.25 * (float32(D) ** -0.25 * 1.44269504)))
+        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.25 *
+            (float32(D) ** -0.25 * 1.44269504)))
         output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -752,7 +750,7 @@ def multi_head_split_scale_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -788,7 +786,7 @@ def multi_head_split_scale(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("multi_head_split_scale", query, D)
     descriptors = describable(key, value)
     multi_head_split_scale_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -826,27 +824,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -53,7 +51,7 @@ def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
     return start, stop, full_start, full_stop
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "blocks"])
 def block_bounds_kernel(
     values_ptr, low_ptr, high_ptr, values_stride_row, values_stride_key, size, blocks, BLOCK_KEYS: tl.constexpr
 ):
@@ -86,7 +84,7 @@ def nan_max(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def packed_documents_kernel(
     # fmt: off
     # tensors
@@ -101,7 +99,7 @@ def packed_documents_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -114,8 +112,8 @@ def packed_documents_kernel(
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and (i >= j and document_id[b, i] == document_id[b, j]), scores[b, h,
             i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) -
-            (max_j scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -218,7 +216,7 @@ def packed_documents_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
+            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # packed_documents.py:23
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -256,7 +254,7 @@ def packed_documents(query, key, value, document_id):
     expect("document_id", document_id, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("packed_documents", query, D)
     descriptors = describable(key, value)
     packed_documents_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -285,7 +283,7 @@ def packed_documents(query, key, value, document_id):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def packed_documents_bidirectional_kernel(
     # fmt: off
     # tensors
@@ -300,7 +298,7 @@ def packed_documents_bidirectional_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -312,8 +310,7 @@ def packed_documents_bidirectional_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         t1[b, h, i, j] = where(j < S and segment_ids[b, i] == segment_ids[b, j], scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(t1[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j t1[b, h, i, j]) *
-            (float32(D) ** -0.5 * 1.44269504))
+        probs[b, h, i, j] = exp2((t1[b, h, i, j] - (max_j t1[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
         output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -409,7 +406,7 @@ def packed_documents_bidirectional_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
+            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # packed_documents.py:37
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -446,7 +443,7 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
     expect("segment_ids", segment_ids, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("packed_documents_bidirectional", query, D)
     descriptors = describable(key, value)
     packed_documents_bidirectional_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -475,7 +472,7 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def packed_documents_cross_kernel(
     # fmt: off
     # tensors
@@ -491,7 +488,7 @@ def packed_documents_cross_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -504,8 +501,7 @@ def packed_documents_cross_kernel(
         t0[b, h, i, j] = where(j < S_k and query_document[b, i] == key_document[b, j], Σ_d_2 query[b, h, i, d_2]
             * key[b, h, j, d_2], -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
-            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
             i, j]), 0)
 
@@ -602,7 +598,7 @@ def packed_documents_cross_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -643,7 +639,7 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     expect("key_document", key_document, (B, S_k), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("packed_documents_cross", query, D)
     descriptors = describable(key, value)
     packed_documents_cross_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -687,27 +683,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

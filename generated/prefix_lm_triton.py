@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def prefix_lm_kernel(
     # fmt: off
     # tensors
@@ -41,7 +39,7 @@ def prefix_lm_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -53,8 +51,8 @@ def prefix_lm_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and (i >= j or j < prefix_length[b]), scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) -
-            (max_j scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -132,7 +130,7 @@ def prefix_lm_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # prefix_lm.py:23
+            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # prefix_lm.py:23
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -172,7 +170,7 @@ def prefix_lm(query, key, value, prefix_length):
     expect("prefix_length", prefix_length, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("prefix_lm", query, D)
     descriptors = describable(key, value)
     prefix_lm_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -200,7 +198,7 @@ def prefix_lm(query, key, value, prefix_length):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "prefix"])
 def prefix_lm_shared_kernel(
     # fmt: off
     # tensors
@@ -212,7 +210,7 @@ def prefix_lm_shared_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, prefix,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -224,8 +222,8 @@ def prefix_lm_shared_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and (j <= i or j < prefix), scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j scores_2[b,
-            h, i, j]) * (float32(D) ** -0.5 * 1.44269504))
+        probs[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -298,7 +296,7 @@ def prefix_lm_shared_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # prefix_lm.py:39
+            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # prefix_lm.py:39
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -334,7 +332,7 @@ def prefix_lm_shared(query, key, value, prefix):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("prefix_lm_shared", query, D)
     descriptors = describable(key, value)
     prefix_lm_shared_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -373,27 +371,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -29,6 +27,12 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 @triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def bucketed_bias_kernel(
     # fmt: off
     # tensors
@@ -39,7 +43,7 @@ def bucketed_bias_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     bias_table_stride_0, bias_table_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -50,11 +54,11 @@ def bucketed_bias_kernel(
     """bucketed_bias, with exponentials in base 2:
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8) / 2.77258872
-        scores_2[b, h, i, j] = scores[b, h, i, j] * 1.44269504 + bias_table[where(j - i > 0, 16, 0) +
-            where(abs(j - i) < 8, abs(j - i), min(int64(ratio[i, j] * 8) + 8, 15)), h] * 1.44269504
+        ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8)
+        scores_2[b, h, i, j] = scores[b, h, i, j] + bias_table[where(j - i > 0, 16, 0) + where(abs(j - i) < 8,
+            abs(j - i), min(int64(ratio[i, j] / 2.77258872 * 8) + 8, 15)), h]
         scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        t4[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        t4[b, h, i, j] = exp2((scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j])) * 1.44269504)
         attn_weights[b, h, i, j] = element(t4[b, h, i, j])
         output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j t4[b, h, i, j])
 
@@ -120,10 +124,8 @@ def bucketed_bias_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # relative_position.py:35
             position = keys[None, :] - rows[:, None]
             distance = tl.abs(position)  # relative_position.py:17
-            ratio = (
-                tl.log(tl.maximum(distance.to(tl.float32), 1.0) / 8.0) / 2.772588722239781
-            )  # relative_position.py:18
-            wide = tl.minimum((ratio * 8.0).to(tl.int32) + 8, 15)  # relative_position.py:19
+            ratio = tl.log(nan_max(distance.to(tl.float32), 1.0) / 8.0)  # relative_position.py:18
+            wide = tl.minimum((ratio / 2.772588722239781 * 8.0).to(tl.int32) + 8, 15)  # relative_position.py:19
             bucket = tl.where(distance < 8, distance, wide)  # relative_position.py:20
             bucket_2 = tl.where(position > 0, 16, 0) + bucket  # relative_position.py:33
             bias_table = tl.load(
@@ -131,15 +133,13 @@ def bucketed_bias_kernel(
                 mask=(bucket_2 >= 0) & (bucket_2 < 32) & (rows < S_q)[:, None] & (keys < S_k)[None, :],
                 other=0,
             )
-            scores_2 = (
-                scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
-            )  # relative_position.py:36
+            scores_2 = scores + bias_table.to(tl.float32)  # relative_position.py:36
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # relative_position.py:37
+            rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
+            attn_weights = tl.exp2((scores_2 - finite_max[:, None]) * 1.4426950408889634)  # relative_position.py:37
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -177,7 +177,7 @@ def bucketed_bias(query, key, value, bias_table):
     expect("bias_table", bias_table, (32, H), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("bucketed_bias", query, D)
     descriptors = describable(key, value)
     bucketed_bias_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -205,7 +205,7 @@ def bucketed_bias(query, key, value, bias_table):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "T"])
 def window_bias_kernel(
     # fmt: off
     # tensors
@@ -219,7 +219,7 @@ def window_bias_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, T,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -365,7 +365,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     expect("relative_position_index", relative_position_index, (S, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("window_bias", query, D)
     descriptors = describable(key, value)
     window_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -396,7 +396,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H"])
 def window_bias_by_coordinates_kernel(
     # fmt: off
     # tensors
@@ -409,7 +409,7 @@ def window_bias_by_coordinates_kernel(
     output_stride_b, output_stride_h, output_stride_i, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -538,7 +538,7 @@ def window_bias_by_coordinates(query, key, value, table):
     expect("table", table, (13, 13, H), (query.dtype,), query.device)
 
     output = torch.empty((B, H, 49, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("window_bias_by_coordinates", query, D)
     descriptors = describable(key, value)
     window_bias_by_coordinates_kernel[(triton.cdiv(49, block_rows) * B * H,)](
         query,
@@ -565,7 +565,7 @@ def window_bias_by_coordinates(query, key, value, table):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def clipped_distance_bias_kernel(
     # fmt: off
     # tensors
@@ -578,7 +578,7 @@ def clipped_distance_bias_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -705,7 +705,7 @@ def clipped_distance_bias(query, key, value, table):
     expect("table", table, (H, 65), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("clipped_distance_bias", query, D)
     descriptors = describable(key, value)
     clipped_distance_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -745,27 +745,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -34,7 +32,7 @@ def nan_max(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "S_kv"])
 def sdpa_kernel(
     # fmt: off
     # tensors
@@ -46,7 +44,7 @@ def sdpa_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, S_kv,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -167,7 +165,7 @@ def sdpa(query, key, value):
     expect("value", value, (B, H, S_kv, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("sdpa", query, max(D, D_v))
     descriptors = describable(key, value)
     sdpa_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -197,7 +195,7 @@ def sdpa(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def sdpa_causal_kernel(
     # fmt: off
     # tensors
@@ -209,7 +207,7 @@ def sdpa_causal_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -221,8 +219,7 @@ def sdpa_causal_kernel(
 
         t0[b, h, i, j] = where(j < S_k and j <= i, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
-            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d_v] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j
             t2[b, h, i, j]), 0)
 
@@ -293,7 +290,7 @@ def sdpa_causal_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -331,7 +328,7 @@ def sdpa_causal(query, key, value):
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("sdpa_causal", query, max(D, D_v))
     descriptors = describable(key, value)
     sdpa_causal_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -360,7 +357,7 @@ def sdpa_causal(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def sdpa_boolean_mask_kernel(
     # fmt: off
     # tensors
@@ -373,7 +370,7 @@ def sdpa_boolean_mask_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -386,8 +383,7 @@ def sdpa_boolean_mask_kernel(
         t0[b, h, i, j] = where(j < S_k and mask[b, 0, i, j], Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2],
             -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
-            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
             i, j]), 0)
 
@@ -468,7 +464,7 @@ def sdpa_boolean_mask_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -506,7 +502,7 @@ def sdpa_boolean_mask(query, key, value, mask):
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sdpa_boolean_mask", query, D)
     descriptors = describable(key, value)
     sdpa_boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -537,7 +533,7 @@ def sdpa_boolean_mask(query, key, value, mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def sdpa_additive_mask_kernel(
     # fmt: off
     # tensors
@@ -550,7 +546,7 @@ def sdpa_additive_mask_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -691,7 +687,7 @@ def sdpa_additive_mask(query, key, value, bias):
     expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sdpa_additive_mask", query, D)
     descriptors = describable(key, value)
     sdpa_additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -721,7 +717,7 @@ def sdpa_additive_mask(query, key, value, bias):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def sdpa_scale_kernel(
     # fmt: off
     # tensors
@@ -733,7 +729,7 @@ def sdpa_scale_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale_2, scale_3,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -859,7 +855,7 @@ def sdpa_scale(query, key, value, scale):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sdpa_scale", query, D)
     descriptors = describable(key, value)
     sdpa_scale_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -887,7 +883,7 @@ def sdpa_scale(query, key, value, scale):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "H_kv"])
 def sdpa_grouped_kernel(
     # fmt: off
     # tensors
@@ -899,7 +895,7 @@ def sdpa_grouped_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, H_kv,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -912,8 +908,7 @@ def sdpa_grouped_kernel(
         t0[b, h, i, j] = where(j < S and j <= i, Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2],
             -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
-            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h // (H // H_kv), j, d])
             / (Σ_j t2[b, h, i, j]), 0)
 
@@ -984,7 +979,7 @@ def sdpa_grouped_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1023,7 +1018,7 @@ def sdpa_grouped(query, key, value):
         raise ValueError("sdpa_grouped was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sdpa_grouped", query, D)
     descriptors = describable(key, value)
     sdpa_grouped_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -1050,7 +1045,7 @@ def sdpa_grouped(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def sdpa_merged_heads_kernel(
     # fmt: off
     # tensors
@@ -1063,7 +1058,7 @@ def sdpa_merged_heads_kernel(
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1076,8 +1071,7 @@ def sdpa_merged_heads_kernel(
         t0[b, h, i, j] = where(j < S and not key_padding_mask[b, j], Σ_d_2 query[b, i, h, d_2] * key[b, j, h,
             d_2], -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - t1[b, h, i] *
-            (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
         output[b, i, h, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, j, h, d]) / (Σ_j t2[b, h,
             i, j]), 0)
 
@@ -1154,7 +1148,7 @@ def sdpa_merged_heads_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1191,7 +1185,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
     expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
 
     output = torch.empty((B, S, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sdpa_merged_heads", query, D)
     descriptors = describable(key, value)
     sdpa_merged_heads_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -1231,27 +1225,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "window"])
 def sliding_window_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def sliding_window_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, window,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -52,8 +50,8 @@ def sliding_window_kernel(
 
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S and (i - j >= 0 and i - j < window), scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) -
-            (max_j scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
+            sqrt(float32(D))) * 1.44269504))
         output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -128,7 +126,7 @@ def sliding_window_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # sliding_window.py:22
+            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # sliding_window.py:22
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -164,7 +162,7 @@ def sliding_window(query, key, value, window):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sliding_window", query, D)
     descriptors = describable(key, value)
     sliding_window_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -191,7 +189,7 @@ def sliding_window(query, key, value, window):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "radius"])
 def sliding_window_symmetric_kernel(
     # fmt: off
     # tensors
@@ -203,7 +201,7 @@ def sliding_window_symmetric_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, radius,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -340,7 +338,7 @@ def sliding_window_symmetric(query, key, value, radius):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sliding_window_symmetric", query, D)
     descriptors = describable(key, value)
     sliding_window_symmetric_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -368,7 +366,7 @@ def sliding_window_symmetric(query, key, value, radius):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "window"])
 def sliding_window_band_kernel(
     # fmt: off
     # tensors
@@ -380,7 +378,7 @@ def sliding_window_band_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, window,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -393,8 +391,8 @@ def sliding_window_band_kernel(
         band[i, j] = j > i - window and j <= i
         att[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
         att_2[b, h, i, j] = where(j < S and band[i, j], att[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(att_2[b, h, i, j] * (float32(1 / sqrt(float32(D))) * 1.44269504) - (max_j att_2[b,
-            h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        t3[b, h, i, j] = exp2((att_2[b, h, i, j] - (max_j att_2[b, h, i, j])) * (float32(1 / sqrt(float32(D))) *
+            1.44269504))
         output[b, h, i, d_v] = (Σ_j t3[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j t3[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -473,7 +471,7 @@ def sliding_window_band_kernel(
             new_max = tl.maximum(running_max, tl.max(att, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(att * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((att - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -508,7 +506,7 @@ def sliding_window_band(q, k, v, window):
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration(q, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("sliding_window_band", q, max(D, D_v))
     descriptors = describable(k, v)
     sliding_window_band_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
@@ -537,7 +535,7 @@ def sliding_window_band(q, k, v, window):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def sliding_window_bottom_right_kernel(
     # fmt: off
     # tensors
@@ -549,7 +547,7 @@ def sliding_window_bottom_right_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -562,8 +560,8 @@ def sliding_window_bottom_right_kernel(
         scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
         scores_2[b, h, i, j] = where(j < S_k and (i + S_k - j - S_q >= 0 and i + S_k - j - S_q < 128), scores[b,
             h, i, j], -inf)
-        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j scores_2[b, h,
-            i, j]) * (float32(D) ** -0.5 * 1.44269504))
+        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -642,7 +640,7 @@ def sliding_window_bottom_right_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -679,7 +677,7 @@ def sliding_window_bottom_right(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("sliding_window_bottom_right", query, D)
     descriptors = describable(key, value)
     sliding_window_bottom_right_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -718,27 +716,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -34,7 +32,7 @@ def tanh(x):
     return 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def soft_cap_kernel(
     # fmt: off
     # tensors
@@ -46,7 +44,7 @@ def soft_cap_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, cap_2, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -165,7 +163,7 @@ def soft_cap(query, key, value, cap):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("soft_cap", query, D)
     descriptors = describable(key, value)
     soft_cap_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -194,7 +192,7 @@ def soft_cap(query, key, value, cap):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H"])
 def soft_cap_causal_kernel(
     # fmt: off
     # tensors
@@ -206,7 +204,7 @@ def soft_cap_causal_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -329,7 +327,7 @@ def soft_cap_causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("soft_cap_causal", query, D)
     descriptors = describable(key, value)
     soft_cap_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -355,7 +353,7 @@ def soft_cap_causal(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "H_kv", "window"])
 def soft_cap_sliding_window_kernel(
     # fmt: off
     # tensors
@@ -367,7 +365,7 @@ def soft_cap_sliding_window_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scaling_2, softcap_2, scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, H_kv, window,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -500,7 +498,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         raise ValueError("soft_cap_sliding_window was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("soft_cap_sliding_window", query, D)
     descriptors = describable(key, value)
     soft_cap_sliding_window_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -542,27 +540,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 

@@ -11,11 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-# architecture, padded head dimension, bytes an element: rows and keys of a tile, warps, pipeline stages
-TILES = {
-    ("sm_90", 64, 2): (64, 128, 4, 2),
-    ("sm_90", 128, 2): (64, 64, 4, 3),
-}
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -28,7 +26,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def with_einsum_kernel(
     # fmt: off
     # tensors
@@ -40,7 +38,7 @@ def with_einsum_kernel(
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -158,7 +156,7 @@ def with_einsum(query, key, value):
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_einsum", query, D)
     descriptors = describable(key, value)
     with_einsum_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -186,7 +184,7 @@ def with_einsum(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "H", "S_kv"])
 def with_einsum_dots_kernel(
     # fmt: off
     # tensors
@@ -198,7 +196,7 @@ def with_einsum_dots_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S, H, S_kv,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
@@ -210,8 +208,8 @@ def with_einsum_dots_kernel(
 
         sim[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
         sim_2[b, h, i, j] = where(j < S_kv, sim[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2(sim_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - (max_j sim_2[b, h, i,
-            j]) * (float32(D) ** -0.5 * 1.44269504))
+        attn[b, h, i, j] = exp2((sim_2[b, h, i, j] - (max_j sim_2[b, h, i, j])) * (float32(D) ** -0.5 *
+            1.44269504))
         output[b, h, i, d_v] = (Σ_j attn[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j attn[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -280,7 +278,7 @@ def with_einsum_dots_kernel(
             new_max = tl.maximum(running_max, tl.max(sim, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn = tl.exp2(sim * scale - (finite_max * scale)[:, None])  # spellings.py:24
+            attn = tl.exp2((sim - finite_max[:, None]) * scale)  # spellings.py:24
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -316,7 +314,7 @@ def with_einsum_dots(q, k, v):
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration(q, max(D, D_v))
+    block_rows, block_keys, warps, stages = configuration("with_einsum_dots", q, max(D, D_v))
     descriptors = describable(k, v)
     with_einsum_dots_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
@@ -345,7 +343,7 @@ def with_einsum_dots(q, k, v):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def with_at_kernel(
     # fmt: off
     # tensors
@@ -357,7 +355,7 @@ def with_at_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -475,7 +473,7 @@ def with_at(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_at", query, D)
     descriptors = describable(key, value)
     with_at_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -503,7 +501,7 @@ def with_at(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def with_matmul_kernel(
     # fmt: off
     # tensors
@@ -515,7 +513,7 @@ def with_matmul_kernel(
     output_stride_s, output_stride_b, output_stride_h, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -633,7 +631,7 @@ def with_matmul(query, key, value):
     expect("value", value, (S_k, B, H, D), (query.dtype,), query.device)
 
     output = torch.empty((S_q, B, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_matmul", query, D)
     descriptors = describable(key, value)
     with_matmul_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -661,7 +659,7 @@ def with_matmul(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "S_k"])
 def with_bmm_kernel(
     # fmt: off
     # tensors
@@ -673,7 +671,7 @@ def with_bmm_kernel(
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -788,7 +786,7 @@ def with_bmm(query, key, value):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_bmm", query, D)
     descriptors = describable(key, value)
     with_bmm_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
@@ -815,7 +813,7 @@ def with_bmm(query, key, value):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def with_bmm_reshaped_kernel(
     # fmt: off
     # tensors
@@ -828,7 +826,7 @@ def with_bmm_reshaped_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -962,7 +960,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_bmm_reshaped", query, D)
     descriptors = describable(key, value)
     with_bmm_reshaped_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -993,7 +991,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "S_k"])
 def with_baddbmm_kernel(
     # fmt: off
     # tensors
@@ -1005,7 +1003,7 @@ def with_baddbmm_kernel(
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
     scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1119,7 +1117,7 @@ def with_baddbmm(query, key, value, scale):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_baddbmm", query, D)
     descriptors = describable(key, value)
     with_baddbmm_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
@@ -1145,7 +1143,7 @@ def with_baddbmm(query, key, value, scale):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "S_k"])
 def with_baddbmm_bias_kernel(
     # fmt: off
     # tensors
@@ -1158,7 +1156,7 @@ def with_baddbmm_bias_kernel(
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
     scale,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1278,7 +1276,7 @@ def with_baddbmm_bias(query, key, value, alibi):
     expect("alibi", alibi, (B, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_baddbmm_bias", query, D)
     descriptors = describable(key, value)
     with_baddbmm_bias_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
@@ -1307,7 +1305,7 @@ def with_baddbmm_bias(query, key, value, alibi):
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def with_softmax_written_out_kernel(
     # fmt: off
     # tensors
@@ -1319,7 +1317,7 @@ def with_softmax_written_out_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale, scale_2,
-    # sizes
+    # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -1437,7 +1435,7 @@ def with_softmax_written_out(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration(query, D)
+    block_rows, block_keys, warps, stages = configuration("with_softmax_written_out", query, D)
     descriptors = describable(key, value)
     with_softmax_written_out_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
@@ -1477,27 +1475,39 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(tensor, widest):
+def configuration(function, tensor, widest):
     """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(architecture(tensor.device), padded(widest), tensor.element_size())
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(architecture, width, size):
-    """A tuned tile; without one, a tile whose keys and values fit twice into 64 KiB of shared memory."""
-    if (architecture, width, size) in TILES:
-        return TILES[architecture, width, size]
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
     row_bytes = width * size
-    keys = max(16, min(64, 16384 // row_bytes))
-    rows = 128 if row_bytes <= 256 else 64 if row_bytes <= 512 else 32
-    return rows, keys, 8 if rows * width >= 128 * 128 else 4, 2 if row_bytes <= 512 else 1
+    if row_bytes > 256:
+        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
+    if architecture.startswith("sm_9"):
+        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
+    if architecture.startswith("sm_10"):
+        return 128, 64, 8, 2
+    if architecture.startswith("gfx"):
+        return 128, 64 if row_bytes <= 128 else 32, 4, 1
+    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
 
 
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
-    if device.type != "cuda" or torch.version.hip:
+    if device.type != "cuda":
         return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
