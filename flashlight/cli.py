@@ -37,6 +37,7 @@ ShapeOption = Annotated[
     typer.Option("--shape", metavar="NAME=B,H,S,D", help="Dimensions of a parameter; repeat for several."),
 ]
 HeadDims = Annotated[list[int], typer.Option("--head-dim", help="Head dimension; repeat for several.")]
+Architectures = Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942; repeat for several.")]
 SizeOption = Annotated[
     list[str] | None,
     typer.Option("--size", metavar="NAME=N", help="A size by its name in the file, or batch, heads, length."),
@@ -218,9 +219,7 @@ def _searched(jobs: Sequence[Job], limit: int) -> tuple[list[Found], int]:
 @app.command()
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="Generated files; either of a pair.")],
-    arch: Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942; repeat for several.")] = [
-        "sm_90"
-    ],  # noqa: B006
+    arch: Architectures = ["sm_90"],  # noqa: B006
     head_dim: HeadDims = [64, 128],  # noqa: B006
     dtype: Annotated[str, typer.Option(help="Element type.")] = "bfloat16",
     size: SizeOption = None,
@@ -234,19 +233,7 @@ def inspect(
         if name not in inspect.TARGETS:
             raise typer.BadParameter(f"--arch is one of {', '.join(inspect.TARGETS)}")
     console = Console(highlight=False)
-    header = (
-        "function",
-        "D",
-        "arch",
-        "tile",
-        "warps",
-        "registers",
-        "spills",
-        "shared",
-        "blocks",
-        "products",
-        "copies",
-    )
+    header = "function D arch tile warps registers spills shared blocks products copies".split()
     table = Table(*header, caption="registers and spills a thread; bytes of shared memory; blocks a multiprocessor")
     spilled = 0
     for path in dict.fromkeys(map(arguments.kernel_file, files)):
