@@ -28,7 +28,7 @@ def graph_attention(
     source = (h * a_source).sum(dim=-1)
     target = (h * a_target).sum(dim=-1)
     e = F.leaky_relu(source[:, :, None, :] + target[:, None, :, :], 0.2)
-    e = e.masked_fill(~adjacency[:, :, :, None], -9e15 if e.dtype is torch.float64 else -1e9)
+    e = e.masked_fill(~adjacency[:, :, :, None], -1e9)
     attention = torch.softmax(e, dim=2)
     return torch.einsum("bijh,bjhd->bihd", attention, h)
 
@@ -39,5 +39,7 @@ def graph_attention_scores(
     features: Tensor,  # [B, H, N, D]
 ) -> Tensor:
     """The same on a complete graph, both halves of the score computed before."""
-    scores = F.leaky_relu(source.unsqueeze(-1) + target.unsqueeze(-2), negative_slope=0.2)
+    batch, heads, nodes = source.shape
+    pairs = source.view(batch, heads, nodes, 1) + target.view(batch, heads, 1, nodes)
+    scores = F.leaky_relu(pairs, negative_slope=0.2)
     return scores.softmax(dim=-1) @ features

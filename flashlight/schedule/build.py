@@ -13,6 +13,7 @@ from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
 from flashlight.schedule import intervals, roles
 from flashlight.schedule.intervals import Keys
+from flashlight.schedule.prologue import prologues
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from rewriters.dead import vanishes
 from rewriters.merge import merge
@@ -21,6 +22,7 @@ from rewriters.online import correction
 
 def schedule(program: Program) -> Schedule:
     """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
+    program, before = prologues(program)
     program = roles.apart(program)
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
@@ -28,7 +30,7 @@ def schedule(program: Program) -> Schedule:
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
-    return Schedule(program, parts, passes, masks, keys, matches, fills, reasons)
+    return Schedule(program, parts, passes, masks, keys, matches, fills, reasons, before)
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:

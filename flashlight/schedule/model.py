@@ -8,6 +8,7 @@ from flashlight.ir.expr import Axis, Expr, Reduce
 from flashlight.ir.printer import show
 from flashlight.ir.program import Program
 from flashlight.schedule.intervals import Keys, Matched
+from flashlight.schedule.prologue import Prologue
 from flashlight.schedule.roles import Roles
 
 
@@ -77,6 +78,7 @@ class Schedule:
     matched: tuple[Matched, ...]
     fills: tuple[Fill, ...]
     reasons: tuple[str, ...]
+    prologues: tuple[Prologue, ...] = ()
 
     @property
     def stream(self) -> Axis:
@@ -95,6 +97,8 @@ class Schedule:
                 lines.append(f"pass {number + 1}    {item.reduce.op} over {roles.stream.name} of {_short(item.reduce.arg)}")
                 if item.correction is not None:
                     lines.append(f"          corrected by {show(item.correction)}")
+        for one in self.prologues:
+            lines.insert(0, f"before    {one.tensor.name} = cumulative {one.op} of {_short(one.value)}")
         for reason in self.reasons:
             lines.append(f"          {reason}")
         ends = self.keys
