@@ -161,8 +161,21 @@ class Prepared:
         return tile
 
 
+class _Warm:
+    """Stands in for a kernel in a worker: compiles what it is asked to launch, and launches nothing."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: object) -> Any:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.kernel.warmup(*args, grid=(1,), **kwargs)
+
+
 def compiled(job: Job, tile: Tile) -> str | None:
-    """Compile and run one tile in this process (a worker's); what went wrong, if anything did."""
+    """Compile one tile in this process (a worker's); what went wrong, if anything did."""
     import torch
 
     global _prepared
@@ -170,9 +183,11 @@ def compiled(job: Job, tile: Tile) -> str | None:
         if _prepared is None or _prepared.job != job:
             _prepared = None
             _prepared = Prepared(job)
+            for name, kernel in list(vars(_prepared.module).items()):
+                if name.endswith("_kernel") and hasattr(kernel, "warmup"):
+                    setattr(_prepared.module, name, _Warm(kernel))
         with torch.no_grad():
             _prepared.run(tile)
-        torch.cuda.synchronize()
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return None

@@ -226,3 +226,30 @@ def test_inspect_prints_a_row_for_each_kernel() -> None:
 
 def test_reports_are_json() -> None:
     assert json.loads(tune.report([found()]))["found"][0]["tile"] == [128, 64, 8, 3]
+
+
+def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Kernel:
+        def warmup(self, *args: object, **options: object) -> None:
+            asked.append((*args, options))
+
+    text = KERNELS.replace("return query.new", "attend_kernel[(S,)](query, BLOCK=rows)\n    return query.new")
+    kernels.write_text(text + "\n\nattend_kernel = None\n")
+    load, make = arguments.load, arguments.make
+
+    def loaded(path: Path) -> object:
+        module = load(path)
+        module.attend_kernel = Kernel()  # type: ignore[attr-defined]
+        return module
+
+    monkeypatch.setattr(arguments, "load", loaded)
+    monkeypatch.setattr(arguments, "make", lambda *given: make(*given[:4], "meta"))
+    monkeypatch.setattr(tune, "_prepared", None)
+    (job,) = tune.jobs([kernels], head_dims=[64], sizes={"length": 64})
+    monkeypatch.setattr(torch.Tensor, "new_tensor", lambda self, values: values)
+    assert [tune.compiled(job, tile) for tile in ((32, 32, 4, 2), (128, 64, 8, 3))] == [None, None]
+    assert [options for *_, options in asked] == [{"BLOCK": 32, "grid": (1,)}, {"BLOCK": 128, "grid": (1,)}]
+    monkeypatch.setattr(Kernel, "warmup", lambda self, *args, **options: 1 / 0)
+    assert "ZeroDivisionError" in str(tune.compiled(job, (64, 64, 4, 2)))
