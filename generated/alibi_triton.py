@@ -547,20 +547,26 @@ def tile_for(function, architecture, width, size):
     """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
 
     The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage.
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
-    row_bytes = width * size
-    if row_bytes > 256:
-        return (64, 32, 4, 2) if row_bytes <= 512 else (32, 16, 4, 1)
-    if architecture.startswith("sm_9"):
-        return (64, 128, 4, 2) if row_bytes <= 128 else (64, 64, 4, 3)
-    if architecture.startswith("sm_10"):
-        return 128, 64, 8, 2
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     if architecture.startswith("gfx"):
-        return 128, 64 if row_bytes <= 128 else 32, 4, 1
-    return (128, 64, 8, 2) if row_bytes <= 128 else (64, 32, 4, 2)
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
 
 
 @functools.lru_cache(maxsize=None)

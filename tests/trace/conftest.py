@@ -41,7 +41,7 @@ def agree(source: Source, name: str, sizes: Mapping[str, int] = SIZES, **shapes:
     numbers: dict[str, float] = {}
     for tensor in traced.program.inputs:
         found = [node for size in tensor.shape for node in walk(size) if isinstance(node, Scalar)]
-        numbers |= {scalar.name: sizes[scalar.name] for scalar in found}
+        numbers |= {scalar.name: sizes.get(scalar.name, 4) for scalar in found}
     tensors: dict[str, torch.Tensor] = {}
     arguments: dict[str, Any] = {}
     for parameter in traced.parameters:

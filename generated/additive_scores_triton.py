@@ -1,0 +1,597 @@
+"""Triton kernels for additive_scores.py.
+
+Written by flashlight 0.1.0 from examples/additive_scores.py (sha256 4fb453f16ea0f2ac)
+with `flashlight transpile examples/additive_scores.py`; change the source and run that again.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+def deep_tile(rows, keys, row_count, depth):
+    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
+    rows = min(rows, padded(row_count))
+    while rows * keys * depth > 16384 and max(rows, keys) > 16:
+        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
+    return rows, keys
+
+
+@triton.jit
+def tanh(x):
+    """tanh(x) = 1 - 2 / (exp(2x) + 1), which neither overflows nor loses its sign."""
+    return 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+
+
+@triton.jit(do_not_specialize=["S_q", "S_k"])
+def bahdanau_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, w_v_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_s, value_stride_d,
+    w_v_stride_d,
+    output_stride_b, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """bahdanau, with exponentials in base 2:
+
+        features[b, d, i, j] = tanh(query[b, i, d] + key[b, j, d])
+        scores[b, i, j] = Σ_d features[b, d, i, j] * w_v[d]
+        scores_2[b, i, j] = where(j < S_k, scores[b, i, j], -inf)
+        attention_weights[b, i, j] = exp2((scores_2[b, i, j] - (max_j scores_2[b, i, j])) * 1.44269504)
+        output[b, i, d_v] = (Σ_j attention_weights[b, i, j] * value[b, j, d_v]) / (Σ_j attention_weights[b, i,
+            j])
+
+    One program for each b and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    batch = (program // row_blocks).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d_v = tl.arange(0, BLOCK_D_v)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    w_v = load_tile(w_v_ptr + d * w_v_stride_d, (d < D), BLOCK_D != D)
+    value_base = value_ptr + batch * value_stride_b
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d_v[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            features = tanh(query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :])  # additive_scores.py:15
+            scores = tl.sum(features * w_v.to(tl.float32)[None, None, :], 2)  # additive_scores.py:16
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
+            attention_weights = tl.exp2((scores - finite_max[:, None]) * 1.4426950408889634)  # additive_scores.py:17
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(
+                attention_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attention_weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d_v[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d_v < D_v)[None, :],
+    )
+
+
+def bahdanau(query, key, value, w_v):
+    """Launch `bahdanau_kernel` on tensors of one device."""
+    B, S_q, D = query.shape
+    _, S_k, D_v = value.shape
+    expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    key = key.expand(B, S_k, D)
+    expect("key", key, (B, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, S_k, D_v), (query.dtype,), query.device)
+    expect("w_v", w_v, (D,), (query.dtype,), query.device)
+
+    output = torch.empty((B, S_q, D_v), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration("bahdanau", query, max(D, D_v))
+    block_rows, block_keys = deep_tile(block_rows, block_keys, S_q, padded(D))
+    descriptors = describable(key, value)
+    bahdanau_kernel[(triton.cdiv(S_q, block_rows) * B,)](
+        query,
+        key,
+        value,
+        w_v,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *w_v.stride(),
+        *output.stride(),
+        S_q,
+        S_k,
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["N", "H"])
+def graph_attention_kernel(
+    # fmt: off
+    # tensors
+    h_ptr, adjacency_ptr, a_source_ptr, a_target_ptr, output_ptr,
+    # their strides, in elements
+    h_stride_b, h_stride_n, h_stride_h, h_stride_d,
+    adjacency_stride_b, adjacency_stride_1, adjacency_stride_2,
+    a_source_stride_h, a_source_stride_d,
+    a_target_stride_h, a_target_stride_d,
+    output_stride_b, output_stride_n, output_stride_h, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    N, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """graph_attention, with exponentials in base 2:
+
+        source[b, h, i] = Σ_d_2 h[b, i, h, d_2] * a_source[h, d_2]
+        target[b, h, j] = Σ_d h[b, j, h, d] * a_target[h, d]
+        t2[b, h, i, j] = source[b, h, i] + target[b, h, j]
+        e[b, h, i, j] = where(t2[b, h, i, j] > 0, t2[b, h, i, j] * 1.44269504, t2[b, h, i, j] * 0.288539008)
+        e_2[b, h, i, j] = where(adjacency[b, i, j], e[b, h, i, j], -1.44269504e+09)
+        e_3[b, h, i, j] = where(j < N, e_2[b, h, i, j], -inf)
+        attention[b, h, i, j] = exp2(e_3[b, h, i, j] - (max_j e_3[b, h, i, j]))
+        output[b, i, h, d] = (Σ_j attention[b, h, i, j] * h[b, j, h, d]) / (Σ_j attention[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(N, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    adjacency_block = (
+        adjacency_ptr
+        + batch * adjacency_stride_b
+        + tl.cast(row_start, tl.int64) * adjacency_stride_1
+        + row_offsets[:, None] * adjacency_stride_1
+        + key_offsets[None, :] * adjacency_stride_2
+    )
+    h = tl.load(
+        h_ptr
+        + batch * h_stride_b
+        + tl.cast(row_start, tl.int64) * h_stride_n
+        + head * h_stride_h
+        + row_offsets[:, None] * h_stride_n
+        + d[None, :] * h_stride_d,
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    a_source = load_tile(a_source_ptr + head * a_source_stride_h + d * a_source_stride_d, (d < D), BLOCK_D != D)
+    source = tl.sum(h.to(tl.float32) * a_source.to(tl.float32)[None, :], 1)  # additive_scores.py:28
+    h_base = h_ptr + batch * h_stride_b + head * h_stride_h
+    if DESCRIPTORS:
+        h_blocks = tl.make_tensor_descriptor(h_base, [N, D], [h_stride_n, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        h_blocks = h_base + key_offsets[:, None] * h_stride_n + d[None, :] * h_stride_d
+    a_target = load_tile(a_target_ptr + head * a_target_stride_h + d * a_target_stride_d, (d < D), BLOCK_D != D)
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, N
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                h_2 = h_blocks.load([key_start, 0])
+            else:
+                h_2 = load_tile(
+                    h_blocks + tl.cast(key_start, tl.int64) * h_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            target = tl.sum(h_2.to(tl.float32) * a_target.to(tl.float32)[None, :], 1)  # additive_scores.py:29
+            term = source[:, None] + target[None, :]
+            e = tl.where(term > 0.0, term * 1.4426950408889634, term * 0.2885390081777927)  # additive_scores.py:30
+            adjacency = tl.load(
+                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2,
+                mask=(rows < N)[:, None] & (keys < N)[None, :],
+                other=0,
+            )
+            e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
+            if part > 0:
+                e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(e_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attention = tl.exp2(e_2 - finite_max[:, None])  # additive_scores.py:32
+            accumulator = tl.dot(
+                attention.to(h_2.dtype), h_2, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attention, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + tl.cast(row_start, tl.int64) * output_stride_n
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_n
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+    )
+
+
+def graph_attention(h, adjacency, a_source, a_target):
+    """Launch `graph_attention_kernel` on tensors of one device."""
+    B, N, H, D = h.shape
+    expect("h", h, (B, N, H, D), (torch.float16, torch.bfloat16, torch.float32), h.device)
+    adjacency = adjacency.expand(B, N, N)
+    expect("adjacency", adjacency, (B, N, N), (torch.bool,), h.device)
+    a_source = a_source.expand(H, D)
+    expect("a_source", a_source, (H, D), (h.dtype,), h.device)
+    a_target = a_target.expand(H, D)
+    expect("a_target", a_target, (H, D), (h.dtype,), h.device)
+
+    output = torch.empty((B, N, H, D), dtype=h.dtype, device=h.device)
+    block_rows, block_keys, warps, stages = configuration("graph_attention", h, D)
+    descriptors = describable(h)
+    graph_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
+        h,
+        adjacency,
+        a_source,
+        a_target,
+        output,
+        *h.stride(),
+        *adjacency.stride(),
+        *a_source.stride(),
+        *a_target.stride(),
+        *output.stride(),
+        N,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(h),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["N", "H"])
+def graph_attention_scores_kernel(
+    # fmt: off
+    # tensors
+    source_ptr, target_ptr, features_ptr, output_ptr,
+    # their strides, in elements
+    source_stride_b, source_stride_h, source_stride_n,
+    target_stride_b, target_stride_h, target_stride_n,
+    features_stride_b, features_stride_h, features_stride_n, features_stride_d,
+    output_stride_b, output_stride_h, output_stride_n, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    N, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """graph_attention_scores, with exponentials in base 2:
+
+        pairs[b, h, i, j] = source[b, h, i] + target[b, h, j]
+        scores[b, h, i, j] = where(pairs[b, h, i, j] > 0, pairs[b, h, i, j] * 1.44269504, pairs[b, h, i, j] *
+            0.288539008)
+        scores_2[b, h, i, j] = where(j < N, scores[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * features[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(N, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    source = tl.load(
+        source_ptr
+        + batch * source_stride_b
+        + head * source_stride_h
+        + tl.cast(row_start, tl.int64) * source_stride_n
+        + row_offsets * source_stride_n,
+        mask=(rows < N),
+        other=0,
+    )
+    target_block = target_ptr + batch * target_stride_b + head * target_stride_h + key_offsets * target_stride_n
+    features_base = features_ptr + batch * features_stride_b + head * features_stride_h
+    if DESCRIPTORS:
+        features_blocks = tl.make_tensor_descriptor(
+            features_base, [N, D], [features_stride_n, 1], [BLOCK_KEYS, BLOCK_D]
+        )
+    else:
+        features_blocks = features_base + key_offsets[:, None] * features_stride_n + d[None, :] * features_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, N
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
+            pairs = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
+            scores = tl.where(
+                pairs > 0.0, pairs * 1.4426950408889634, pairs * 0.2885390081777927
+            )  # additive_scores.py:44
+            if part > 0:
+                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                features = features_blocks.load([key_start, 0])
+            else:
+                features = load_tile(
+                    features_blocks + tl.cast(key_start, tl.int64) * features_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(features.dtype), features, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_n
+        + row_offsets[:, None] * output_stride_n
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+    )
+
+
+def graph_attention_scores(source, target, features):
+    """Launch `graph_attention_scores_kernel` on tensors of one device."""
+    B, H, N = source.shape
+    _, _, _, D = features.shape
+    expect("source", source, (B, H, N), (torch.float16, torch.bfloat16, torch.float32), source.device)
+    expect("target", target, (B, H, N), (source.dtype,), source.device)
+    expect("features", features, (B, H, N, D), (source.dtype,), source.device)
+
+    output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
+    block_rows, block_keys, warps, stages = configuration("graph_attention_scores", source, D)
+    descriptors = describable(features)
+    graph_attention_scores_kernel[(triton.cdiv(N, block_rows) * B * H,)](
+        source,
+        target,
+        features,
+        output,
+        *source.stride(),
+        *target.stride(),
+        *features.stride(),
+        *output.stride(),
+        N,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(source),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -1,0 +1,947 @@
+"""Triton kernels for differential.py.
+
+Written by flashlight 0.1.0 from examples/differential.py (sha256 33347bba358bb960)
+with `flashlight transpile examples/differential.py`; change the source and run that again.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def diff_attn_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale, lam_2,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_D_2: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """diff_attn, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S, Σ_d q[b, h, i, d] * k[b, h, j, d], -inf)
+        attn1[b, h, i, j] = exp2((t0[b, h, i, j] - (max_j t0[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        t2[b, h, i, j] = where(j < S, Σ_d q[b, h + H, i, d] * k[b, h + H, j, d], -inf)
+        attn2[b, h, i, j] = exp2((t2[b, h, i, j] - (max_j t2[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        output[b, h, i, d] = (Σ_j attn1[b, h, i, j] * v[b, h, j, d]) / (Σ_j attn1[b, h, i, j]) - (Σ_j attn2[b,
+            h, i, j] * v[b, h, j, d]) * lam / (Σ_j attn2[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d = tl.arange(0, BLOCK_D_2)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D * 2], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D_2])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+    q_head = head + H
+    q_2 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + q_head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_2 = k_ptr + batch * k_stride_b + q_head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_2], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_D_2], tl.float32)
+    running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn1 = tl.exp2((scores - finite_max[:, None]) * scale)  # differential.py:19
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D * 2)[None, :],
+                    part > 0 or BLOCK_D_2 != D * 2,
+                )
+            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn1, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            attn2 = tl.exp2((scores_2 - finite_max_2[:, None]) * scale)  # differential.py:20
+            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+
+    output = accumulator / running_sum[:, None] - accumulator_2 * lam_2 / running_sum_2[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D * 2)[None, :],
+    )
+
+
+def diff_attn(q, k, v, lam):
+    """Launch `diff_attn_kernel` on tensors of one device."""
+    B, _, S, D = q.shape
+    _, H, _, _ = v.shape
+    expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
+    expect("v", v, (B, H, S, D * 2), (q.dtype,), q.device)
+
+    output = torch.empty((B, H, S, D * 2), dtype=q.dtype, device=q.device)
+    D_2 = D * 2
+    block_rows, block_keys, warps, stages = configuration("diff_attn", q, max(D, D_2))
+    descriptors = describable(k, v)
+    diff_attn_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        q,
+        k,
+        v,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        lam,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_D_2=padded(D_2),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def diff_attn_chunk_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    lambda_full_stride_h,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """diff_attn_chunk, with exponentials in base 2:
+
+        t0[i, j] = j < S and j <= i
+        t1[b, h, i, j] = where(t0[i, j], (Σ_d q[b, h, i, d] * k[b, h, j, d]) * (float32(D) ** -0.5 *
+            1.44269504), -inf)
+        attn1[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        t3[b, h, i, j] = where(t0[i, j], (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * (float32(D) ** -0.5 *
+            1.44269504), -inf)
+        attn2[b, h, i, j] = exp2(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
+        output[b, h, i, d_v] = (Σ_j element(attn1[b, h, i, j]) * v[b, h, j, d_v]) / (Σ_j attn1[b, h, i, j]) -
+            (Σ_j element(attn2[b, h, i, j]) * v[b, h, j, d_v]) * lambda_full[h] / (Σ_j attn2[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d_v = tl.arange(0, BLOCK_D_v)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D_v], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d_v[None, :] * v_stride_d
+    q_head = head + H
+    q_2 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + q_head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_2 = k_ptr + batch * k_stride_b + q_head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
+    full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+            if part > 0:
+                scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn1 = tl.exp2(scores - finite_max[:, None])  # differential.py:37
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn1, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION) * scale
+            if part > 0:
+                scores_2 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2(running_max_2 - finite_max_2)
+            attn2 = tl.exp2(scores_2 - finite_max_2[:, None])  # differential.py:38
+            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+
+    lambda_full = tl.load(lambda_full_ptr + head * lambda_full_stride_h)
+    output = accumulator / running_sum[:, None] - accumulator_2 * lambda_full.to(tl.float32) / running_sum_2[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d_v[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d_v < D_v)[None, :],
+    )
+
+
+def diff_attn_chunk(q, k, v, lambda_full):
+    """Launch `diff_attn_chunk_kernel` on tensors of one device."""
+    B, _, S, D = q.shape
+    _, H, _, D_v = v.shape
+    expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
+    expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
+    lambda_full = lambda_full.expand(
+        H,
+    )
+    expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
+
+    output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("diff_attn_chunk", q, max(D, D_v))
+    descriptors = describable(k, v)
+    diff_attn_chunk_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        q,
+        k,
+        v,
+        lambda_full,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *lambda_full.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def diff_attn_norm_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, weight_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    weight_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale, lam_2, scale_2, scale_3,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """diff_attn_norm, with exponentials in base 2:
+
+        t0[b, h, i, j] = where(j < S, Σ_d q[b, h, i, d] * k[b, h, j, d], -inf)
+        attn1[b, h, i, j] = exp2((t0[b, h, i, j] - (max_j t0[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        t2[b, h, i, j] = where(j < S, Σ_d q[b, h + H, i, d] * k[b, h + H, j, d], -inf)
+        attn2[b, h, i, j] = exp2((t2[b, h, i, j] - (max_j t2[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        out[b, d_v, h, i] = float32((Σ_j attn1[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j attn1[b, h, i, j]) - (Σ_j
+            attn2[b, h, i, j] * v[b, h, j, d_v]) * lam / (Σ_j attn2[b, h, i, j]))
+        normed[b, d_v, h, i] = out[b, d_v, h, i] * rsqrt((Σ_d_v out[b, d_v, h, i] * out[b, d_v, h, i]) /
+            float32(D_v) + 1e-05)
+        output[b, h, i, d_v] = element(normed[b, d_v, h, i]) * weight[d_v] * (1 - lambda_init)
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d_v = tl.arange(0, BLOCK_D_v)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D_v], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d_v[None, :] * v_stride_d
+    q_head = head + H
+    q_2 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + q_head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_2 = k_ptr + batch * k_stride_b + q_head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn1 = tl.exp2((scores - finite_max[:, None]) * scale)  # differential.py:55
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn1, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            attn2 = tl.exp2((scores_2 - finite_max_2[:, None]) * scale)  # differential.py:56
+            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+
+    out = accumulator / running_sum[:, None] - accumulator_2 * lam_2 / running_sum_2[:, None]  # differential.py:57
+    normed = (
+        out * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], out * out, 0.0), 1) / scale_2 + 1e-05)[:, None]
+    )  # differential.py:58
+    weight = load_tile(weight_ptr + d_v * weight_stride_d, (d_v < D_v), BLOCK_D_v != D_v)
+    output = normed * weight.to(tl.float32)[None, :] * scale_3
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d_v[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d_v < D_v)[None, :],
+    )
+
+
+def diff_attn_norm(q, k, v, weight, lam, lambda_init):
+    """Launch `diff_attn_norm_kernel` on tensors of one device."""
+    B, _, S, D = q.shape
+    _, H, _, D_v = v.shape
+    expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
+    expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
+    weight = weight.expand(
+        D_v,
+    )
+    expect("weight", weight, (D_v,), (q.dtype,), q.device)
+
+    output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("diff_attn_norm", q, max(D, D_v))
+    descriptors = describable(k, v)
+    diff_attn_norm_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        q,
+        k,
+        v,
+        weight,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *weight.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        lam,
+        D_v,
+        1.0 - lambda_init,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def multihead_diff_attn_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_s, q_stride_h, q_stride_d,
+    k_stride_b, k_stride_s, k_stride_h, k_stride_d,
+    v_stride_b, v_stride_s, v_stride_h, v_stride_d,
+    output_stride_b, output_stride_s, output_stride_h, output_stride_d,
+    # numbers
+    scale, scale_2, scale_3,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """multihead_diff_attn, with exponentials in base 2:
+
+        attn_weights[b, h, i, j] = Σ_d q[b, i, h * 2, d] * k[b, j, h * 2, d]
+        attn_weights_2[b, h, i, j] = where(j < S, attn_weights[b, h, i, j], -inf)
+        t2[b, h, i, j] = exp2((attn_weights_2[b, h, i, j] - (max_j attn_weights_2[b, h, i, j])) * (float32(D) **
+            -0.5 * 1.44269504))
+        attn_weights_3[b, h, i, j] = Σ_d q[b, i, h * 2 + 1, d] * k[b, j, h * 2 + 1, d]
+        attn_weights_4[b, h, i, j] = where(j < S, attn_weights_3[b, h, i, j], -inf)
+        t5[b, h, i, j] = exp2((attn_weights_4[b, h, i, j] - (max_j attn_weights_4[b, h, i, j])) * (float32(D) **
+            -0.5 * 1.44269504))
+        attn[b, d_v, h, i] = float32((Σ_j element(t2[b, h, i, j]) * v[b, j, h, d_v]) / (Σ_j t2[b, h, i, j]) -
+            (Σ_j element(t5[b, h, i, j]) * v[b, j, h, d_v]) * lambda_full[] / (Σ_j t5[b, h, i, j]))
+        attn_2[b, d_v, h, i] = attn[b, d_v, h, i] * rsqrt((Σ_d_v attn[b, d_v, h, i] * attn[b, d_v, h, i]) /
+            float32(D_v) + 1e-05) * (1 - lambda_init)
+        output[b, i, h, d_v] = element(attn_2[b, d_v, h, i])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+    d_v = tl.arange(0, BLOCK_D_v)
+
+    # What stays in the tile
+    q_head = head * 2
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + q_head * q_stride_h
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + q_head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D_v], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d_v[None, :] * v_stride_d
+    q_head_2 = q_head + 1
+    q_2 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + q_head_2 * q_stride_h
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_2 = k_ptr + batch * k_stride_b + q_head_2 * k_stride_h
+    if DESCRIPTORS:
+        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_D_v], tl.float32)
+    running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            attn_weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # differential.py:72
+            if part > 0:
+                visible = keys < S
+                attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2((attn_weights - finite_max[:, None]) * scale)
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            attn_weights_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)  # differential.py:72
+            if part > 0:
+                visible_2 = keys < S
+                attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            weights_2 = tl.exp2((attn_weights_2 - finite_max_2[:, None]) * scale)
+            accumulator_2 = tl.dot(
+                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
+            )
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+
+    lambda_full = tl.load(lambda_full_ptr)
+    attn = (
+        accumulator / running_sum[:, None] - accumulator_2 * lambda_full.to(tl.float32) / running_sum_2[:, None]
+    )  # differential.py:76
+    attn_2 = (
+        attn
+        * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], attn * attn, 0.0), 1) / scale_2 + 1e-05)[:, None]
+        * scale_3
+    )  # differential.py:77
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_s
+        + d_v[None, :] * output_stride_d,
+        attn_2.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d_v < D_v)[None, :],
+    )
+
+
+def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
+    """Launch `multihead_diff_attn_kernel` on tensors of one device."""
+    B, S, _, D = q.shape
+    _, _, H, D_v = v.shape
+    expect("q", q, (B, S, H * 2, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, S, H * 2, D), (q.dtype,), q.device)
+    expect("v", v, (B, S, H, D_v), (q.dtype,), q.device)
+    lambda_full = lambda_full.expand(())
+    expect("lambda_full", lambda_full, (), (torch.float32,), q.device)
+
+    output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("multihead_diff_attn", q, max(D, D_v))
+    descriptors = describable(k, v)
+    multihead_diff_attn_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        q,
+        k,
+        v,
+        lambda_full,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        D_v,
+        1.0 - lambda_init,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output.view(B, S, D_v * H)
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -1,0 +1,509 @@
+"""Triton kernels for disentangled.py.
+
+Written by flashlight 0.1.0 from examples/disentangled.py (sha256 300574da0e394160)
+with `flashlight transpile examples/disentangled.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+def deep_tile(rows, keys, row_count, depth):
+    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
+    rows = min(rows, padded(row_count))
+    while rows * keys * depth > 16384 and max(rows, keys) > 16:
+        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
+    return rows, keys
+
+
+@triton.jit(do_not_specialize=["S", "H", "R"])
+def disentangled_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, pos_key_ptr, pos_query_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    pos_key_stride_h, pos_key_stride_r, pos_key_stride_d,
+    pos_query_stride_h, pos_query_stride_r, pos_query_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale, scale_2,
+    # sizes: one compiled kernel serves them all
+    S, H, R,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """disentangled, with exponentials in base 2:
+
+        score[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
+        c2p_att[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * pos_key[h, min(max(i + R // 2 - j, 0), R // 2 * 2 -
+            1), d_2]
+        p2c_att[b, h, i, j] = Σ_d_2 key[b, h, j, d_2] * pos_query[h, min(max(i + R // 2 - j, 0), R // 2 * 2 -
+            1), d_2]
+        score_2[b, h, i, j] = score[b, h, i, j] + c2p_att[b, h, i, j] + p2c_att[b, h, i, j]
+        score_3[b, h, i, j] = where(j < S, score_2[b, h, i, j], -inf)
+        probs[b, h, i, j] = exp2(score_3[b, h, i, j] * (1.44269504 / sqrt(float32(D * 3))) - (max_j score_3[b,
+            h, i, j]) * (float32(1 / sqrt(float32(D * 3))) * 1.44269504))
+        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # disentangled.py:21
+            index = tl.minimum(
+                tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+            )  # disentangled.py:20
+            pos_key = tl.load(
+                pos_key_ptr
+                + head * pos_key_stride_h
+                + index.to(tl.int64)[:, :, None] * pos_key_stride_r
+                + d[None, None, :] * pos_key_stride_d,
+                mask=(index >= 0)[:, :, None]
+                & (index < R)[:, :, None]
+                & (rows < S)[:, None, None]
+                & (keys < S)[None, :, None]
+                & (d < D)[None, None, :],
+                other=0,
+            )
+            c2p_att = tl.sum(query.to(tl.float32)[:, None, :] * pos_key.to(tl.float32), 2)  # disentangled.py:22
+            pos_query = tl.load(
+                pos_query_ptr
+                + head * pos_query_stride_h
+                + index.to(tl.int64)[:, :, None] * pos_query_stride_r
+                + d[None, None, :] * pos_query_stride_d,
+                mask=(index >= 0)[:, :, None]
+                & (index < R)[:, :, None]
+                & (rows < S)[:, None, None]
+                & (keys < S)[None, :, None]
+                & (d < D)[None, None, :],
+                other=0,
+            )
+            p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
+            score_2 = score + c2p_att + p2c_att  # disentangled.py:24
+            if part > 0:
+                score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(score_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            probs = tl.exp2(score_2 * scale_2 - (finite_max * scale)[:, None])  # disentangled.py:25
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def disentangled(query, key, value, pos_key, pos_query):
+    """Launch `disentangled_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    _, R, _ = pos_key.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    expect("pos_key", pos_key, (H, R, D), (query.dtype,), query.device)
+    expect("pos_query", pos_query, (H, R, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration("disentangled", query, D)
+    block_rows, block_keys = deep_tile(block_rows, block_keys, S, padded(D))
+    descriptors = describable(key, value)
+    disentangled_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        pos_key,
+        pos_query,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *pos_key.stride(),
+        *pos_query.stride(),
+        *output.stride(),
+        1.0 / math.sqrt(D * 3) * 1.4426950408889634,
+        1.4426950408889634 / math.sqrt(D * 3),
+        S,
+        H,
+        R,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H", "R"])
+def disentangled_scores_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
+    p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H, R,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """disentangled_scores, with exponentials in base 2:
+
+        score[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2] + c2p[b, h, i, min(max(i + R // 2 -
+            j, 0), R // 2 * 2 - 1)] + p2c[b, h, j, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)]) * (1 /
+            sqrt(float32(D * 3)) * 1.44269504)
+        score_2[b, h, i, j] = where(j < S, score[b, h, i, j], -inf)
+        probs[b, h, i, j] = exp2(score_2[b, h, i, j] - (max_j score_2[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            c2p_pos = tl.minimum(
+                tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+            )  # disentangled.py:40
+            c2p = tl.load(
+                c2p_ptr
+                + batch * c2p_stride_b
+                + head * c2p_stride_h
+                + tl.cast(row_start, tl.int64) * c2p_stride_s
+                + row_offsets[:, None] * c2p_stride_s
+                + c2p_pos.to(tl.int64) * c2p_stride_r,
+                mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            p2c = tl.load(
+                p2c_ptr
+                + batch * p2c_stride_b
+                + head * p2c_stride_h
+                + tl.cast(key_start, tl.int64) * p2c_stride_s
+                + key_offsets[None, :] * p2c_stride_s
+                + c2p_pos.to(tl.int64) * p2c_stride_r,
+                mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            score = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) + c2p.to(tl.float32) + p2c.to(tl.float32)
+            ) * scale  # disentangled.py:45
+            if part > 0:
+                score = tl.where((keys < S)[None, :], score, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(score, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(score - finite_max[:, None])  # disentangled.py:46
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def disentangled_scores(query, key, value, c2p, p2c):
+    """Launch `disentangled_scores_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    _, _, _, R = c2p.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    expect("c2p", c2p, (B, H, S, R), (query.dtype,), query.device)
+    expect("p2c", p2c, (B, H, S, R), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration("disentangled_scores", query, D)
+    descriptors = describable(key, value)
+    disentangled_scores_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        c2p,
+        p2c,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *c2p.stride(),
+        *p2c.stride(),
+        *output.stride(),
+        1.0 / math.sqrt(D * 3) * 1.4426950408889634,
+        S,
+        H,
+        R,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

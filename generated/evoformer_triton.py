@@ -1,0 +1,1128 @@
+"""Triton kernels for evoformer.py.
+
+Written by flashlight 0.1.0 from examples/evoformer.py (sha256 48ca79e9eabb27c6)
+with `flashlight transpile examples/evoformer.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit(do_not_specialize=["S", "H", "N"])
+def row_attention_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_n, q_stride_s, q_stride_h, q_stride_d,
+    k_stride_b, k_stride_n, k_stride_s, k_stride_h, k_stride_d,
+    v_stride_b, v_stride_n, v_stride_s, v_stride_h, v_stride_d,
+    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+    mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
+    pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
+    output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H, N,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """row_attention, with exponentials in base 2:
+
+        logits[b, h, i, j, n] = (Σ_d_2 q[b, n, i, h, d_2] * k[b, n, j, h, d_2]) * (1.44269504 /
+            sqrt(float32(D)))
+        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, n, 0, 0, j] * 1.44269504 + pair_bias[b,
+            0, h, i, j] * 1.44269504
+        logits_3[b, h, i, j, n] = where(j < S, logits_2[b, h, i, j, n], -inf)
+        t3[b, h, i, j, n] = exp2(logits_3[b, h, i, j, n] - (max_j logits_3[b, h, i, j, n]))
+        weighted_avg[b, d, h, i, n] = (Σ_j t3[b, h, i, j, n] * v[b, n, j, h, d]) / (Σ_j t3[b, h, i, j, n])
+        output[b, n, i, h, d] = sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n]
+
+    One program for each b, n, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    n_index = (program // row_blocks // H % N).to(tl.int64)
+    batch = (program // row_blocks // H // N).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + n_index * q_stride_n
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + head * q_stride_h
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + n_index * k_stride_n + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    mask_bias_block = (
+        mask_bias_ptr + batch * mask_bias_stride_b + n_index * mask_bias_stride_n + key_offsets * mask_bias_stride_s
+    )
+    pair_bias_block = (
+        pair_bias_ptr
+        + batch * pair_bias_stride_b
+        + head * pair_bias_stride_h
+        + tl.cast(row_start, tl.int64) * pair_bias_stride_3
+        + row_offsets[:, None] * pair_bias_stride_3
+        + key_offsets[None, :] * pair_bias_stride_4
+    )
+    v_base = v_ptr + batch * v_stride_b + n_index * v_stride_n + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+            mask_bias = load_tile(
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+            )
+            pair_bias = tl.load(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            logits_2 = (
+                logits
+                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
+                + pair_bias.to(tl.float32) * 1.4426950408889634
+            )  # evoformer.py:13
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    gate = tl.load(
+        gate_ptr
+        + batch * gate_stride_b
+        + n_index * gate_stride_n
+        + tl.cast(row_start, tl.int64) * gate_stride_s
+        + head * gate_stride_h
+        + row_offsets[:, None] * gate_stride_s
+        + d[None, :] * gate_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    weighted_avg = accumulator / running_sum[:, None]  # evoformer.py:15
+    output = tl.sigmoid(gate.to(tl.float32)) * weighted_avg
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + n_index * output_stride_n
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def row_attention(q, k, v, gate, mask_bias, pair_bias):
+    """Launch `row_attention_kernel` on tensors of one device."""
+    B, N, S, H, D = q.shape
+    expect("q", q, (B, N, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, N, S, H, D), (q.dtype,), q.device)
+    expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
+    gate = gate.expand(B, N, S, H, D)
+    expect("gate", gate, (B, N, S, H, D), (q.dtype,), q.device)
+    mask_bias = mask_bias.expand(B, N, 1, 1, S)
+    expect("mask_bias", mask_bias, (B, N, 1, 1, S), (q.dtype,), q.device)
+    pair_bias = pair_bias.expand(B, 1, H, S, S)
+    expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
+
+    output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("row_attention", q, D)
+    descriptors = describable(k, v)
+    row_attention_kernel[(triton.cdiv(S, block_rows) * B * N * H,)](
+        q,
+        k,
+        v,
+        gate,
+        mask_bias,
+        pair_bias,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *gate.stride(),
+        mask_bias.stride(0),
+        mask_bias.stride(1),
+        mask_bias.stride(4),
+        pair_bias.stride(0),
+        pair_bias.stride(2),
+        pair_bias.stride(3),
+        pair_bias.stride(4),
+        *output.stride(),
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        N,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H", "N"])
+def row_attention_with_mask_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, gate_ptr, msa_mask_ptr, pair_bias_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_n, q_stride_s, q_stride_h, q_stride_d,
+    k_stride_b, k_stride_n, k_stride_s, k_stride_h, k_stride_d,
+    v_stride_b, v_stride_n, v_stride_s, v_stride_h, v_stride_d,
+    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+    msa_mask_stride_b, msa_mask_stride_n, msa_mask_stride_s,
+    pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
+    output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H, N,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """row_attention_with_mask, with exponentials in base 2:
+
+        logits[b, h, i, j, n] = (Σ_d_2 q[b, n, i, h, d_2] * k[b, n, j, h, d_2]) * (1.44269504 /
+            sqrt(float32(D)))
+        mask_bias[b, j, n] = msa_mask[b, n, j] * 1.44269504e+09 - 1.44269504e+09
+        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, j, n] + pair_bias[b, 0, h, i, j] *
+            1.44269504
+        logits_3[b, h, i, j, n] = where(j < S, logits_2[b, h, i, j, n], -inf)
+        t4[b, h, i, j, n] = exp2(logits_3[b, h, i, j, n] - (max_j logits_3[b, h, i, j, n]))
+        weighted_avg[b, d, h, i, n] = (Σ_j t4[b, h, i, j, n] * v[b, n, j, h, d]) / (Σ_j t4[b, h, i, j, n])
+        output[b, n, i, h, d] = element(sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n])
+
+    One program for each b, n, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    n_index = (program // row_blocks // H % N).to(tl.int64)
+    batch = (program // row_blocks // H // N).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + n_index * q_stride_n
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + head * q_stride_h
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + n_index * k_stride_n + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    msa_mask_block = (
+        msa_mask_ptr + batch * msa_mask_stride_b + n_index * msa_mask_stride_n + key_offsets * msa_mask_stride_s
+    )
+    pair_bias_block = (
+        pair_bias_ptr
+        + batch * pair_bias_stride_b
+        + head * pair_bias_stride_h
+        + tl.cast(row_start, tl.int64) * pair_bias_stride_3
+        + row_offsets[:, None] * pair_bias_stride_3
+        + key_offsets[None, :] * pair_bias_stride_4
+    )
+    v_base = v_ptr + batch * v_stride_b + n_index * v_stride_n + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+            msa_mask = load_tile(
+                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
+            )
+            mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
+            pair_bias = tl.load(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights, v.to(tl.float32), accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    gate = tl.load(
+        gate_ptr
+        + batch * gate_stride_b
+        + n_index * gate_stride_n
+        + tl.cast(row_start, tl.int64) * gate_stride_s
+        + head * gate_stride_h
+        + row_offsets[:, None] * gate_stride_s
+        + d[None, :] * gate_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    weighted_avg = accumulator / running_sum[:, None]  # evoformer.py:15
+    output = tl.sigmoid(gate.to(tl.float32)) * weighted_avg
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + n_index * output_stride_n
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
+    """Launch `row_attention_with_mask_kernel` on tensors of one device."""
+    B, N, S, H, D = q.shape
+    expect("q", q, (B, N, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, N, S, H, D), (q.dtype,), q.device)
+    expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
+    gate = gate.expand(B, N, S, H, D)
+    expect("gate", gate, (B, N, S, H, D), (q.dtype,), q.device)
+    msa_mask = msa_mask.expand(B, N, S)
+    expect("msa_mask", msa_mask, (B, N, S), (q.dtype,), q.device)
+    pair_bias = pair_bias.expand(B, 1, H, S, S)
+    expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
+
+    output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("row_attention_with_mask", q, D)
+    descriptors = describable(k, v)
+    row_attention_with_mask_kernel[(triton.cdiv(S, block_rows) * B * N * H,)](
+        q,
+        k,
+        v,
+        gate,
+        msa_mask,
+        pair_bias,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *gate.stride(),
+        *msa_mask.stride(),
+        pair_bias.stride(0),
+        pair_bias.stride(2),
+        pair_bias.stride(3),
+        pair_bias.stride(4),
+        *output.stride(),
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        N,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["N", "H", "S"])
+def column_attention_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_n, q_stride_s, q_stride_h, q_stride_d,
+    k_stride_b, k_stride_n, k_stride_s, k_stride_h, k_stride_d,
+    v_stride_b, v_stride_n, v_stride_s, v_stride_h, v_stride_d,
+    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+    mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
+    output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    N, H, S,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """column_attention, with exponentials in base 2:
+
+        logits[b, h, i, j, s] = (Σ_d_2 q[b, i, s, h, d_2] * k[b, j, s, h, d_2]) * (1.44269504 /
+            sqrt(float32(D)))
+        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + mask_bias[b, s, 0, 0, j] * 1.44269504
+        logits_3[b, h, i, j, s] = where(j < N, logits_2[b, h, i, j, s], -inf)
+        t3[b, h, i, j, s] = exp2(logits_3[b, h, i, j, s] - (max_j logits_3[b, h, i, j, s]))
+        weighted_avg[b, d, h, i, s] = (Σ_j t3[b, h, i, j, s] * v[b, j, s, h, d]) / (Σ_j t3[b, h, i, j, s])
+        output[b, i, s, h, d] = sigmoid(gate[b, i, s, h, d]) * weighted_avg[b, d, h, i, s]
+
+    One program for each b, s, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(N, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    s = (program // row_blocks // H % S).to(tl.int64)
+    batch = (program // row_blocks // H // S).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + tl.cast(row_start, tl.int64) * q_stride_n
+        + s * q_stride_s
+        + head * q_stride_h
+        + row_offsets[:, None] * q_stride_n
+        + d[None, :] * q_stride_d,
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + s * k_stride_s + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [N, D], [k_stride_n, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_n + d[None, :] * k_stride_d
+    mask_bias_block = (
+        mask_bias_ptr + batch * mask_bias_stride_b + s * mask_bias_stride_s + key_offsets * mask_bias_stride_n
+    )
+    v_base = v_ptr + batch * v_stride_b + s * v_stride_s + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [N, D], [v_stride_n, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_n + d[None, :] * v_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, N
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+            mask_bias = load_tile(
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
+            )
+            logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
+            if part > 0:
+                logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    gate = tl.load(
+        gate_ptr
+        + batch * gate_stride_b
+        + tl.cast(row_start, tl.int64) * gate_stride_n
+        + s * gate_stride_s
+        + head * gate_stride_h
+        + row_offsets[:, None] * gate_stride_n
+        + d[None, :] * gate_stride_d,
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    weighted_avg = accumulator / running_sum[:, None]  # evoformer.py:15
+    output = tl.sigmoid(gate.to(tl.float32)) * weighted_avg
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + tl.cast(row_start, tl.int64) * output_stride_n
+        + s * output_stride_s
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_n
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+    )
+
+
+def column_attention(q, k, v, gate, mask_bias):
+    """Launch `column_attention_kernel` on tensors of one device."""
+    B, N, S, H, D = q.shape
+    expect("q", q, (B, N, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, N, S, H, D), (q.dtype,), q.device)
+    expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
+    expect("gate", gate, (B, N, S, H, D), (q.dtype,), q.device)
+    mask_bias = mask_bias.expand(B, S, 1, 1, N)
+    expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
+
+    output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("column_attention", q, D)
+    descriptors = describable(k, v)
+    column_attention_kernel[(triton.cdiv(N, block_rows) * B * S * H,)](
+        q,
+        k,
+        v,
+        gate,
+        mask_bias,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *gate.stride(),
+        mask_bias.stride(0),
+        mask_bias.stride(1),
+        mask_bias.stride(4),
+        *output.stride(),
+        1.4426950408889634 / math.sqrt(D),
+        N,
+        H,
+        S,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def triangle_attention_starting_node_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_1, q_stride_2, q_stride_h, q_stride_d,
+    k_stride_b, k_stride_1, k_stride_2, k_stride_h, k_stride_d,
+    v_stride_b, v_stride_1, v_stride_2, v_stride_h, v_stride_d,
+    gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+    mask_stride_b, mask_stride_1, mask_stride_2,
+    triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
+    output_stride_b, output_stride_1, output_stride_2, output_stride_h, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """triangle_attention_starting_node, with exponentials in base 2:
+
+        logits[b, h, i, j, s] = (Σ_d_2 q[b, s, i, h, d_2] * k[b, s, j, h, d_2]) * (float32(D) ** -0.5 *
+            1.44269504)
+        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + triangle_bias[b, i, j, h] * 1.44269504
+        logits_3[b, h, i, j, s] = where(mask[b, s, j], logits_2[b, h, i, j, s], -1.44269504e+09)
+        logits_4[b, h, i, j, s] = where(j < S, logits_3[b, h, i, j, s], -inf)
+        weights[b, h, i, j, s] = exp2(logits_4[b, h, i, j, s] - (max_j logits_4[b, h, i, j, s]))
+        output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * ((Σ_j weights[b, h, i, j, s] * v[b, s, j, h, d])
+            / (Σ_j weights[b, h, i, j, s]))
+
+    One program for each b, s, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    s = (program // row_blocks // H % S).to(tl.int64)
+    batch = (program // row_blocks // H // S).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    mask_block = mask_ptr + batch * mask_stride_b + s * mask_stride_1 + key_offsets * mask_stride_2
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + s * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_2
+        + head * q_stride_h
+        + row_offsets[:, None] * q_stride_2
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + s * k_stride_1 + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_2, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_2 + d[None, :] * k_stride_d
+    triangle_bias_block = (
+        triangle_bias_ptr
+        + batch * triangle_bias_stride_b
+        + tl.cast(row_start, tl.int64) * triangle_bias_stride_1
+        + head * triangle_bias_stride_h
+        + row_offsets[:, None] * triangle_bias_stride_1
+        + key_offsets[None, :] * triangle_bias_stride_2
+    )
+    v_base = v_ptr + batch * v_stride_b + s * v_stride_1 + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_2, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_2 + d[None, :] * v_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_2,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
+            triangle_bias = tl.load(
+                triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
+            logits_2 = tl.where(
+                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
+            )  # evoformer.py:67
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:68
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_2,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    gate = tl.load(
+        gate_ptr
+        + batch * gate_stride_b
+        + s * gate_stride_1
+        + tl.cast(row_start, tl.int64) * gate_stride_2
+        + head * gate_stride_h
+        + row_offsets[:, None] * gate_stride_2
+        + d[None, :] * gate_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    output = tl.sigmoid(gate.to(tl.float32)) * (accumulator / running_sum[:, None])
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + s * output_stride_1
+        + tl.cast(row_start, tl.int64) * output_stride_2
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_2
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
+    """Launch `triangle_attention_starting_node_kernel` on tensors of one device."""
+    B, S, _, H, D = q.shape
+    expect("q", q, (B, S, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, S, S, H, D), (q.dtype,), q.device)
+    expect("v", v, (B, S, S, H, D), (q.dtype,), q.device)
+    gate = gate.expand(B, S, S, H, D)
+    expect("gate", gate, (B, S, S, H, D), (q.dtype,), q.device)
+    mask = mask.expand(B, S, S)
+    expect("mask", mask, (B, S, S), (torch.bool,), q.device)
+    expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
+
+    output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("triangle_attention_starting_node", q, D)
+    descriptors = describable(k, v)
+    triangle_attention_starting_node_kernel[(triton.cdiv(S, block_rows) * B * S * H,)](
+        q,
+        k,
+        v,
+        gate,
+        mask,
+        triangle_bias,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *gate.stride(),
+        *mask.stride(),
+        *triangle_bias.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def triangle_attention_ending_node_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_1, q_stride_2, q_stride_h, q_stride_d,
+    k_stride_b, k_stride_1, k_stride_2, k_stride_h, k_stride_d,
+    v_stride_b, v_stride_1, v_stride_2, v_stride_h, v_stride_d,
+    gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+    mask_stride_b, mask_stride_1, mask_stride_2,
+    triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
+    output_stride_b, output_stride_1, output_stride_2, output_stride_h, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """triangle_attention_ending_node, with exponentials in base 2:
+
+        logits[b, h, i, j, s_2] = (Σ_d_2 q[b, i, s_2, h, d_2] * k[b, j, s_2, h, d_2]) * (float32(D) ** -0.5 *
+            1.44269504)
+        logits_2[b, h, i, j, s_2] = logits[b, h, i, j, s_2] + triangle_bias[b, j, i, h] * 1.44269504
+        logits_3[b, h, i, j, s_2] = where(mask[b, j, s_2], logits_2[b, h, i, j, s_2], -1.44269504e+09)
+        logits_4[b, h, i, j, s_2] = where(j < S, logits_3[b, h, i, j, s_2], -inf)
+        weights[b, h, i, j, s_2] = exp2(logits_4[b, h, i, j, s_2] - (max_j logits_4[b, h, i, j, s_2]))
+        output[b, i, s_2, h, d] = sigmoid(gate[b, i, s_2, h, d]) * ((Σ_j weights[b, h, i, j, s_2] * v[b, j, s_2,
+            h, d]) / (Σ_j weights[b, h, i, j, s_2]))
+
+    One program for each b, s_2, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    s_2 = (program // row_blocks // H % S).to(tl.int64)
+    batch = (program // row_blocks // H // S).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    mask_block = mask_ptr + batch * mask_stride_b + s_2 * mask_stride_2 + key_offsets * mask_stride_1
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + tl.cast(row_start, tl.int64) * q_stride_1
+        + s_2 * q_stride_2
+        + head * q_stride_h
+        + row_offsets[:, None] * q_stride_1
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + s_2 * k_stride_2 + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_1, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_1 + d[None, :] * k_stride_d
+    triangle_bias_block = (
+        triangle_bias_ptr
+        + batch * triangle_bias_stride_b
+        + tl.cast(row_start, tl.int64) * triangle_bias_stride_2
+        + head * triangle_bias_stride_h
+        + key_offsets[None, :] * triangle_bias_stride_1
+        + row_offsets[:, None] * triangle_bias_stride_2
+    )
+    v_base = v_ptr + batch * v_stride_b + s_2 * v_stride_2 + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_1, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_1 + d[None, :] * v_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_1,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
+            triangle_bias = tl.load(
+                triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
+            logits_2 = tl.where(
+                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
+            )  # evoformer.py:83
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:84
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_1,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    gate = tl.load(
+        gate_ptr
+        + batch * gate_stride_b
+        + tl.cast(row_start, tl.int64) * gate_stride_1
+        + s_2 * gate_stride_2
+        + head * gate_stride_h
+        + row_offsets[:, None] * gate_stride_1
+        + d[None, :] * gate_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    output = tl.sigmoid(gate.to(tl.float32)) * (accumulator / running_sum[:, None])
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + tl.cast(row_start, tl.int64) * output_stride_1
+        + s_2 * output_stride_2
+        + head * output_stride_h
+        + row_offsets[:, None] * output_stride_1
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
+    """Launch `triangle_attention_ending_node_kernel` on tensors of one device."""
+    B, S, _, H, D = q.shape
+    expect("q", q, (B, S, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, S, S, H, D), (q.dtype,), q.device)
+    expect("v", v, (B, S, S, H, D), (q.dtype,), q.device)
+    gate = gate.expand(B, S, S, H, D)
+    expect("gate", gate, (B, S, S, H, D), (q.dtype,), q.device)
+    expect("mask", mask, (B, S, S), (torch.bool,), q.device)
+    expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
+
+    output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("triangle_attention_ending_node", q, D)
+    descriptors = describable(k, v)
+    triangle_attention_ending_node_kernel[(triton.cdiv(S, block_rows) * B * S * H,)](
+        q,
+        k,
+        v,
+        gate,
+        mask,
+        triangle_bias,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *gate.stride(),
+        *mask.stride(),
+        *triangle_bias.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -1,0 +1,634 @@
+"""Triton kernels for invariant_point.py.
+
+Written by flashlight 0.1.0 from examples/invariant_point.py (sha256 24027c6d587370eb)
+with `flashlight transpile examples/invariant_point.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+def deep_tile(rows, keys, row_count, depth):
+    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
+    rows = min(rows, padded(row_count))
+    while rows * keys * depth > 16384 and max(rows, keys) > 16:
+        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
+    return rows, keys
+
+
+@triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit(do_not_specialize=["H", "N"])
+def invariant_point_attention_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, q_points_ptr, k_points_ptr, v_points_ptr, pair_bias_ptr, pair_ptr, head_weights_ptr,
+    mask_ptr, o_scalar_ptr, o_points_ptr, o_pair_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_n, q_stride_h, q_stride_c,
+    k_stride_b, k_stride_n, k_stride_h, k_stride_c,
+    v_stride_b, v_stride_n, v_stride_h, v_stride_c,
+    q_points_stride_b, q_points_stride_n, q_points_stride_h, q_points_stride_p, q_points_stride_4,
+    k_points_stride_b, k_points_stride_n, k_points_stride_h, k_points_stride_p, k_points_stride_4,
+    v_points_stride_b, v_points_stride_n, v_points_stride_h, v_points_stride_r, v_points_stride_4,
+    pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_2, pair_bias_stride_h,
+    pair_stride_b, pair_stride_1, pair_stride_2, pair_stride_z,
+    head_weights_stride_h,
+    mask_stride_b, mask_stride_n,
+    o_scalar_stride_b, o_scalar_stride_n, o_scalar_stride_h, o_scalar_stride_c,
+    o_points_stride_b, o_points_stride_n, o_points_stride_h, o_points_stride_r,
+    o_pair_stride_b, o_pair_stride_n, o_pair_stride_h, o_pair_stride_z,
+    # numbers
+    scale, scale_2,
+    # sizes: one compiled kernel serves them all
+    H, N,
+    # head dimensions and the widths of their tiles
+    P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P_3: tl.constexpr,
+    BLOCK_R_3: tl.constexpr, Z: tl.constexpr, BLOCK_Z: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """invariant_point_attention, with exponentials in base 2:
+
+        scalar[b, i, j, n] = (Σ_c_2 q[b, n, i, c_2] * k[b, j, i, c_2]) * (sqrt(1 / float32(C * 3)) * 1.44269504)
+        t1[b, i, j, n, pn3_2] = q_points[b, n, i, pn3_2 // 3, pn3_2 % 3] - k_points[b, j, i, pn3_2 // 3, pn3_2 %
+            3]
+        distance[b, i, j, n] = Σ_pn3_2 t1[b, i, j, n, pn3_2] * t1[b, i, j, n, pn3_2]
+        t3[b, i, j, n] = where(j < N, scalar[b, i, j, n] - distance[b, i, j, n] * where(head_weights[i] > 20,
+            head_weights[i] * (sqrt(1 / (float32(P * 3) * 9 / 2)) * 0.72134752), (max(head_weights[i], 0) +
+            log(exp2(-(abs(head_weights[i]) * 1.44269504)) + 1)) * (sqrt(1 / (float32(P * 3) * 9 / 2)) *
+            0.72134752)) + pair_bias[b, n, j, i] * 0.83294037 + (mask[b, n] * (mask[b, j] * 144269.504) -
+            144269.504), -inf)
+        attn[b, i, j, n] = exp2(t3[b, i, j, n] - (max_j t3[b, i, j, n]))
+        t5[b, i, n] = Σ_j attn[b, i, j, n]
+        o_scalar[b, n, i, c] = (Σ_j attn[b, i, j, n] * v[b, j, i, c]) / t5[b, i, n]
+        o_points[b, n, i, rn3] = (Σ_j attn[b, i, j, n] * v_points[b, j, i, rn3 // 3, rn3 % 3]) / t5[b, i, n]
+        o_pair[b, n, i, z] = (Σ_j attn[b, i, j, n] * pair[b, n, j, z]) / t5[b, i, n]
+
+    One program for each b, n and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(H, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    n_index = (program // row_blocks % N).to(tl.int64)
+    batch = (program // row_blocks // N).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    c = tl.arange(0, BLOCK_C)
+    pn3_2 = tl.arange(0, BLOCK_P_3)
+    rn3 = tl.arange(0, BLOCK_R_3)
+    z = tl.arange(0, BLOCK_Z)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + n_index * q_stride_n
+        + tl.cast(row_start, tl.int64) * q_stride_h
+        + row_offsets[:, None] * q_stride_h
+        + c[None, :] * q_stride_c,
+        mask=(rows < H)[:, None] & (c < C)[None, :],
+        other=0,
+    )
+    k_block = (
+        k_ptr
+        + batch * k_stride_b
+        + tl.cast(row_start, tl.int64) * k_stride_h
+        + key_offsets[None, :, None] * k_stride_n
+        + row_offsets[:, None, None] * k_stride_h
+        + c[None, None, :] * k_stride_c
+    )
+    position = pn3_2 // 3
+    position_2 = pn3_2 % 3
+    q_points = tl.load(
+        q_points_ptr
+        + batch * q_points_stride_b
+        + n_index * q_points_stride_n
+        + tl.cast(row_start, tl.int64) * q_points_stride_h
+        + row_offsets[:, None] * q_points_stride_h
+        + position.to(tl.int64)[None, :] * q_points_stride_p
+        + position_2.to(tl.int64)[None, :] * q_points_stride_4,
+        mask=(rows < H)[:, None] & (pn3_2 < P * 3)[None, :],
+        other=0,
+    )
+    k_points_block = (
+        k_points_ptr
+        + batch * k_points_stride_b
+        + tl.cast(row_start, tl.int64) * k_points_stride_h
+        + key_offsets[None, :, None] * k_points_stride_n
+        + row_offsets[:, None, None] * k_points_stride_h
+        + position.to(tl.int64)[None, None, :] * k_points_stride_p
+        + position_2.to(tl.int64)[None, None, :] * k_points_stride_4
+    )
+    head_weights = tl.load(
+        head_weights_ptr + tl.cast(row_start, tl.int64) * head_weights_stride_h + row_offsets * head_weights_stride_h,
+        mask=(rows < H),
+        other=0,
+    )
+    term = tl.where(
+        head_weights.to(tl.float32) > 20.0,
+        head_weights.to(tl.float32) * scale,
+        (
+            nan_max(head_weights.to(tl.float32), 0.0)
+            + tl.log(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * 1.4426950408889634)) + 1.0)
+        )
+        * scale,
+    )
+    pair_bias_block = (
+        pair_bias_ptr
+        + batch * pair_bias_stride_b
+        + n_index * pair_bias_stride_1
+        + tl.cast(row_start, tl.int64) * pair_bias_stride_h
+        + key_offsets[None, :] * pair_bias_stride_2
+        + row_offsets[:, None] * pair_bias_stride_h
+    )
+    mask = tl.load(mask_ptr + batch * mask_stride_b + n_index * mask_stride_n)
+    mask_block = mask_ptr + batch * mask_stride_b + key_offsets * mask_stride_n
+    v_block = (
+        v_ptr
+        + batch * v_stride_b
+        + tl.cast(row_start, tl.int64) * v_stride_h
+        + key_offsets[None, :, None] * v_stride_n
+        + row_offsets[:, None, None] * v_stride_h
+        + c[None, None, :] * v_stride_c
+    )
+    v_points_block = (
+        v_points_ptr
+        + batch * v_points_stride_b
+        + tl.cast(row_start, tl.int64) * v_points_stride_h
+        + key_offsets[None, :, None] * v_points_stride_n
+        + row_offsets[:, None, None] * v_points_stride_h
+        + (rn3 // 3).to(tl.int64)[None, None, :] * v_points_stride_r
+        + (rn3 % 3).to(tl.int64)[None, None, :] * v_points_stride_4
+    )
+    pair_base = pair_ptr + batch * pair_stride_b + n_index * pair_stride_1
+    if DESCRIPTORS:
+        pair_blocks = tl.make_tensor_descriptor(pair_base, [N, Z], [pair_stride_2, 1], [BLOCK_KEYS, BLOCK_Z])
+    else:
+        pair_blocks = pair_base + key_offsets[:, None] * pair_stride_2 + z[None, :] * pair_stride_z
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_R_3], tl.float32)
+    accumulator_3 = tl.zeros([BLOCK_ROWS, BLOCK_Z], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, N
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            k = tl.load(
+                k_block + tl.cast(key_start, tl.int64) * k_stride_n,
+                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
+                other=0,
+            )
+            scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
+            k_points = tl.load(
+                k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
+                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
+                other=0,
+            )
+            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
+            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
+            pair_bias = tl.load(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2,
+                mask=(rows < H)[:, None] & (keys < N)[None, :],
+                other=0,
+            )
+            key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
+            scores = (
+                scalar
+                - distance * term[:, None]
+                + pair_bias.to(tl.float32) * 0.8329403702157812
+                + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
+            )
+            if part > 0:
+                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
+            v = tl.load(
+                v_block + tl.cast(key_start, tl.int64) * v_stride_n,
+                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
+                other=0,
+            )
+            accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            v_points = tl.load(
+                v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
+                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
+                other=0,
+            )
+            accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
+            if DESCRIPTORS:
+                pair = pair_blocks.load([key_start, 0])
+            else:
+                pair = load_tile(
+                    pair_blocks + tl.cast(key_start, tl.int64) * pair_stride_2,
+                    (keys < N)[:, None] & (z < Z)[None, :],
+                    part > 0 or BLOCK_Z != Z,
+                )
+            accumulator_3 = tl.dot(
+                attn.to(pair.dtype), pair, accumulator_3 * rescale[:, None], input_precision=PRECISION
+            )
+            running_max = new_max
+
+    o_scalar = accumulator / running_sum[:, None]  # invariant_point.py:30
+    tl.store(
+        o_scalar_ptr
+        + batch * o_scalar_stride_b
+        + n_index * o_scalar_stride_n
+        + tl.cast(row_start, tl.int64) * o_scalar_stride_h
+        + row_offsets[:, None] * o_scalar_stride_h
+        + c[None, :] * o_scalar_stride_c,
+        o_scalar.to(o_scalar_ptr.dtype.element_ty),
+        mask=(rows < H)[:, None] & (c < C)[None, :],
+    )
+    o_points = accumulator_2 / running_sum[:, None]  # invariant_point.py:31
+    tl.store(
+        o_points_ptr
+        + batch * o_points_stride_b
+        + n_index * o_points_stride_n
+        + tl.cast(row_start, tl.int64) * o_points_stride_h
+        + row_offsets[:, None] * o_points_stride_h
+        + rn3[None, :] * o_points_stride_r,
+        o_points.to(o_points_ptr.dtype.element_ty),
+        mask=(rows < H)[:, None] & (rn3 < R * 3)[None, :],
+    )
+    o_pair = accumulator_3 / running_sum[:, None]  # invariant_point.py:32
+    tl.store(
+        o_pair_ptr
+        + batch * o_pair_stride_b
+        + n_index * o_pair_stride_n
+        + tl.cast(row_start, tl.int64) * o_pair_stride_h
+        + row_offsets[:, None] * o_pair_stride_h
+        + z[None, :] * o_pair_stride_z,
+        o_pair.to(o_pair_ptr.dtype.element_ty),
+        mask=(rows < H)[:, None] & (z < Z)[None, :],
+    )
+
+
+def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, pair, head_weights, mask):
+    """Launch `invariant_point_attention_kernel` on tensors of one device."""
+    B, N, H, C = q.shape
+    _, _, _, P, _ = q_points.shape
+    _, _, _, R, _ = v_points.shape
+    _, _, _, Z = pair.shape
+    expect("q", q, (B, N, H, C), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, N, H, C), (q.dtype,), q.device)
+    expect("v", v, (B, N, H, C), (q.dtype,), q.device)
+    expect("q_points", q_points, (B, N, H, P, 3), (q.dtype,), q.device)
+    expect("k_points", k_points, (B, N, H, P, 3), (q.dtype,), q.device)
+    expect("v_points", v_points, (B, N, H, R, 3), (q.dtype,), q.device)
+    expect("pair_bias", pair_bias, (B, N, N, H), (q.dtype,), q.device)
+    expect("pair", pair, (B, N, N, Z), (q.dtype,), q.device)
+    head_weights = head_weights.expand(
+        H,
+    )
+    expect("head_weights", head_weights, (H,), (q.dtype,), q.device)
+    mask = mask.expand(B, N)
+    expect("mask", mask, (B, N), (q.dtype,), q.device)
+
+    o_scalar = torch.empty((B, N, H, C), dtype=q.dtype, device=q.device)
+    o_points = torch.empty((B, N, H, R * 3), dtype=q.dtype, device=q.device)
+    o_pair = torch.empty((B, N, H, Z), dtype=q.dtype, device=q.device)
+    P_3 = P * 3
+    R_3 = R * 3
+    block_rows, block_keys, warps, stages = configuration("invariant_point_attention", q, max(C, P_3, R_3, Z))
+    block_rows, block_keys = deep_tile(block_rows, block_keys, H, max(padded(C), padded(P_3), padded(R_3)))
+    descriptors = describable(pair)
+    invariant_point_attention_kernel[(triton.cdiv(H, block_rows) * B * N,)](
+        q,
+        k,
+        v,
+        q_points,
+        k_points,
+        v_points,
+        pair_bias,
+        pair,
+        head_weights,
+        mask,
+        o_scalar,
+        o_points,
+        o_pair,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *q_points.stride(),
+        *k_points.stride(),
+        *v_points.stride(),
+        *pair_bias.stride(),
+        *pair.stride(),
+        *head_weights.stride(),
+        *mask.stride(),
+        *o_scalar.stride(),
+        *o_points.stride(),
+        *o_pair.stride(),
+        math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.7213475204444817,
+        math.sqrt(1.0 / (C * 3)) * 1.4426950408889634,
+        H,
+        N,
+        P=P,
+        R=R,
+        C=C,
+        BLOCK_C=padded(C),
+        BLOCK_P_3=padded(P_3),
+        BLOCK_R_3=padded(R_3),
+        Z=Z,
+        BLOCK_Z=padded(Z),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return (
+        o_scalar,
+        o_points.view(B, N, H, R, 3),
+        o_pair,
+    )
+
+
+@triton.jit(do_not_specialize=["N", "H"])
+def point_attention_kernel(
+    # fmt: off
+    # tensors
+    q_points_ptr, k_points_ptr, v_ptr, gamma_ptr, output_ptr,
+    # their strides, in elements
+    q_points_stride_b, q_points_stride_h, q_points_stride_n, q_points_stride_c,
+    k_points_stride_b, k_points_stride_h, k_points_stride_n, k_points_stride_c,
+    v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    gamma_stride_h,
+    output_stride_b, output_stride_h, output_stride_n, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    N, H,
+    # head dimensions and the widths of their tiles
+    C: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """point_attention, with exponentials in base 2:
+
+        t0[b, c, h, i, j] = q_points[b, h, i, c] - k_points[b, h, j, c]
+        distance[b, h, i, j] = Σ_c t0[b, c, h, i, j] * t0[b, c, h, i, j]
+        t2[b, h, i, j] = where(j < N, distance[b, h, i, j] * (gamma[h] * -0.72134752), -inf)
+        attn[b, h, i, j] = exp2(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
+        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * v[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(N, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    c = tl.arange(0, BLOCK_C)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q_points = tl.load(
+        q_points_ptr
+        + batch * q_points_stride_b
+        + head * q_points_stride_h
+        + tl.cast(row_start, tl.int64) * q_points_stride_n
+        + row_offsets[:, None] * q_points_stride_n
+        + c[None, :] * q_points_stride_c,
+        mask=(rows < N)[:, None] & (c < C)[None, :],
+        other=0,
+    )
+    k_points_base = k_points_ptr + batch * k_points_stride_b + head * k_points_stride_h
+    if DESCRIPTORS:
+        k_points_blocks = tl.make_tensor_descriptor(
+            k_points_base, [N, C], [k_points_stride_n, 1], [BLOCK_KEYS, BLOCK_C]
+        )
+    else:
+        k_points_blocks = k_points_base + key_offsets[:, None] * k_points_stride_n + c[None, :] * k_points_stride_c
+    gamma = tl.load(gamma_ptr + head * gamma_stride_h)
+    term = gamma.to(tl.float32) * -0.7213475204444817
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [N, D], [v_stride_n, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_n + d[None, :] * v_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, N
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k_points = k_points_blocks.load([key_start, 0])
+            else:
+                k_points = load_tile(
+                    k_points_blocks + tl.cast(key_start, tl.int64) * k_points_stride_n,
+                    (keys < N)[:, None] & (c < C)[None, :],
+                    part > 0 or BLOCK_C != C,
+                )
+            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
+            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
+            scores = distance * term
+            if part > 0:
+                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:44
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(attn.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_n
+        + row_offsets[:, None] * output_stride_n
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < N)[:, None] & (d < D)[None, :],
+    )
+
+
+def point_attention(q_points, k_points, v, gamma):
+    """Launch `point_attention_kernel` on tensors of one device."""
+    B, H, N, C = q_points.shape
+    _, _, _, D = v.shape
+    expect("q_points", q_points, (B, H, N, C), (torch.float16, torch.bfloat16, torch.float32), q_points.device)
+    expect("k_points", k_points, (B, H, N, C), (q_points.dtype,), q_points.device)
+    expect("v", v, (B, H, N, D), (q_points.dtype,), q_points.device)
+    gamma = gamma.expand(
+        H,
+    )
+    expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
+
+    output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
+    block_rows, block_keys, warps, stages = configuration("point_attention", q_points, max(C, D))
+    block_rows, block_keys = deep_tile(block_rows, block_keys, N, padded(C))
+    descriptors = describable(k_points, v)
+    point_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
+        q_points,
+        k_points,
+        v,
+        gamma,
+        output,
+        *q_points.stride(),
+        *k_points.stride(),
+        *v.stride(),
+        *gamma.stride(),
+        *output.stride(),
+        N,
+        H,
+        C=C,
+        BLOCK_C=padded(C),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q_points),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

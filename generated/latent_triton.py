@@ -1,0 +1,471 @@
+"""Triton kernels for latent.py.
+
+Written by flashlight 0.1.0 from examples/latent.py (sha256 dd78669f4a7ce6b3)
+with `flashlight transpile examples/latent.py`; change the source and run that again.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
+def latent_attention_kernel(
+    # fmt: off
+    # tensors
+    q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr,
+    # their strides, in elements
+    q_latent_stride_b, q_latent_stride_h, q_latent_stride_s, q_latent_stride_c,
+    q_rope_stride_b, q_rope_stride_h, q_rope_stride_s, q_rope_stride_r,
+    kv_latent_stride_b, kv_latent_stride_s, kv_latent_stride_c,
+    k_rope_stride_b, k_rope_stride_s, k_rope_stride_r,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_c,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    R: tl.constexpr, BLOCK_R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """latent_attention, with exponentials in base 2:
+
+        scores[b, h, i, j] = Σ_c q_latent[b, h, i, c] * kv_latent[b, j, c] + (Σ_r q_rope[b, h, i, r] * k_rope[b,
+            j, r])
+        t1[b, h, i, j] = where(j < S_k, scores[b, h, i, j] * (softmax_scale * 1.44269504), -inf)
+        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        scores_2[b, h, i, j] = element(t2[b, h, i, j])
+        output[b, h, i, c] = (Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]) / (Σ_j t2[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    r = tl.arange(0, BLOCK_R)
+    c = tl.arange(0, BLOCK_C)
+
+    # What stays in the tile
+    q_latent = tl.load(
+        q_latent_ptr
+        + batch * q_latent_stride_b
+        + head * q_latent_stride_h
+        + tl.cast(row_start, tl.int64) * q_latent_stride_s
+        + row_offsets[:, None] * q_latent_stride_s
+        + c[None, :] * q_latent_stride_c,
+        mask=(rows < S_q)[:, None] & (c < C)[None, :],
+        other=0,
+    )
+    kv_latent_base = kv_latent_ptr + batch * kv_latent_stride_b
+    if DESCRIPTORS:
+        kv_latent_blocks = tl.make_tensor_descriptor(
+            kv_latent_base, [S_k, C], [kv_latent_stride_s, 1], [BLOCK_KEYS, BLOCK_C]
+        )
+    else:
+        kv_latent_blocks = kv_latent_base + key_offsets[:, None] * kv_latent_stride_s + c[None, :] * kv_latent_stride_c
+    q_rope = tl.load(
+        q_rope_ptr
+        + batch * q_rope_stride_b
+        + head * q_rope_stride_h
+        + tl.cast(row_start, tl.int64) * q_rope_stride_s
+        + row_offsets[:, None] * q_rope_stride_s
+        + r[None, :] * q_rope_stride_r,
+        mask=(rows < S_q)[:, None] & (r < R)[None, :],
+        other=0,
+    )
+    k_rope_base = k_rope_ptr + batch * k_rope_stride_b
+    if DESCRIPTORS:
+        k_rope_blocks = tl.make_tensor_descriptor(k_rope_base, [S_k, R], [k_rope_stride_s, 1], [BLOCK_KEYS, BLOCK_R])
+    else:
+        k_rope_blocks = k_rope_base + key_offsets[:, None] * k_rope_stride_s + r[None, :] * k_rope_stride_r
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                kv_latent = kv_latent_blocks.load([key_start, 0])
+            else:
+                kv_latent = load_tile(
+                    kv_latent_blocks + tl.cast(key_start, tl.int64) * kv_latent_stride_s,
+                    (keys < S_k)[:, None] & (c < C)[None, :],
+                    part > 0 or BLOCK_C != C,
+                )
+            if DESCRIPTORS:
+                k_rope = k_rope_blocks.load([key_start, 0])
+            else:
+                k_rope = load_tile(
+                    k_rope_blocks + tl.cast(key_start, tl.int64) * k_rope_stride_s,
+                    (keys < S_k)[:, None] & (r < R)[None, :],
+                    part > 0 or BLOCK_R != R,
+                )
+            scores = tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) + tl.dot(
+                q_rope, tl.trans(k_rope), input_precision=PRECISION
+            )  # latent.py:15
+            scores_2 = scores * scale
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            scores_3 = tl.exp2(scores_2 - finite_max[:, None])  # latent.py:16
+            accumulator = tl.dot(
+                scores_3.to(kv_latent.dtype), kv_latent, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(scores_3, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + c[None, :] * output_stride_c,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (c < C)[None, :],
+    )
+
+
+def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
+    """Launch `latent_attention_kernel` on tensors of one device."""
+    B, H, S_q, C = q_latent.shape
+    _, _, _, R = q_rope.shape
+    _, S_k, _ = kv_latent.shape
+    expect("q_latent", q_latent, (B, H, S_q, C), (torch.float16, torch.bfloat16, torch.float32), q_latent.device)
+    expect("q_rope", q_rope, (B, H, S_q, R), (q_latent.dtype,), q_latent.device)
+    expect("kv_latent", kv_latent, (B, S_k, C), (q_latent.dtype,), q_latent.device)
+    expect("k_rope", k_rope, (B, S_k, R), (q_latent.dtype,), q_latent.device)
+
+    output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
+    block_rows, block_keys, warps, stages = configuration("latent_attention", q_latent, max(R, C))
+    descriptors = describable(kv_latent, k_rope)
+    latent_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+        q_latent,
+        q_rope,
+        kv_latent,
+        k_rope,
+        output,
+        *q_latent.stride(),
+        *q_rope.stride(),
+        *kv_latent.stride(),
+        *k_rope.stride(),
+        *output.stride(),
+        softmax_scale * 1.4426950408889634,
+        S_q,
+        H,
+        S_k,
+        R=R,
+        BLOCK_R=padded(R),
+        C=C,
+        BLOCK_C=padded(C),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q_latent),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["H", "S_q", "S_k"])
+def latent_attention_decode_kernel(
+    # fmt: off
+    # tensors
+    q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr,
+    # their strides, in elements
+    q_nope_stride_b, q_nope_stride_s, q_nope_stride_h, q_nope_stride_c,
+    q_pe_stride_b, q_pe_stride_s, q_pe_stride_h, q_pe_stride_r,
+    kv_cache_stride_b, kv_cache_stride_s, kv_cache_stride_c,
+    pe_cache_stride_b, pe_cache_stride_s, pe_cache_stride_r,
+    output_stride_b, output_stride_s, output_stride_h, output_stride_c,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    H, S_q, S_k,
+    # head dimensions and the widths of their tiles
+    R: tl.constexpr, BLOCK_R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """latent_attention_decode, with exponentials in base 2:
+
+        scores[b, i, j, s_q] = Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c] + (Σ_r q_pe[b, s_q, i, r] *
+            pe_cache[b, j, r])
+        scores_2[b, i, j, s_q] = where(j < S_k and j <= s_q + S_k - S_q, scores[b, i, j, s_q], -inf)
+        weights[b, i, j, s_q] = exp2((scores_2[b, i, j, s_q] - (max_j scores_2[b, i, j, s_q])) * (float32(C + R)
+            ** -0.5 * 1.44269504))
+        output[b, s_q, i, c] = (Σ_j weights[b, i, j, s_q] * kv_cache[b, j, c]) / (Σ_j weights[b, i, j, s_q])
+
+    One program for each b, s_q and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(H, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    s_q = (program // row_blocks % S_q).to(tl.int64)
+    batch = (program // row_blocks // S_q).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    r = tl.arange(0, BLOCK_R)
+    c = tl.arange(0, BLOCK_C)
+
+    # What stays in the tile
+    q_nope = tl.load(
+        q_nope_ptr
+        + batch * q_nope_stride_b
+        + s_q * q_nope_stride_s
+        + tl.cast(row_start, tl.int64) * q_nope_stride_h
+        + row_offsets[:, None] * q_nope_stride_h
+        + c[None, :] * q_nope_stride_c,
+        mask=(rows < H)[:, None] & (c < C)[None, :],
+        other=0,
+    )
+    kv_cache_base = kv_cache_ptr + batch * kv_cache_stride_b
+    if DESCRIPTORS:
+        kv_cache_blocks = tl.make_tensor_descriptor(
+            kv_cache_base, [S_k, C], [kv_cache_stride_s, 1], [BLOCK_KEYS, BLOCK_C]
+        )
+    else:
+        kv_cache_blocks = kv_cache_base + key_offsets[:, None] * kv_cache_stride_s + c[None, :] * kv_cache_stride_c
+    q_pe = tl.load(
+        q_pe_ptr
+        + batch * q_pe_stride_b
+        + s_q * q_pe_stride_s
+        + tl.cast(row_start, tl.int64) * q_pe_stride_h
+        + row_offsets[:, None] * q_pe_stride_h
+        + r[None, :] * q_pe_stride_r,
+        mask=(rows < H)[:, None] & (r < R)[None, :],
+        other=0,
+    )
+    pe_cache_base = pe_cache_ptr + batch * pe_cache_stride_b
+    if DESCRIPTORS:
+        pe_cache_blocks = tl.make_tensor_descriptor(
+            pe_cache_base, [S_k, R], [pe_cache_stride_s, 1], [BLOCK_KEYS, BLOCK_R]
+        )
+    else:
+        pe_cache_blocks = pe_cache_base + key_offsets[:, None] * pe_cache_stride_s + r[None, :] * pe_cache_stride_r
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S_k, tl.maximum(0, s_q + S_k + 1 - S_q))
+    full_stop = tl.minimum(S_k, tl.maximum(0, s_q + S_k + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                kv_cache = kv_cache_blocks.load([key_start, 0])
+            else:
+                kv_cache = load_tile(
+                    kv_cache_blocks + tl.cast(key_start, tl.int64) * kv_cache_stride_s,
+                    (keys < S_k)[:, None] & (c < C)[None, :],
+                    part > 0 or BLOCK_C != C,
+                )
+            if DESCRIPTORS:
+                pe_cache = pe_cache_blocks.load([key_start, 0])
+            else:
+                pe_cache = load_tile(
+                    pe_cache_blocks + tl.cast(key_start, tl.int64) * pe_cache_stride_s,
+                    (keys < S_k)[:, None] & (r < R)[None, :],
+                    part > 0 or BLOCK_R != R,
+                )
+            scores = tl.dot(q_nope, tl.trans(kv_cache), input_precision=PRECISION) + tl.dot(
+                q_pe, tl.trans(pe_cache), input_precision=PRECISION
+            )  # latent.py:31
+            if part > 0:
+                scores = tl.where(((keys < S_k) & (keys <= s_q + S_k - S_q))[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)  # latent.py:32
+            accumulator = tl.dot(
+                weights.to(kv_cache.dtype), kv_cache, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
+
+    output = accumulator / running_sum[:, None]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + s_q * output_stride_s
+        + tl.cast(row_start, tl.int64) * output_stride_h
+        + row_offsets[:, None] * output_stride_h
+        + c[None, :] * output_stride_c,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < H)[:, None] & (c < C)[None, :],
+    )
+
+
+def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
+    """Launch `latent_attention_decode_kernel` on tensors of one device."""
+    B, S_q, H, C = q_nope.shape
+    _, _, _, R = q_pe.shape
+    _, S_k, _ = kv_cache.shape
+    expect("q_nope", q_nope, (B, S_q, H, C), (torch.float16, torch.bfloat16, torch.float32), q_nope.device)
+    expect("q_pe", q_pe, (B, S_q, H, R), (q_nope.dtype,), q_nope.device)
+    expect("kv_cache", kv_cache, (B, S_k, C), (q_nope.dtype,), q_nope.device)
+    expect("pe_cache", pe_cache, (B, S_k, R), (q_nope.dtype,), q_nope.device)
+
+    output = torch.empty((B, S_q, H, C), dtype=q_nope.dtype, device=q_nope.device)
+    block_rows, block_keys, warps, stages = configuration("latent_attention_decode", q_nope, max(R, C))
+    descriptors = describable(kv_cache, pe_cache)
+    latent_attention_decode_kernel[(triton.cdiv(H, block_rows) * B * S_q,)](
+        q_nope,
+        q_pe,
+        kv_cache,
+        pe_cache,
+        output,
+        *q_nope.stride(),
+        *q_pe.stride(),
+        *kv_cache.stride(),
+        *pe_cache.stride(),
+        *output.stride(),
+        (C + R) ** (-0.5) * 1.4426950408889634,
+        H,
+        S_q,
+        S_k,
+        R=R,
+        BLOCK_R=padded(R),
+        C=C,
+        BLOCK_C=padded(C),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q_nope),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

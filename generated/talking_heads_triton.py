@@ -1,0 +1,452 @@
+"""Triton kernels for talking_heads.py.
+
+Written by flashlight 0.1.0 from examples/talking_heads.py (sha256 6038721926536cce)
+with `flashlight transpile examples/talking_heads.py`; change the source and run that again.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit(do_not_specialize=["S"])
+def talking_heads_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, proj_l_ptr, proj_w_ptr, output_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_1, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_1, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_1, v_stride_s, v_stride_d,
+    proj_l_stride_0, proj_l_stride_1,
+    proj_w_stride_0, proj_w_stride_1,
+    output_stride_b, output_stride_n, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """talking_heads, with exponentials in base 2:
+
+        t0[b, i, j] = Σ_d_2 q[b, 0, i, d_2] * k[b, 0, j, d_2]
+        t1[b, i, j] = Σ_d_2 q[b, 1, i, d_2] * k[b, 1, j, d_2]
+        t2[b, i, j] = Σ_d_2 q[b, 2, i, d_2] * k[b, 2, j, d_2]
+        t3[b, i, j] = Σ_d_2 q[b, 3, i, d_2] * k[b, 3, j, d_2]
+        t4[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[0, 0]) * 1.44269504)) +
+            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[0, 1]) * 1.44269504)) + t2[b, i, j] *
+            (float32(D) ** -0.5 * (float32(proj_l[0, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
+            (float32(proj_l[0, 3]) * 1.44269504)), -inf)
+        t5[b, i, j] = exp2(t4[b, i, j] - (max_j t4[b, i, j]))
+        t6[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[1, 0]) * 1.44269504)) +
+            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[1, 1]) * 1.44269504)) + t2[b, i, j] *
+            (float32(D) ** -0.5 * (float32(proj_l[1, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
+            (float32(proj_l[1, 3]) * 1.44269504)), -inf)
+        t7[b, i, j] = exp2(t6[b, i, j] - (max_j t6[b, i, j]))
+        t8[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[2, 0]) * 1.44269504)) +
+            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[2, 1]) * 1.44269504)) + t2[b, i, j] *
+            (float32(D) ** -0.5 * (float32(proj_l[2, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
+            (float32(proj_l[2, 3]) * 1.44269504)), -inf)
+        t9[b, i, j] = exp2(t8[b, i, j] - (max_j t8[b, i, j]))
+        t10[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[3, 0]) * 1.44269504)) +
+            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[3, 1]) * 1.44269504)) + t2[b, i, j] *
+            (float32(D) ** -0.5 * (float32(proj_l[3, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
+            (float32(proj_l[3, 3]) * 1.44269504)), -inf)
+        t11[b, i, j] = exp2(t10[b, i, j] - (max_j t10[b, i, j]))
+        output[b, n4, i, d] = (Σ_j t5[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 0] / (Σ_j t5[b, i, j]) + (Σ_j
+            t7[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 1] / (Σ_j t7[b, i, j]) + (Σ_j t9[b, i, j] * v[b, n4, j,
+            d]) * proj_w[n4, 2] / (Σ_j t9[b, i, j]) + (Σ_j t11[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 3] / (Σ_j
+            t11[b, i, j])
+
+    One program for each b, n4 and block of i; one pass over j in blocks.
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    n4 = (program // row_blocks % 4).to(tl.int64)
+    batch = (program // row_blocks // 4).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l = tl.load(proj_l_ptr)
+    term = scale * (proj_l.to(tl.float32) * 1.4426950408889634)
+    q_2 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + 1 * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_2 = k_ptr + batch * k_stride_b + 1 * k_stride_1
+    if DESCRIPTORS:
+        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l_2 = tl.load(proj_l_ptr + 1 * proj_l_stride_1)
+    term_2 = scale * (proj_l_2.to(tl.float32) * 1.4426950408889634)
+    q_3 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + 2 * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_3 = k_ptr + batch * k_stride_b + 2 * k_stride_1
+    if DESCRIPTORS:
+        k_blocks_3 = tl.make_tensor_descriptor(k_base_3, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_3 = k_base_3 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l_3 = tl.load(proj_l_ptr + 2 * proj_l_stride_1)
+    term_3 = scale * (proj_l_3.to(tl.float32) * 1.4426950408889634)
+    q_4 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + 3 * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_4 = k_ptr + batch * k_stride_b + 3 * k_stride_1
+    if DESCRIPTORS:
+        k_blocks_4 = tl.make_tensor_descriptor(k_base_4, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_4 = k_base_4 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l_4 = tl.load(proj_l_ptr + 3 * proj_l_stride_1)
+    term_4 = scale * (proj_l_4.to(tl.float32) * 1.4426950408889634)
+    v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+    proj_l_5 = tl.load(proj_l_ptr + 1 * proj_l_stride_0)
+    term_5 = scale * (proj_l_5.to(tl.float32) * 1.4426950408889634)
+    proj_l_6 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    term_6 = scale * (proj_l_6.to(tl.float32) * 1.4426950408889634)
+    proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    term_7 = scale * (proj_l_7.to(tl.float32) * 1.4426950408889634)
+    proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    term_8 = scale * (proj_l_8.to(tl.float32) * 1.4426950408889634)
+    proj_l_9 = tl.load(proj_l_ptr + 2 * proj_l_stride_0)
+    term_9 = scale * (proj_l_9.to(tl.float32) * 1.4426950408889634)
+    proj_l_10 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    term_10 = scale * (proj_l_10.to(tl.float32) * 1.4426950408889634)
+    proj_l_11 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    term_11 = scale * (proj_l_11.to(tl.float32) * 1.4426950408889634)
+    proj_l_12 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    term_12 = scale * (proj_l_12.to(tl.float32) * 1.4426950408889634)
+    proj_l_13 = tl.load(proj_l_ptr + 3 * proj_l_stride_0)
+    term_13 = scale * (proj_l_13.to(tl.float32) * 1.4426950408889634)
+    proj_l_14 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    term_14 = scale * (proj_l_14.to(tl.float32) * 1.4426950408889634)
+    proj_l_15 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    term_15 = scale * (proj_l_15.to(tl.float32) * 1.4426950408889634)
+    proj_l_16 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    term_16 = scale * (proj_l_16.to(tl.float32) * 1.4426950408889634)
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_3 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_3 = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum_3 = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_max_4 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator_4 = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum_4 = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_3 = k_blocks_3.load([key_start, 0])
+            else:
+                k_3 = load_tile(
+                    k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_4 = k_blocks_4.load([key_start, 0])
+            else:
+                k_4 = load_tile(
+                    k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
+            scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2(running_max_2 - finite_max_2)
+            weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
+            accumulator_2 = tl.dot(
+                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
+            )
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+            scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
+            if part > 0:
+                visible_3 = keys < S
+                scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
+            new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
+            finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
+            rescale_3 = tl.exp2(running_max_3 - finite_max_3)
+            weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
+            accumulator_3 = tl.dot(
+                weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
+            )
+            running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
+            scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
+            if part > 0:
+                visible_4 = keys < S
+                scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
+            new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
+            finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
+            rescale_4 = tl.exp2(running_max_4 - finite_max_4)
+            weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
+            accumulator_4 = tl.dot(
+                weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
+            )
+            running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+            running_max_3 = new_max_3
+            running_max_4 = new_max_4
+
+    proj_w = tl.load(proj_w_ptr + n4 * proj_w_stride_0)
+    proj_w_2 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
+    proj_w_3 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 2 * proj_w_stride_1)
+    proj_w_4 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 3 * proj_w_stride_1)
+    output = (
+        accumulator * proj_w.to(tl.float32) / running_sum[:, None]
+        + accumulator_2 * proj_w_2.to(tl.float32) / running_sum_2[:, None]
+        + accumulator_3 * proj_w_3.to(tl.float32) / running_sum_3[:, None]
+        + accumulator_4 * proj_w_4.to(tl.float32) / running_sum_4[:, None]
+    )
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + n4 * output_stride_n
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def talking_heads(q, k, v, proj_l, proj_w):
+    """Launch `talking_heads_kernel` on tensors of one device."""
+    B, _, S, D = q.shape
+    expect("q", q, (B, 4, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, 4, S, D), (q.dtype,), q.device)
+    expect("v", v, (B, 4, S, D), (q.dtype,), q.device)
+    expect("proj_l", proj_l, (4, 4), (q.dtype,), q.device)
+    expect("proj_w", proj_w, (4, 4), (q.dtype,), q.device)
+
+    output = torch.empty((B, 4, S, D), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("talking_heads", q, D)
+    descriptors = describable(k, v)
+    talking_heads_kernel[(triton.cdiv(S, block_rows) * B * 4,)](
+        q,
+        k,
+        v,
+        proj_l,
+        proj_w,
+        output,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *proj_l.stride(),
+        *proj_w.stride(),
+        *output.stride(),
+        D ** (-0.5),
+        S,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
