@@ -1,0 +1,130 @@
+"""No law changes what a program computes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashlight.ir import build
+from flashlight.ir.expr import Axis, Expr, Iota, Load, Reduce, Tensor, walk
+from flashlight.ir.program import Program
+from rewriters.merge import merge
+from rewriters.peel import peel
+from rewriters.pipeline import LAWS, run
+from rewriters.shift import shift
+from rewriters.unroll import unroll
+from tests.rewriters.conftest import (
+    BIAS, FLOAT, HEADS, I, J, K, KEYS, Q, SINK, WIDER, D, at, attentions, op, over, program, same,
+)  # fmt: skip
+
+SEEDS = st.integers(0, 2**16)
+
+
+@pytest.mark.parametrize(("name", "law"), LAWS, ids=[name for name, _ in LAWS])
+def test_each_law(name: str, law: object) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(attentions(), SEEDS)
+    def check(before: Program, seed: int) -> None:
+        same(before, law(before), seed)  # type: ignore[operator]
+
+    check()
+
+
+@settings(max_examples=50, deadline=None)
+@given(attentions(), SEEDS)
+def test_all_laws_in_order(before: Program, seed: int) -> None:
+    same(before, run(before).program, seed)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(["sum", "max", "min"]), SEEDS)
+def test_peel(operation: str, seed: int) -> None:
+    inside = build.op("lt", Iota(WIDER), J.extent)
+    body = build.where(inside, op("exp", Load(BIAS, (Iota(I), Iota(WIDER)))), at(SINK, I))
+    before = program(over(operation, body, WIDER), I)
+    after = peel(before)
+    assert all(node.axis.extent is J.extent for node in walk(after.outputs[0].expr) if isinstance(node, Reduce))
+    same(before, after, seed)
+
+
+def test_peel_needs_few_columns() -> None:
+    wide = Axis("j", build.integer(KEYS + 9))
+    body = build.where(build.op("lt", Iota(wide), J.extent), Load(BIAS, (Iota(I), Iota(wide))), at(SINK, I))
+    before = program(over("sum", body, wide), I)
+    assert peel(before).outputs[0].expr is before.outputs[0].expr
+
+
+@given(SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_shift_twice_is_once(seed: int) -> None:
+    x = at(BIAS, I, J)
+    once = op("sub", x, over("max", x))
+    before = program(over("sum", op("exp", op("sub", once, over("max", once)))), I)
+    after = shift(before)
+    assert sum(isinstance(node, Reduce) and node.op == "max" for node in walk(after.outputs[0].expr)) == 1
+    same(before, after, seed)
+
+
+def _mixed(extent: int) -> tuple[Program, Axis]:
+    heads = Axis("h", build.integer(extent))
+    query, key = (Tensor(name, (heads.extent, axis.extent, D.extent), FLOAT) for name, axis in (("q", I), ("k", J)))
+    each = over("sum", op("mul", at(query, heads, I, D), at(key, heads, J, D)), D)
+    mixed = over("sum", op("mul", op("tanh", each), build.cast(Iota(heads), FLOAT)), heads)
+    return Program("law", (query, key), program(over("max", mixed), I).outputs), heads
+
+
+@given(SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_unroll(seed: int) -> None:
+    before, heads = _mixed(HEADS)
+    after = unroll(before)
+    assert not any(isinstance(node, Reduce) and node.axis is heads for node in walk(after.outputs[0].expr))
+    same(before, after, seed)
+
+
+def test_unroll_leaves_keys_alone() -> None:
+    before = program(over("max", over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)), I)
+    assert unroll(before).outputs[0].expr is before.outputs[0].expr
+
+
+def test_unroll_needs_few_positions() -> None:
+    before, _ = _mixed(64)
+    assert unroll(before).outputs[0].expr is before.outputs[0].expr
+
+
+POINTS, SPACE = Axis("p", build.integer(2)), Axis("x", build.integer(3))
+LEFT, RIGHT = (Tensor(name, (axis.extent, POINTS.extent, SPACE.extent), FLOAT) for name, axis in (("a", I), ("b", J)))
+
+
+def _distance(outer: Axis, inner: Axis) -> Expr:
+    difference = op("sub", at(LEFT, I, POINTS, SPACE), at(RIGHT, J, POINTS, SPACE))
+    return over("sum", over("sum", op("mul", difference, difference), inner), outer)
+
+
+@pytest.mark.parametrize("nested", [(POINTS, SPACE), (SPACE, POINTS)])
+@given(SEEDS)
+@settings(max_examples=5, deadline=None)
+def test_merge_of_nested_sums(nested: tuple[Axis, Axis], seed: int) -> None:
+    before = Program("law", (LEFT, RIGHT), program(over("max", _distance(*nested)), I).outputs)
+    merged = merge(before, POINTS, SPACE)
+    assert merged is not None
+    same(before, merged[0], seed)
+
+
+@given(SEEDS)
+@settings(max_examples=5, deadline=None)
+def test_merge_of_output_axes(seed: int) -> None:
+    body = over("sum", op("mul", at(RIGHT, J, POINTS, SPACE), op("exp", at(BIAS, I, J))))
+    before = Program("law", (LEFT, RIGHT, BIAS), program(body, I, POINTS, SPACE).outputs)
+    merged = merge(before, POINTS, SPACE)
+    assert merged is not None
+    assert len(merged[0].outputs[0].axes) == 2
+    same(before, merged[0], seed)
+
+
+def test_merge_needs_both_axes_everywhere() -> None:
+    weight = Tensor("weight", (POINTS.extent,), FLOAT)
+    body = over("sum", op("mul", over("sum", at(RIGHT, J, POINTS, SPACE), SPACE), at(weight, POINTS)), POINTS)
+    before = Program("law", (RIGHT, weight), program(over("max", body), I).outputs)
+    assert merge(before, POINTS, SPACE) is None
