@@ -23,6 +23,7 @@ from rewriters.online import correction
 def schedule(program: Program) -> Schedule:
     """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
     program, before = prologues(program)
+    _refuse_scans(program)
     program = roles.apart(program)
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
@@ -31,6 +32,18 @@ def schedule(program: Program) -> Schedule:
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
     return Schedule(program, parts, passes, masks, keys, matches, fills, reasons, before)
+
+
+def _refuse_scans(program: Program) -> None:
+    """Refuse cumulative sums of a value for every row and key: each would need a total carried along the keys."""
+    for node in walk(*(output.expr for output in program.outputs)):
+        if isinstance(node, Scan):
+            named = program.names.get(node)
+            raise Diagnostic(
+                "FL403",
+                f"{f'`{named.name}`' if named else 'a value'} accumulates along the keys of each row",
+                hint="a cumulative sum of one value a key (cumulative gates, say) is computed before the kernel",
+            )
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:
