@@ -25,6 +25,14 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+def deep_tile(rows, keys, row_count, depth):
+    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
+    rows = min(rows, padded(row_count))
+    while rows * keys * depth > 16384 and max(rows, keys) > 16:
+        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
+    return rows, keys
+
+
 @triton.jit(do_not_specialize=["S"])
 def talking_heads_kernel(
     # fmt: off
@@ -42,41 +50,26 @@ def talking_heads_kernel(
     # sizes: one compiled kernel serves them all
     S,
     # head dimensions and the widths of their tiles
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N4_2: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
     """talking_heads, with exponentials in base 2:
 
-        t0[b, i, j] = Σ_d_2 q[b, 0, i, d_2] * k[b, 0, j, d_2]
-        t1[b, i, j] = Σ_d_2 q[b, 1, i, d_2] * k[b, 1, j, d_2]
-        t2[b, i, j] = Σ_d_2 q[b, 2, i, d_2] * k[b, 2, j, d_2]
-        t3[b, i, j] = Σ_d_2 q[b, 3, i, d_2] * k[b, 3, j, d_2]
-        t4[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[0, 0]) * 1.44269504)) +
-            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[0, 1]) * 1.44269504)) + t2[b, i, j] *
-            (float32(D) ** -0.5 * (float32(proj_l[0, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
-            (float32(proj_l[0, 3]) * 1.44269504)), -inf)
-        t5[b, i, j] = exp2(t4[b, i, j] - (max_j t4[b, i, j]))
-        t6[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[1, 0]) * 1.44269504)) +
-            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[1, 1]) * 1.44269504)) + t2[b, i, j] *
-            (float32(D) ** -0.5 * (float32(proj_l[1, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
-            (float32(proj_l[1, 3]) * 1.44269504)), -inf)
-        t7[b, i, j] = exp2(t6[b, i, j] - (max_j t6[b, i, j]))
-        t8[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[2, 0]) * 1.44269504)) +
-            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[2, 1]) * 1.44269504)) + t2[b, i, j] *
-            (float32(D) ** -0.5 * (float32(proj_l[2, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
-            (float32(proj_l[2, 3]) * 1.44269504)), -inf)
-        t9[b, i, j] = exp2(t8[b, i, j] - (max_j t8[b, i, j]))
-        t10[b, i, j] = where(j < S, t0[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[3, 0]) * 1.44269504)) +
-            t1[b, i, j] * (float32(D) ** -0.5 * (float32(proj_l[3, 1]) * 1.44269504)) + t2[b, i, j] *
-            (float32(D) ** -0.5 * (float32(proj_l[3, 2]) * 1.44269504)) + t3[b, i, j] * (float32(D) ** -0.5 *
-            (float32(proj_l[3, 3]) * 1.44269504)), -inf)
-        t11[b, i, j] = exp2(t10[b, i, j] - (max_j t10[b, i, j]))
-        output[b, n4, i, d] = (Σ_j t5[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 0] / (Σ_j t5[b, i, j]) + (Σ_j
-            t7[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 1] / (Σ_j t7[b, i, j]) + (Σ_j t9[b, i, j] * v[b, n4, j,
-            d]) * proj_w[n4, 2] / (Σ_j t9[b, i, j]) + (Σ_j t11[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 3] / (Σ_j
-            t11[b, i, j])
+        t0[b, i, j, n4_2] = Σ_d_2 q[b, n4_2, i, d_2] * k[b, n4_2, j, d_2]
+        t1[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[0, n4_2], -inf)
+        t2[b, i, j] = exp2((t1[b, i, j] - (max_j t1[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        t3[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[1, n4_2], -inf)
+        t4[b, i, j] = exp2((t3[b, i, j] - (max_j t3[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        t5[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[2, n4_2], -inf)
+        t6[b, i, j] = exp2((t5[b, i, j] - (max_j t5[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        t7[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[3, n4_2], -inf)
+        t8[b, i, j] = exp2((t7[b, i, j] - (max_j t7[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
+        output[b, n4, i, d] = (Σ_j t2[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 0] / (Σ_j t2[b, i, j]) + (Σ_j
+            t4[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 1] / (Σ_j t4[b, i, j]) + (Σ_j t6[b, i, j] * v[b, n4, j,
+            d]) * proj_w[n4, 2] / (Σ_j t6[b, i, j]) + (Σ_j t8[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 3] / (Σ_j
+            t8[b, i, j])
 
     One program for each b, n4 and block of i; one pass over j in blocks.
     """
@@ -90,104 +83,35 @@ def talking_heads_kernel(
     rows = row_start + row_offsets
     key_offsets = tl.arange(0, BLOCK_KEYS)
     d = tl.arange(0, BLOCK_D)
+    n4_2 = tl.arange(0, BLOCK_N4_2)
 
     # What stays in the tile
     q = tl.load(
         q_ptr
         + batch * q_stride_b
         + tl.cast(row_start, tl.int64) * q_stride_s
-        + row_offsets[:, None] * q_stride_s
-        + d[None, :] * q_stride_d,
-        mask=(rows < S)[:, None] & (d < D)[None, :],
+        + n4_2[None, None, :] * q_stride_1
+        + row_offsets[:, None, None] * q_stride_s
+        + d[None, :, None] * q_stride_d,
+        mask=(rows < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
         other=0,
     )
-    k_base = k_ptr + batch * k_stride_b
-    if DESCRIPTORS:
-        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
-    else:
-        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
-    proj_l = tl.load(proj_l_ptr)
-    term = scale * (proj_l.to(tl.float32) * 1.4426950408889634)
-    q_2 = tl.load(
-        q_ptr
-        + batch * q_stride_b
-        + 1 * q_stride_1
-        + tl.cast(row_start, tl.int64) * q_stride_s
-        + row_offsets[:, None] * q_stride_s
-        + d[None, :] * q_stride_d,
-        mask=(rows < S)[:, None] & (d < D)[None, :],
-        other=0,
+    k_block = (
+        k_ptr
+        + batch * k_stride_b
+        + n4_2[None, None, :] * k_stride_1
+        + key_offsets[:, None, None] * k_stride_s
+        + d[None, :, None] * k_stride_d
     )
-    k_base_2 = k_ptr + batch * k_stride_b + 1 * k_stride_1
-    if DESCRIPTORS:
-        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
-    else:
-        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
-    proj_l_2 = tl.load(proj_l_ptr + 1 * proj_l_stride_1)
-    term_2 = scale * (proj_l_2.to(tl.float32) * 1.4426950408889634)
-    q_3 = tl.load(
-        q_ptr
-        + batch * q_stride_b
-        + 2 * q_stride_1
-        + tl.cast(row_start, tl.int64) * q_stride_s
-        + row_offsets[:, None] * q_stride_s
-        + d[None, :] * q_stride_d,
-        mask=(rows < S)[:, None] & (d < D)[None, :],
-        other=0,
-    )
-    k_base_3 = k_ptr + batch * k_stride_b + 2 * k_stride_1
-    if DESCRIPTORS:
-        k_blocks_3 = tl.make_tensor_descriptor(k_base_3, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
-    else:
-        k_blocks_3 = k_base_3 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
-    proj_l_3 = tl.load(proj_l_ptr + 2 * proj_l_stride_1)
-    term_3 = scale * (proj_l_3.to(tl.float32) * 1.4426950408889634)
-    q_4 = tl.load(
-        q_ptr
-        + batch * q_stride_b
-        + 3 * q_stride_1
-        + tl.cast(row_start, tl.int64) * q_stride_s
-        + row_offsets[:, None] * q_stride_s
-        + d[None, :] * q_stride_d,
-        mask=(rows < S)[:, None] & (d < D)[None, :],
-        other=0,
-    )
-    k_base_4 = k_ptr + batch * k_stride_b + 3 * k_stride_1
-    if DESCRIPTORS:
-        k_blocks_4 = tl.make_tensor_descriptor(k_base_4, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
-    else:
-        k_blocks_4 = k_base_4 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
-    proj_l_4 = tl.load(proj_l_ptr + 3 * proj_l_stride_1)
-    term_4 = scale * (proj_l_4.to(tl.float32) * 1.4426950408889634)
+    proj_l = load_tile(proj_l_ptr + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
     v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
-    proj_l_5 = tl.load(proj_l_ptr + 1 * proj_l_stride_0)
-    term_5 = scale * (proj_l_5.to(tl.float32) * 1.4426950408889634)
-    proj_l_6 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_6 = scale * (proj_l_6.to(tl.float32) * 1.4426950408889634)
-    proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 2 * proj_l_stride_1)
-    term_7 = scale * (proj_l_7.to(tl.float32) * 1.4426950408889634)
-    proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 3 * proj_l_stride_1)
-    term_8 = scale * (proj_l_8.to(tl.float32) * 1.4426950408889634)
-    proj_l_9 = tl.load(proj_l_ptr + 2 * proj_l_stride_0)
-    term_9 = scale * (proj_l_9.to(tl.float32) * 1.4426950408889634)
-    proj_l_10 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_10 = scale * (proj_l_10.to(tl.float32) * 1.4426950408889634)
-    proj_l_11 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 2 * proj_l_stride_1)
-    term_11 = scale * (proj_l_11.to(tl.float32) * 1.4426950408889634)
-    proj_l_12 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 3 * proj_l_stride_1)
-    term_12 = scale * (proj_l_12.to(tl.float32) * 1.4426950408889634)
-    proj_l_13 = tl.load(proj_l_ptr + 3 * proj_l_stride_0)
-    term_13 = scale * (proj_l_13.to(tl.float32) * 1.4426950408889634)
-    proj_l_14 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_14 = scale * (proj_l_14.to(tl.float32) * 1.4426950408889634)
-    proj_l_15 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 2 * proj_l_stride_1)
-    term_15 = scale * (proj_l_15.to(tl.float32) * 1.4426950408889634)
-    proj_l_16 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 3 * proj_l_stride_1)
-    term_16 = scale * (proj_l_16.to(tl.float32) * 1.4426950408889634)
+    proj_l_2 = load_tile(proj_l_ptr + 1 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
+    proj_l_3 = load_tile(proj_l_ptr + 2 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
+    proj_l_4 = load_tile(proj_l_ptr + 3 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -214,50 +138,20 @@ def talking_heads_kernel(
             start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if DESCRIPTORS:
-                k_2 = k_blocks_2.load([key_start, 0])
-            else:
-                k_2 = load_tile(
-                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-            if DESCRIPTORS:
-                k_3 = k_blocks_3.load([key_start, 0])
-            else:
-                k_3 = load_tile(
-                    k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
-            if DESCRIPTORS:
-                k_4 = k_blocks_4.load([key_start, 0])
-            else:
-                k_4 = load_tile(
-                    k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
-            scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
+            k = load_tile(
+                k_block + tl.cast(key_start, tl.int64) * k_stride_s,
+                (keys < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
+                part > 0 or BLOCK_D != D or BLOCK_N4_2 != 4,
+            )
+            total = tl.sum(q.to(tl.float32)[:, None, :, :] * k.to(tl.float32)[None, :, :, :], 2)
+            scores = tl.sum(total * proj_l.to(tl.float32)[None, None, :], 2)
             if part > 0:
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2((scores - finite_max[:, None]) * scale)
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -268,38 +162,38 @@ def talking_heads_kernel(
                 )
             accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
             running_sum = running_sum * rescale + tl.sum(weights, 1)
-            scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
+            scores_2 = tl.sum(total * proj_l_2.to(tl.float32)[None, None, :], 2)
             if part > 0:
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale_2 = tl.exp2(running_max_2 - finite_max_2)
-            weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            weights_2 = tl.exp2((scores_2 - finite_max_2[:, None]) * scale)
             accumulator_2 = tl.dot(
                 weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
             )
             running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-            scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
+            scores_3 = tl.sum(total * proj_l_3.to(tl.float32)[None, None, :], 2)
             if part > 0:
                 visible_3 = keys < S
                 scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
             new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
             finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
-            rescale_3 = tl.exp2(running_max_3 - finite_max_3)
-            weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
+            rescale_3 = tl.exp2((running_max_3 - finite_max_3) * scale)
+            weights_3 = tl.exp2((scores_3 - finite_max_3[:, None]) * scale)
             accumulator_3 = tl.dot(
                 weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
             )
             running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-            scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
+            scores_4 = tl.sum(total * proj_l_4.to(tl.float32)[None, None, :], 2)
             if part > 0:
                 visible_4 = keys < S
                 scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
             new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
             finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
-            rescale_4 = tl.exp2(running_max_4 - finite_max_4)
-            weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
+            rescale_4 = tl.exp2((running_max_4 - finite_max_4) * scale)
+            weights_4 = tl.exp2((scores_4 - finite_max_4[:, None]) * scale)
             accumulator_4 = tl.dot(
                 weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
             )
@@ -341,8 +235,10 @@ def talking_heads(q, k, v, proj_l, proj_w):
     expect("proj_w", proj_w, (4, 4), (q.dtype,), q.device)
 
     output = torch.empty((B, 4, S, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("talking_heads", q, D)
-    descriptors = describable(k, v)
+    N4_2 = 4
+    block_rows, block_keys, warps, stages = configuration("talking_heads", q, max(D, N4_2))
+    block_rows, block_keys = deep_tile(block_rows, block_keys, S, max(padded(N4_2), padded(D)))
+    descriptors = describable(v)
     talking_heads_kernel[(triton.cdiv(S, block_rows) * B * 4,)](
         q,
         k,
@@ -356,10 +252,11 @@ def talking_heads(q, k, v, proj_l, proj_w):
         *proj_l.stride(),
         *proj_w.stride(),
         *output.stride(),
-        D ** (-0.5),
+        D ** (-0.5) * 1.4426950408889634,
         S,
         D=D,
         BLOCK_D=padded(D),
+        BLOCK_N4_2=padded(N4_2),
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
