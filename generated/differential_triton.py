@@ -51,8 +51,8 @@ def diff_attn_kernel(
         attn1[b, h, i, j] = exp2((t0[b, h, i, j] - (max_j t0[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
         t2[b, h, i, j] = where(j < S, Σ_d q[b, h + H, i, d] * k[b, h + H, j, d], -inf)
         attn2[b, h, i, j] = exp2((t2[b, h, i, j] - (max_j t2[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn1[b, h, i, j] * v[b, h, j, d]) / (Σ_j attn1[b, h, i, j]) - (Σ_j attn2[b,
-            h, i, j] * v[b, h, j, d]) * lam / (Σ_j attn2[b, h, i, j])
+        output[b, h, i, d_2] = (Σ_j attn1[b, h, i, j] * v[b, h, j, d_2]) / (Σ_j attn1[b, h, i, j]) - (Σ_j
+            attn2[b, h, i, j] * v[b, h, j, d_2]) * lam / (Σ_j attn2[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -66,7 +66,7 @@ def diff_attn_kernel(
     rows = row_start + row_offsets
     key_offsets = tl.arange(0, BLOCK_KEYS)
     d = tl.arange(0, BLOCK_D)
-    d = tl.arange(0, BLOCK_D_2)
+    d_2 = tl.arange(0, BLOCK_D_2)
 
     # What stays in the tile
     q = tl.load(
@@ -88,7 +88,7 @@ def diff_attn_kernel(
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [S, D * 2], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D_2])
     else:
-        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d_2[None, :] * v_stride_d
     q_head = head + H
     q_2 = tl.load(
         q_ptr
@@ -146,7 +146,7 @@ def diff_attn_kernel(
             else:
                 v = load_tile(
                     v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d < D * 2)[None, :],
+                    (keys < S)[:, None] & (d_2 < D * 2)[None, :],
                     part > 0 or BLOCK_D_2 != D * 2,
                 )
             accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
@@ -179,9 +179,9 @@ def diff_attn_kernel(
         + head * output_stride_h
         + tl.cast(row_start, tl.int64) * output_stride_s
         + row_offsets[:, None] * output_stride_s
-        + d[None, :] * output_stride_d,
+        + d_2[None, :] * output_stride_d,
         output.to(output_ptr.dtype.element_ty),
-        mask=(rows < S)[:, None] & (d < D * 2)[None, :],
+        mask=(rows < S)[:, None] & (d_2 < D * 2)[None, :],
     )
 
 

@@ -27,7 +27,7 @@ def schedule(program: Program) -> Schedule:
     program = roles.apart(program)
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
-    program, parts = roles.shared(*_merged(*roles.called(program, parts)))
+    program, parts = roles.unambiguous(*roles.shared(*_merged(*roles.called(program, parts))))
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)

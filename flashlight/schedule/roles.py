@@ -63,27 +63,42 @@ def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
         if name in taken:
             continue
         new = Axis(name, axis.extent)
-        outputs = tuple(
-            replace(
-                output,
-                axes=tuple(new if old is axis else old for old in output.axes),
-            )
-            for output in program.outputs
-        )
-        done: dict[Expr, Expr] = {}
-        for node in walk(*(output.expr for output in program.outputs)):
-            if isinstance(node, Iota) and node.axis is axis:
-                done[node] = Iota(new)
-            elif isinstance(node, Reduce) and node.axis is axis:
-                done[node] = Reduce(node.op, done[node.arg], new)
-            else:
-                done[node] = rebuilt(node, tuple(done[child] for child in node.children))
-        program = mapped(replace(program, outputs=outputs), done)
+        program = _renamed(program, axis, new)
         if axis is parts.rows:
             parts = replace(parts, rows=new)
         else:
             parts = replace(parts, stream=new)
     return program, parts
+
+
+def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
+    outputs = tuple(
+        replace(output, axes=tuple(new if old is axis else old for old in output.axes)) for output in program.outputs
+    )
+    done: dict[Expr, Expr] = {}
+    for node in walk(*(output.expr for output in program.outputs)):
+        if isinstance(node, Iota) and node.axis is axis:
+            done[node] = Iota(new)
+        elif isinstance(node, Reduce) and node.axis is axis:
+            done[node] = Reduce(node.op, done[node.arg], new)
+        else:
+            done[node] = rebuilt(node, tuple(done[child] for child in node.children))
+    return mapped(replace(program, outputs=outputs), done)
+
+
+def unambiguous(program: Program, parts: Roles) -> tuple[Program, Roles]:
+    """Resident axes of different extents under different names: they are different variables of the kernel."""
+    taken: dict[str, Expr] = {}
+    resident: list[Axis] = []
+    for axis in sorted(parts.resident, key=lambda axis: isinstance(axis.extent, Map)):
+        if taken.setdefault(axis.name, axis.extent) is not axis.extent:
+            names = (f"{extent_name(axis).lower()}", *(f"{axis.name}_{number}" for number in range(2, 99)))
+            name = next(name for name in names if name not in {other.name for other in (*parts.resident, *resident)})
+            new = Axis(name, axis.extent)
+            program, axis = _renamed(program, axis, new), new
+            taken[name] = axis.extent
+        resident.append(axis)
+    return program, replace(parts, resident=tuple(resident))
 
 
 def shared(program: Program, parts: Roles) -> tuple[Program, Roles]:
