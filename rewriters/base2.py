@@ -26,11 +26,17 @@ LOWEST = -3.3895e38
 def base2(program: Program) -> Program:
     names = dict(program.names)
     done: dict[Expr, Expr] = {}
-    for node in walk(*(output.expr for output in program.outputs)):
+    factor = build.const(LOG2_E, FLOAT)
+    nodes = list(walk(*(output.expr for output in program.outputs)))
+    if not any(isinstance(node, Map) and node.op == "exp" and node.axes for node in nodes):
+        return program
+    for node in nodes:
         new = rebuilt(node, tuple(done[child] for child in node.children))
         if isinstance(new, Map) and new.op == "exp" and new.axes:
-            argument = scaled(new.args[0], build.const(LOG2_E, FLOAT), names)
-            new = build.op("exp2", argument, dtype=new.dtype)
+            new = build.op("exp2", scaled(new.args[0], factor, names), dtype=new.dtype)
+        elif isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new):
+            # x is infinite exactly where x * log2(e) is: the maximum that the exponential needs serves the test too
+            new = build.op(new.op, scaled(new.args[0], factor, names), new.args[1])
         done[node] = new
     result = mapped(program, done)
     return replace(result, names={**names, **result.names})
@@ -100,6 +106,13 @@ def _unrounded(expr: Expr) -> Expr:
 def _number(expr: Expr) -> Expr | None:
     """k of ``x * k``, where it is no tile."""
     return expr.args[1] if isinstance(expr, Map) and expr.op == "mul" and not expr.args[1].axes else None
+
+
+def _is_limit_test(test: Map) -> bool:
+    """Whether a maximum is compared with infinity."""
+    left, right = test.args
+    extreme = any(isinstance(node, Reduce) and node.op == "max" for node in walk(left))
+    return extreme and isinstance(right, Const) and math.isinf(float(right.value))
 
 
 def _is_limit(expr: Expr) -> bool:

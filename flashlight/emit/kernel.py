@@ -335,17 +335,20 @@ class _KernelWriter:
         if node.op == "sum":
             raise Diagnostic("FL404", "a running sum that moves others", hint="normalise after the product instead")
         term = tiles.reduced(node.op, node.arg, node.axis)
-        function = {"max": "tl.maximum({}, {})", "min": "tl.minimum({}, {})"}[node.op]
-        if node.op == "max" and tiles.keeps_nan(node.arg, node.axis):
-            function = "nan_max({}, {})"
         new = self.names.fresh(variable.text.replace("running", "new"))
-        tiles.block.add(f"{new} = {function.format(variable.text, term.text)}")
+        tiles.block.add(f"{new} = {self._extreme(node).format(variable.text, term.text)}")
         # while a row has seen nothing but -inf, any finite reference will do: its weights are zero
         safe = self.names.fresh(variable.text.replace("running", "finite"))
         neutral = NEUTRAL[node.op]
         tiles.block.add(f'{safe} = tl.where({new} == float("{neutral}"), 0.0, {new})')
         tiles.bound[node] = Code(safe, ATOM, variable.axes, FLOAT32)
         return new
+
+    def _extreme(self, node: Reduce) -> str:
+        """The function of two arguments that keeps a running maximum or minimum."""
+        if node.op == "max" and self.tiles.keeps_nan(node.arg, node.axis):
+            return "nan_max({}, {})"
+        return {"max": "tl.maximum({}, {})", "min": "tl.minimum({}, {})"}[node.op]
 
     def _accumulate(self, item: Accumulator, variable: Code, factor: Code | None) -> None:
         tiles, node = self.tiles, item.reduce
@@ -362,8 +365,7 @@ class _KernelWriter:
         if node.op == "sum":
             tiles.block.add(f"{name} = {kept} + {term.text}")
         else:
-            function = {"max": "tl.maximum", "min": "tl.minimum"}[node.op]
-            tiles.block.add(f"{name} = {function}({name}, {term.text})")
+            tiles.block.add(f"{name} = {self._extreme(node).format(name, term.text)}")
 
     # --- results ----------------------------------------------------------------------------------------------------
 
@@ -437,7 +439,7 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        rest = [name for name in ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION") if name in words]
+        rest = [name for name in ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE") if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", [f"{n}: tl.constexpr" for n in rest]))
         lines = ["# fmt: off"]
         for what, items in groups:

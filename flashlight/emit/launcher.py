@@ -168,6 +168,8 @@ class _Body:
             lines.append("    DESCRIPTORS=descriptors,")
         if "PRECISION" in kernel.text:
             lines.append(f"    PRECISION=precision({self.first.name}),")
+        if "APPROXIMATE" in kernel.text:
+            lines.append(f"    APPROXIMATE=approximate({self.first.name}),")
         lines.append("    num_warps=warps, num_stages=stages,")
         lines.append(")")
         shapes = {output.name: tuple(axis.extent for axis in output.axes) for output in kernel.outputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -47,13 +48,21 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     for kernel, launch in zip(kernels, launchers, strict=True):
         parts += [kernel.text, launch]
     parts.append(launcher.HELPERS.strip())
-    model = tuning.MODEL.strip()
-    if "precision(" not in "\n".join(launchers):
-        model = model[: model.index("def precision")].strip()
-    parts.append(model)
-    if "describable(" not in "\n".join(launchers):
-        model = model[: model.index("def describable")] + model[model.index("@functools.lru_cache(maxsize=None)\ndef padded") :]
+    parts += _used(tuning.MODEL.strip().split("\n\n\n"), "\n".join(launchers))
     return formatted("\n\n\n".join(parts) + "\n")
+
+
+def _used(functions: list[str], callers: str) -> list[str]:
+    """The functions that the callers need, directly or through each other, in their order."""
+    names = {re.search(r"^def (\w+)", text, re.M)[1]: text for text in functions}  # type: ignore[index]
+    needed: set[str] = set()
+    waiting = [callers]
+    while waiting:
+        words = set(re.findall(r"\w+", waiting.pop()))
+        found = (words & names.keys()) - needed
+        needed |= found
+        waiting += [names[name] for name in found]
+    return [text for name, text in names.items() if name in needed]
 
 
 def describe(unit: Unit) -> str:

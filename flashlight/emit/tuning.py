@@ -75,6 +75,11 @@ def padded(size):
     return max(16, triton.next_power_of_2(size))
 
 
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
+
+
 def precision(tensor):
     """How float32 matrix products are computed, as PyTorch is set to compute them."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -13,6 +13,7 @@ import libcst as cst
 
 from flashlight.emit.launcher import argument_name
 from flashlight.emit.module import formatted
+from flashlight.trace.traced import Parameter
 
 if TYPE_CHECKING:
     from flashlight.pipeline import Unit
@@ -43,12 +44,14 @@ def _with_imports(body: list[cst.BaseStatement], kernels: str) -> list[cst.BaseS
     for number, statement in enumerate(body):
         if _is_import(statement) or (number == 0 and _is_docstring(statement)):
             place = number + 1
-    added = cst.parse_module(f"import os\n\nif __package__:\n    from . import {kernels}\nelse:\n    import {kernels}\n{_GUARD}")
+    either = f"if __package__:\n    from . import {kernels}\nelse:\n    import {kernels}\n"
+    added = cst.parse_module(f"import os\n\n{either}{_GUARD}")
     return [*body[:place], *added.body, *body[place:]]
 
 
 def _is_import(statement: cst.BaseStatement) -> bool:
-    return isinstance(statement, cst.SimpleStatementLine) and isinstance(statement.body[0], (cst.Import, cst.ImportFrom))
+    imports = (cst.Import, cst.ImportFrom)
+    return isinstance(statement, cst.SimpleStatementLine) and isinstance(statement.body[0], imports)
 
 
 def _is_docstring(statement: cst.BaseStatement) -> bool:
@@ -87,7 +90,8 @@ class _Transformer(cst.CSTTransformer):
         name = original_node.name.value
         original = updated_node.with_changes(name=cst.Name(f"_{name}_pytorch"))
         body = [*_docstring(updated_node), *cst.parse_module("\n".join(self._calls(unit))).body]
-        wrapper = updated_node.with_changes(body=cst.IndentedBlock(body), leading_lines=[cst.EmptyLine(), cst.EmptyLine()])
+        blank = [cst.EmptyLine(), cst.EmptyLine()]
+        wrapper = updated_node.with_changes(body=cst.IndentedBlock(body), leading_lines=blank)
         return cst.FlattenSentinel([original, wrapper])
 
     def _calls(self, unit: Unit) -> list[str]:
@@ -109,9 +113,8 @@ class _Transformer(cst.CSTTransformer):
         return lines
 
 
-def _access(parameter: object) -> str:
-    name, item = getattr(parameter, "name"), getattr(parameter, "item")
-    return name if item is None else f"{name}[{item}]"
+def _access(parameter: Parameter) -> str:
+    return parameter.name if parameter.item is None else f"{parameter.name}[{parameter.item}]"
 
 
 def _docstring(node: cst.FunctionDef) -> list[cst.BaseStatement]:
