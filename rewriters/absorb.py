@@ -11,6 +11,8 @@ A statistic that is subtracted (scores - max) stays where it is: that is not a m
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from flashlight.ir import build
 from flashlight.ir.expr import Const, Expr, Map, Reduce, walk
 from flashlight.ir.program import Program, rewrite
@@ -56,7 +58,7 @@ def _has_statistic(expr: Expr, within: Expr) -> bool:
     return any(isinstance(inner, Reduce) and inner.axis in within.axes for inner in walk(expr))
 
 
-def _is_hidden(expr: Expr) -> bool:
+def _is_hidden(expr: Expr) -> TypeGuard[Const]:
     return isinstance(expr, Const) and expr.value == float("-inf")
 
 

@@ -44,7 +44,9 @@ def _terms(expr: Expr, positive: bool) -> list[tuple[Expr, bool]]:
 
 def _is_log(expr: Expr) -> bool:
     return (
-        isinstance(expr, Map) and expr.op == "log" and any(isinstance(node, Reduce) and node.op == "sum" for node in walk(expr))
+        isinstance(expr, Map)
+        and expr.op == "log"
+        and any(isinstance(node, Reduce) and node.op == "sum" for node in walk(expr))
     )
 
 

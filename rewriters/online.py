@@ -7,7 +7,7 @@ For a reduction ``sum_j g(x_j, r)`` over a statistic r of the same axis, find c 
 Then the sum over the keys seen so far under r becomes the sum under r' by one multiplication, and both r and the sum
 are found in one pass. c is derived from the form of g, not looked up:
 
-    ratio(a * b) = ratio(a) * ratio(b)       ratio(exp a) = exp(change of a)        change(a + b) = change(a) + change(b)
+    ratio(a * b) = ratio(a) * ratio(b)      ratio(exp a) = exp(change of a)       change(a + b) = change(a) + change(b)
     ratio(a / b) = ratio(a) / ratio(b)       ratio(a ** n) = ratio(a) ** n          change(k * a) = k * change(a)
     ratio(|a|)   = |ratio(a)|                ratio(g without r) = 1                 change(a without r) = 0
     ratio(where(k, a, 0)) = ratio(a)         ratio(w(r)) = w(r') / w(r)             change(w(r)) = w(r') - w(r)

@@ -35,7 +35,7 @@ def _terms(body: Expr, reduction: Reduce) -> tuple[str, Expr, Expr] | None:
         return None
     if body.op in ("add", "sub"):
         freed = [arg for arg in body.args if _has_statistic(arg, reduction) and not _is_extreme(arg, reduction)]
-        return (body.op, *body.args) if freed else None
+        return (body.op, body.args[0], body.args[1]) if freed else None
     if body.op == "cast" and is_float(body.args[0]):
         terms = _terms(body.args[0], reduction)
         return terms and (terms[0], build.cast(terms[1], body.dtype), build.cast(terms[2], body.dtype))
@@ -44,11 +44,13 @@ def _terms(body: Expr, reduction: Reduce) -> tuple[str, Expr, Expr] | None:
             terms = _terms(factor, reduction)
             if terms is not None:
                 other = body.args[1 - position]
-                return (terms[0], *(build.op("mul", term, other, dtype=body.dtype) for term in terms[1:]))
+                left, right = (build.op("mul", term, other, dtype=body.dtype) for term in terms[1:])
+                return terms[0], left, right
     if body.op == "div":
         terms = _terms(body.args[0], reduction)
         if terms is not None:
-            return (terms[0], *(build.op("div", term, body.args[1], dtype=body.dtype) for term in terms[1:]))
+            left, right = (build.op("div", term, body.args[1], dtype=body.dtype) for term in terms[1:])
+            return terms[0], left, right
     return None
 
 
@@ -62,5 +64,6 @@ def _is_extreme(term: Expr, reduction: Reduce) -> bool:
     within = {inner for node in statistics for inner in walk(node.arg)}
     outermost = [node for node in statistics if node not in within]
     return all(node.op in ("max", "min") for node in outermost) and not any(
-        isinstance(node, Map) and node.op in ("exp", "pow", "div") and _has_statistic(node, reduction) for node in walk(term)
+        isinstance(node, Map) and node.op in ("exp", "pow", "div") and _has_statistic(node, reduction)
+        for node in walk(term)
     )

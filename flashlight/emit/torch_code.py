@@ -16,6 +16,9 @@ def prologue_lines(one: Prologue, first: str) -> list[str]:
     return [f"{one.tensor.name} = torch.cum{one.op}({value}, dim=-1)"]
 
 
+_SAME_NAME = set("exp exp2 log log2 sqrt rsqrt abs tanh sigmoid where maximum minimum".split())
+
+
 def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str) -> str:
     """The expression with one dimension for each of ``axes`` (of size 1 where it does not depend on one)."""
     if isinstance(expr, (Const, Scalar)):
@@ -33,20 +36,7 @@ def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str) -> str:
         if expr.op in ("maximum", "minimum") and any(not arg.axes for arg in expr.args):
             tensor, bound = args if expr.args[0].axes else args[::-1]
             return f"{tensor}.clamp({'min' if expr.op == 'maximum' else 'max'}={bound})"
-        if expr.op in (
-            "exp",
-            "exp2",
-            "log",
-            "log2",
-            "sqrt",
-            "rsqrt",
-            "abs",
-            "tanh",
-            "sigmoid",
-            "where",
-            "maximum",
-            "minimum",
-        ):
+        if expr.op in _SAME_NAME:
             return f"torch.{expr.op}({', '.join(args)})"
     raise Diagnostic("FL403", f"`{expr}` cannot be computed before the kernel", hint="compute it before the attention")
 

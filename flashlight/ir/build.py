@@ -8,6 +8,7 @@ is known. Booleans built as numbers (``torch.ones(n, n).tril() == 0``) become th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from flashlight.ir import integers
 from flashlight.ir.expr import (
@@ -189,7 +190,7 @@ def _float(name: str, args: tuple[Expr, ...], dtype: str) -> Expr:
     return special if special is not None else Map(name, args, dtype)
 
 
-_FOLDED = {
+_FOLDED: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
@@ -249,9 +250,7 @@ def _comparison(name: str, left: Expr, right: Expr) -> Expr:
         if isinstance(one, Map) and one.op == "where" and isinstance(other, Const):
             condition, yes, no = one.args
             if isinstance(yes, Const) and isinstance(no, Const):
-                results = [
-                    _compared(name, *((other, branch) if flipped else (branch, other))) for branch in (yes, no)
-                ]
+                results = [_compared(name, *((other, branch) if flipped else (branch, other))) for branch in (yes, no)]
                 return where(condition, *(const(result, BOOL) for result in results))
     if isinstance(left, Const) and isinstance(right, Const):
         return const(_compared(name, left, right), BOOL)

@@ -1,4 +1,4 @@
-"""The reference evaluator: runs any program on real tensors, one small rule a node. Every stage is tested against it."""
+"""The reference evaluator: any program on real tensors, one small rule a node. Every stage is tested against it."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def _value(
     if isinstance(node, Load):
         tensor = inputs[node.tensor.name]
         # an index outside the tensor is allowed where a selection discards what it loads
-        index = tuple(
-            values[i].clamp(0, max(size - 1, 0)) for i, size in zip(node.index, tensor.shape, strict=True)
-        )
+        index = tuple(values[i].clamp(0, max(size - 1, 0)) for i, size in zip(node.index, tensor.shape, strict=True))
         value = tensor[index] if index else tensor.reshape([1] * rank)
         return value.to(_torch_dtype(node.dtype, dtype))
     if isinstance(node, Map):
@@ -112,9 +110,8 @@ def _reduced(op: str, arg: torch.Tensor, dim: int) -> torch.Tensor:
 
 def _scanned(node: Scan, arg: torch.Tensor, at: torch.Tensor, dim: int) -> torch.Tensor:
     cumulative = {"sum": torch.cumsum, "prod": torch.cumprod}[node.op](arg, dim)
-    shape = torch.broadcast_shapes(
-        [1 if position == dim else size for position, size in enumerate(cumulative.shape)], at.shape
-    )
+    others = [1 if position == dim else size for position, size in enumerate(cumulative.shape)]
+    shape = [size if other == 1 else other for size, other in zip(at.shape, others, strict=True)]
     source = cumulative.expand([cumulative.shape[dim] if p == dim else s for p, s in enumerate(shape)])
     index = at.expand(shape).clamp(min=0)
     empty = torch.full((), 1 if node.op == "prod" else 0, dtype=arg.dtype, device=arg.device)

@@ -56,7 +56,9 @@ def rebuilt(node: Expr, children: tuple[Expr, ...]) -> Expr:
     if isinstance(node, Load):
         return build.load(node.tensor, children)
     if isinstance(node, Map):
-        return build.cast(children[0], node.dtype) if node.op == "cast" else build.op(node.op, *children, dtype=node.dtype)
+        return (
+            build.cast(children[0], node.dtype) if node.op == "cast" else build.op(node.op, *children, dtype=node.dtype)
+        )
     if isinstance(node, Reduce):
         return build.reduce(node.op, children[0], node.axis)
     assert isinstance(node, Scan)

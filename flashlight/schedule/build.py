@@ -13,8 +13,8 @@ from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
 from flashlight.schedule import intervals, roles
 from flashlight.schedule.intervals import Keys
-from flashlight.schedule.prologue import prologues
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
+from flashlight.schedule.prologue import prologues
 from rewriters.dead import vanishes
 from rewriters.merge import merge
 from rewriters.online import correction
@@ -102,7 +102,8 @@ def _is_pairwise(node: Expr, parts: roles.Roles) -> bool:
     if isinstance(node, Load) or not {parts.rows, parts.stream} <= node.axes:
         return False
     loads = [inner for inner in walk(node) if isinstance(inner, Load)]
-    return all(any(a in load.axes and b not in load.axes for load in loads) for a, b in ((parts.rows, parts.stream), (parts.stream, parts.rows)))
+    pairs = ((parts.rows, parts.stream), (parts.stream, parts.rows))
+    return all(any(one in load.axes and other not in load.axes for load in loads) for one, other in pairs)
 
 
 def chain(program: Program, stream: Axis) -> list[Reduce]:
@@ -222,7 +223,7 @@ def _ranges(
 
 
 def _guard(node: Map, reductions: list[Reduce]) -> Fill | None:
-    """The condition under which a finite fill gives weights of exactly zero, if the masked value feeds a row maximum."""
+    """The condition under which a finite fill weighs exactly zero, if the masked value feeds a row maximum."""
     fill = node.args[2]
     if fill.axes or (isinstance(fill, Const) and math.isinf(float(fill.value))):
         return None

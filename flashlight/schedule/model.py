@@ -85,7 +85,7 @@ class Schedule:
         return self.roles.stream
 
     def __str__(self) -> str:
-        roles = self.roles
+        roles, stream = self.roles, self.stream.name
         lines = [
             f"grid      {', '.join(axis.name for axis in roles.grid) or '-'}; one block of {roles.rows.name} a program",
             f"stream    {roles.stream.name} (extent {show(roles.stream.extent)}), {len(self.passes)} pass"
@@ -94,17 +94,17 @@ class Schedule:
         ]
         for number, one in enumerate(self.passes):
             for item in one.accumulators:
-                lines.append(f"pass {number + 1}    {item.reduce.op} over {roles.stream.name} of {_short(item.reduce.arg)}")
+                lines.append(f"pass {number + 1}    {item.reduce.op} over {stream} of {_short(item.reduce.arg)}")
                 if item.correction is not None:
                     lines.append(f"          corrected by {show(item.correction)}")
-        for one in self.prologues:
-            lines.insert(0, f"before    {one.tensor.name} = cumulative {one.op} of {_short(one.value)}")
+        for before in self.prologues:
+            lines.insert(0, f"before    {before.tensor.name} = cumulative {before.op} of {_short(before.value)}")
         for reason in self.reasons:
             lines.append(f"          {reason}")
         ends = self.keys
         start, stop = roles.stream.extent, roles.stream.extent
-        lines.append(f"live      {_end(ends.live_start, '0')} <= {roles.stream.name} < {_end(ends.live_stop, show(stop))}")
-        lines.append(f"full      {_end(ends.full_start, '0')} <= {roles.stream.name} < {_end(ends.full_stop, show(start))}")
+        lines.append(f"live      {_end(ends.live_start, '0')} <= {stream} < {_end(ends.live_stop, show(stop))}")
+        lines.append(f"full      {_end(ends.full_start, '0')} <= {stream} < {_end(ends.full_stop, show(start))}")
         for match in self.matched:
             lines.append(f"matched   {show(match.condition)}, by minima and maxima of each block")
         for fill in self.fills:

@@ -108,7 +108,8 @@ def shared(program: Program, parts: Roles) -> tuple[Program, Roles]:
     load. Renaming a bound axis changes nothing as long as the new name is not taken below it.
     """
     nodes = list(walk(*(output.expr for output in program.outputs)))
-    known = {node for node in nodes if isinstance(node, Load) or (isinstance(node, Reduce) and node.axis is parts.stream)}
+    streamed = (node for node in nodes if isinstance(node, Reduce) and node.axis is parts.stream)
+    known: set[Expr] = {*streamed, *(node for node in nodes if isinstance(node, Load))}
     outputs = [axis for axis in parts.resident if any(axis in output.axes for output in program.outputs)]
     done: dict[Expr, Expr] = {}
     for node in nodes:
@@ -119,7 +120,7 @@ def shared(program: Program, parts: Roles) -> tuple[Program, Roles]:
                 taken = any(axis in inner.axes or axis in inner.bound for inner in below)
                 if taken or axis is node.axis or axis.extent is not node.axis.extent:
                     continue
-                values = {Iota(node.axis): Iota(axis)}
+                values: dict[Expr, Expr] = {Iota(node.axis): Iota(axis)}
                 if any(substitute(inner, values) in known for inner in below if inner in known):
                     new = Reduce(node.op, substitute(new.arg, values), axis)
                     break
@@ -205,7 +206,7 @@ def _is_feature(axis: Axis, streamed: list[Load], fixed: list[Load]) -> bool:
 
 
 def extent_name(axis: Axis) -> str:
-    """The extent's own name where it is a plain size, what it is made of (``2 * D``: D_2), else the axis in capitals."""
+    """The extent's own name where it is a plain size, what it is made of (``2 * D``: D_2), or the axis in capitals."""
     extent = axis.extent
     if isinstance(extent, Const):
         return axis.name.upper()

@@ -209,7 +209,7 @@ def flatten(outputs: Any) -> list[torch.Tensor]:
 
 def _rejecting(function: Function, arguments: Arguments) -> list[torch.Tensor]:
     try:
-        # what scaled_dot_product_attention gives for NaN and infinity differs between its back ends: take its definition
+        # its back ends differ in what they give for NaN and infinity: take scaled_dot_product_attention's definition
         with sdpa_kernel(SDPBackend.MATH):
             return flatten(function(**_copied(arguments)))
     except Exception as error:

@@ -11,7 +11,7 @@ from flashlight.ir.expr import FLOAT, Axis, Expr, Iota, Load, Tensor
 from flashlight.ir.program import Output, Program
 
 ROWS, KEYS, WIDTH, HEADS = 4, 5, 3, 3
-I, J, D = (Axis(name, build.integer(size)) for name, size in (("i", ROWS), ("j", KEYS), ("d", WIDTH)))
+I, J, D = (Axis(name, build.integer(size)) for name, size in (("i", ROWS), ("j", KEYS), ("d", WIDTH)))  # noqa: E741
 WIDER = Axis("j", build.integer(KEYS + 1))
 Q, K, V, BIAS, SINK = (
     Tensor(name, tuple(axis.extent for axis in axes), FLOAT)

@@ -15,8 +15,24 @@ from rewriters.pipeline import LAWS, run
 from rewriters.shift import shift
 from rewriters.unroll import unroll
 from tests.rewriters.conftest import (
-    BIAS, FLOAT, HEADS, I, J, K, KEYS, Q, SINK, WIDER, D, at, attentions, op, over, program, same,
-)  # fmt: skip
+    BIAS,
+    FLOAT,
+    HEADS,
+    KEYS,
+    SINK,
+    WIDER,
+    D,
+    I,
+    J,
+    K,
+    Q,
+    at,
+    attentions,
+    op,
+    over,
+    program,
+    same,
+)
 
 SEEDS = st.integers(0, 2**16)
 

@@ -14,7 +14,7 @@ from flashlight.schedule import schedule
 from rewriters.online import correction
 
 S = Scalar("S", "int64", True)
-I, J, D = Axis("i", Scalar("N", "int64", True)), Axis("j", S), Axis("d", Scalar("D", "int64", True))
+I, J, D = Axis("i", Scalar("N", "int64", True)), Axis("j", S), Axis("d", Scalar("D", "int64", True))  # noqa: E741
 Q = Tensor("q", (I.extent,), FLOAT)
 K = Tensor("k", (S,), FLOAT)
 V = Tensor("v", (S, D.extent), FLOAT)
@@ -34,12 +34,14 @@ def bodies(draw: st.DrawFn, depth: int = 3) -> Expr:
     """g(x, r) of exponentials, powers, scalings, shifts and their compositions; positive, so that powers are real."""
     if depth == 0:
         return draw(st.sampled_from([X, R, build.const(1.5, FLOAT)]))
-    kind = draw(st.sampled_from(["exp", "pow", "scale", "mul", "div", "add", "shift", "where", "sqrt", "abs", "cast", "leaf"]))
+    kinds = ["exp", "pow", "scale", "mul", "div", "add", "shift", "where", "sqrt", "abs", "cast", "leaf"]
+    kind = draw(st.sampled_from(kinds))
     inner = bodies(depth - 1)
     if kind == "leaf":
         return draw(bodies(0))
     if kind == "exp":
-        return op("exp", op("mul", op("sub", draw(st.sampled_from([X, draw(inner)])), R), draw(st.sampled_from([0.5, 1.0, 2.0]))))
+        difference = op("sub", draw(st.sampled_from([X, draw(inner)])), R)
+        return op("exp", op("mul", difference, draw(st.sampled_from([0.5, 1.0, 2.0]))))
     if kind == "pow":
         return op("pow", draw(inner), draw(st.sampled_from([2.0, 3.0, 0.5])))
     if kind == "scale":
