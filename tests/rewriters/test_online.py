@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flashlight.ir import build
@@ -91,6 +91,7 @@ def test_a_factor_is_right_or_there_is_another_pass(body: Expr, seed: int, block
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in (("q", 3), ("k", 7))}
     expected = evaluate_expr(build.reduce("sum", body, J), tensors, {"S": 7, "N": 3}, (I,))
+    assume(bool(expected.isfinite().all()))  # 0 / 0 corrects to nothing
     torch.testing.assert_close(one_pass(body, factor, tensors, block), expected, rtol=1e-8, atol=1e-8)
 
 
