@@ -34,9 +34,15 @@ def deep_tile(rows, keys, row_count, depth):
 
 
 @triton.jit
-def tanh(x):
-    """tanh(x) = 1 - 2 / (exp(2x) + 1), which neither overflows nor loses its sign."""
-    return 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+def tanh(x, approximate: tl.constexpr):
+    """tanh(x): one instruction of 11 good bits where that is enough, else 1 - 2 / (exp(2x) + 1)."""
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        result = 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+    return result
 
 
 @triton.jit(do_not_specialize=["S_q", "S_k"])
@@ -56,6 +62,7 @@ def bahdanau_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """bahdanau, with exponentials in base 2:
@@ -126,7 +133,9 @@ def bahdanau_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            features = tanh(query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :])  # additive_scores.py:15
+            features = tanh(
+                query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :], APPROXIMATE
+            )  # additive_scores.py:15
             scores = tl.sum(features * w_v.to(tl.float32)[None, None, :], 2)  # additive_scores.py:16
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -195,6 +204,7 @@ def bahdanau(query, key, value, w_v):
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
         PRECISION=precision(query),
+        APPROXIMATE=approximate(query),
         num_warps=warps,
         num_stages=stages,
     )
@@ -590,6 +600,11 @@ def scratch(size, alignment, stream):
 def padded(size):
     """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
     return max(16, triton.next_power_of_2(size))
+
+
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
 
 
 def precision(tensor):

@@ -65,8 +65,8 @@ def invariant_point_attention_kernel(
     # sizes: one compiled kernel serves them all
     H, N,
     # head dimensions and the widths of their tiles
-    P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P_3: tl.constexpr,
-    BLOCK_R_3: tl.constexpr, Z: tl.constexpr, BLOCK_Z: tl.constexpr,
+    P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, Z: tl.constexpr,
+    BLOCK_Z: tl.constexpr, BLOCK_P_3: tl.constexpr, BLOCK_R_3: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
@@ -100,9 +100,9 @@ def invariant_point_attention_kernel(
     rows = row_start + row_offsets
     key_offsets = tl.arange(0, BLOCK_KEYS)
     c = tl.arange(0, BLOCK_C)
+    z = tl.arange(0, BLOCK_Z)
     pn3_2 = tl.arange(0, BLOCK_P_3)
     rn3 = tl.arange(0, BLOCK_R_3)
-    z = tl.arange(0, BLOCK_Z)
 
     # What stays in the tile
     q = tl.load(
@@ -328,7 +328,7 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     o_pair = torch.empty((B, N, H, Z), dtype=q.dtype, device=q.device)
     P_3 = P * 3
     R_3 = R * 3
-    block_rows, block_keys, warps, stages = configuration("invariant_point_attention", q, max(C, P_3, R_3, Z))
+    block_rows, block_keys, warps, stages = configuration("invariant_point_attention", q, max(C, Z, P_3, R_3))
     block_rows, block_keys = deep_tile(block_rows, block_keys, H, max(padded(C), padded(P_3), padded(R_3)))
     descriptors = describable(pair)
     invariant_point_attention_kernel[(triton.cdiv(H, block_rows) * B * N,)](
@@ -366,10 +366,10 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
         R=R,
         C=C,
         BLOCK_C=padded(C),
-        BLOCK_P_3=padded(P_3),
-        BLOCK_R_3=padded(R_3),
         Z=Z,
         BLOCK_Z=padded(Z),
+        BLOCK_P_3=padded(P_3),
+        BLOCK_R_3=padded(R_3),
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,

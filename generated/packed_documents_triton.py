@@ -502,8 +502,8 @@ def packed_documents_cross_kernel(
             * key[b, h, j, d_2], -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
         t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
-            i, j]), 0)
+        output[b, h, i, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) /
+            (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -613,7 +613,9 @@ def packed_documents_cross_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    output = tl.where(
+        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
+    )
     tl.store(
         output_ptr
         + batch * output_stride_b

@@ -58,8 +58,8 @@ def sdpa_kernel(
         t1[b, h, i] = max_j t0[b, h, i, j]
         t2[b, h, i, j] = exp2(t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - t1[b, h, i] * (float32(1 /
             sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j
-            t2[b, h, i, j]), 0)
+        output[b, h, i, d_v] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j,
+            d_v]) / (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -142,7 +142,9 @@ def sdpa_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    output = tl.where(
+        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
+    )
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -220,8 +222,8 @@ def sdpa_causal_kernel(
         t0[b, h, i, j] = where(j < S_k and j <= i, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
         t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j
-            t2[b, h, i, j]), 0)
+        output[b, h, i, d_v] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j,
+            d_v]) / (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -305,7 +307,9 @@ def sdpa_causal_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    output = tl.where(
+        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
+    )
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -384,8 +388,8 @@ def sdpa_boolean_mask_kernel(
             -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
         t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
-            i, j]), 0)
+        output[b, h, i, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) /
+            (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -479,7 +483,9 @@ def sdpa_boolean_mask_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    output = tl.where(
+        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
+    )
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -545,7 +551,7 @@ def sdpa_additive_mask_kernel(
     bias_stride_b, bias_stride_h, bias_stride_2, bias_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -556,12 +562,12 @@ def sdpa_additive_mask_kernel(
 ):
     """sdpa_additive_mask, with exponentials in base 2:
 
-        t0[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        t1[b, h, i, j] = where(j < S_k, t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) + bias[b, h, i, j] *
-            1.44269504, -inf)
-        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        output[b, h, i, d] = where(max_j where(j < S_k, t0[b, h, i, j] / sqrt(float32(D)) + bias[b, h, i, j],
-            -inf) != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j]), 0)
+        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 /
+            sqrt(float32(D))) + bias[b, h, i, j] * 1.44269504, -inf)
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
+            i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -607,7 +613,6 @@ def sdpa_additive_mask_kernel(
         value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -631,25 +636,21 @@ def sdpa_additive_mask_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            total = tl.dot(query, tl.trans(key), input_precision=PRECISION)
             bias = tl.load(
                 bias_block + tl.cast(key_start, tl.int64) * bias_stride_3,
                 mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
                 other=0,
             )
-            scores = total / scale + bias.to(tl.float32)
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+                + bias.to(tl.float32) * 1.4426950408889634
+            )
             if part > 0:
-                visible = keys < S_k
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            running_max = tl.maximum(running_max, tl.reduce(scores, 1, nan_max))
-            scores_2 = total * scale_2 + bias.to(tl.float32) * 1.4426950408889634
-            if part > 0:
-                visible_2 = keys < S_k
-                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale = tl.exp2(running_max_2 - finite_max_2)
-            weights = tl.exp2(scores_2 - finite_max_2[:, None])
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -662,7 +663,7 @@ def sdpa_additive_mask_kernel(
                 weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
             running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max_2 = new_max_2
+            running_max = new_max
 
     output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
     tl.store(
@@ -700,7 +701,6 @@ def sdpa_additive_mask(query, key, value, bias):
         *value.stride(),
         *bias.stride(),
         *output.stride(),
-        math.sqrt(D),
         1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
@@ -728,7 +728,7 @@ def sdpa_scale_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale_2, scale_3,
+    scale_2,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -739,11 +739,12 @@ def sdpa_scale_kernel(
 ):
     """sdpa_scale, with exponentials in base 2:
 
-        t0[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        t1[b, h, i, j] = where(j < S_k, t0[b, h, i, j] * (scale * 1.44269504), -inf)
-        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        output[b, h, i, d] = where(max_j where(j < S_k, t0[b, h, i, j] * scale, -inf) != -inf, (Σ_j t2[b, h, i,
-            j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j]), 0)
+        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scale * 1.44269504),
+            -inf)
+        t1[b, h, i] = max_j t0[b, h, i, j]
+        t2[b, h, i, j] = exp2(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
+            i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -781,7 +782,6 @@ def sdpa_scale_kernel(
         value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    running_max_2 = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -805,20 +805,13 @@ def sdpa_scale_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            total = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-            scores = total * scale_2
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
             if part > 0:
-                visible = keys < S_k
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            running_max = tl.maximum(running_max, tl.reduce(scores, 1, nan_max))
-            scores_2 = total * scale_3
-            if part > 0:
-                visible_2 = keys < S_k
-                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale = tl.exp2(running_max_2 - finite_max_2)
-            weights = tl.exp2(scores_2 - finite_max_2[:, None])
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -831,7 +824,7 @@ def sdpa_scale_kernel(
                 weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
             running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max_2 = new_max_2
+            running_max = new_max
 
     output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
     tl.store(
@@ -866,7 +859,6 @@ def sdpa_scale(query, key, value, scale):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        scale,
         scale * 1.4426950408889634,
         S_q,
         H,
@@ -909,8 +901,8 @@ def sdpa_grouped_kernel(
             -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
         t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h // (H // H_kv), j, d])
-            / (Σ_j t2[b, h, i, j]), 0)
+        output[b, h, i, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h // (H //
+            H_kv), j, d]) / (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -994,7 +986,9 @@ def sdpa_grouped_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)
+    output = tl.where(
+        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
+    )
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1072,8 +1066,8 @@ def sdpa_merged_heads_kernel(
             d_2], -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
         t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, i, h, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, j, h, d]) / (Σ_j t2[b, h,
-            i, j]), 0)
+        output[b, i, h, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, j, h, d]) /
+            (Σ_j t2[b, h, i, j]), 0)
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -1163,7 +1157,9 @@ def sdpa_merged_heads_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0)  # sdpa.py:70
+    output = tl.where(
+        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
+    )  # sdpa.py:70
     tl.store(
         output_ptr
         + batch * output_stride_b

@@ -27,9 +27,15 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 @triton.jit
-def tanh(x):
-    """tanh(x) = 1 - 2 / (exp(2x) + 1), which neither overflows nor loses its sign."""
-    return 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+def tanh(x, approximate: tl.constexpr):
+    """tanh(x): one instruction of 11 good bits where that is enough, else 1 - 2 / (exp(2x) + 1)."""
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        result = 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+    return result
 
 
 @triton.jit(do_not_specialize=["S_q", "H", "S_k"])
@@ -50,6 +56,7 @@ def soft_cap_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """soft_cap, with exponentials in base 2:
@@ -120,7 +127,7 @@ def soft_cap_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # soft_cap.py:17
-            scores_2 = tanh(scores / cap_2) * scale_2  # soft_cap.py:18
+            scores_2 = tanh(scores / cap_2, APPROXIMATE) * scale_2  # soft_cap.py:18
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
@@ -186,6 +193,7 @@ def soft_cap(query, key, value, cap):
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
         PRECISION=precision(query),
+        APPROXIMATE=approximate(query),
         num_warps=warps,
         num_stages=stages,
     )
@@ -210,6 +218,7 @@ def soft_cap_causal_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """soft_cap_causal, with exponentials in base 2:
@@ -284,7 +293,7 @@ def soft_cap_causal_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # soft_cap.py:29
             scores_2 = scores * scale  # soft_cap.py:30
-            scores_3 = tanh(scores_2 / 30.0)  # soft_cap.py:31
+            scores_3 = tanh(scores_2 / 30.0, APPROXIMATE)  # soft_cap.py:31
             scores_4 = scores_3 * 43.2808512266689
             if part > 0:
                 scores_4 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_4, float("-inf"))
@@ -347,6 +356,7 @@ def soft_cap_causal(query, key, value):
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
         PRECISION=precision(query),
+        APPROXIMATE=approximate(query),
         num_warps=warps,
         num_stages=stages,
     )
@@ -371,6 +381,7 @@ def soft_cap_sliding_window_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """soft_cap_sliding_window, with exponentials in base 2:
@@ -450,7 +461,7 @@ def soft_cap_sliding_window_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling_2  # soft_cap.py:50
-            attn_weights_2 = tanh(attn_weights / softcap_2) * scale  # soft_cap.py:51
+            attn_weights_2 = tanh(attn_weights / softcap_2, APPROXIMATE) * scale  # soft_cap.py:51
             if part > 0:
                 distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
                 attn_weights_2 = tl.where(
@@ -522,6 +533,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
         PRECISION=precision(query),
+        APPROXIMATE=approximate(query),
         num_warps=warps,
         num_stages=stages,
     )
@@ -603,6 +615,11 @@ def scratch(size, alignment, stream):
 def padded(size):
     """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
     return max(16, triton.next_power_of_2(size))
+
+
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
 
 
 def precision(tensor):

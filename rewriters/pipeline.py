@@ -31,6 +31,10 @@ LAWS: tuple[tuple[str, Law], ...] = (
 )
 
 
+ROUNDS = 50
+"""How often a law may fire on one program before it counts as going in circles."""
+
+
 @dataclass(frozen=True)
 class Firing:
     """A law that changed the program, and the program that it left."""
@@ -51,10 +55,12 @@ def run(program: Program, laws: tuple[tuple[str, Law], ...] = LAWS) -> Rewritten
     """Apply every law in order, each until it has nothing left to do."""
     fired: list[Firing] = []
     for name, law in laws:
-        while True:
+        for _ in range(ROUNDS):
             after = law(program)
             if all(new.expr is old.expr for new, old in zip(after.outputs, program.outputs, strict=True)):
                 break
             program = after
             fired.append(Firing(name, program))
+        else:
+            raise RuntimeError(f"the law {name!r} does not come to rest on {program.name}")
     return Rewritten(program, tuple(fired))
