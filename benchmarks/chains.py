@@ -36,7 +36,7 @@ def differential(batch: int, length: int) -> tuple[Call, Call, dict[str, Call]]:
     heads, width = 16, 64
     q, k = randn(batch, 2 * heads, length, width), randn(batch, 2 * heads, length, width)
     v = randn(batch, heads, length, 2 * width)
-    generated = module("differential")
+    generated = module("generated.differential")
     halves = [(q[:, :heads].contiguous(), k[:, :heads].contiguous()), (q[:, heads:].contiguous(), k[:, heads:].contiguous())]
     flex = torch.compile(flex_attention, dynamic=False)
 
@@ -63,7 +63,7 @@ def row_attention(width: int) -> tuple[Call, Call, dict[str, Call]]:
     q, k, v, gate = (randn(batch, rows, length, heads, width) for _ in range(4))
     mask_bias = torch.where(torch.rand(batch, rows, 1, 1, length, device="cuda") < 0.1, -1e4, 0.0).bfloat16()
     pair_bias = randn(batch, 1, heads, length, length)
-    generated = module("evoformer")
+    generated = module("generated.evoformer")
     arguments = (q, k, v, gate, mask_bias, pair_bias)
     flat = [x.permute(0, 1, 3, 2, 4).reshape(batch * rows, heads, length, width) for x in (q, k, v)]
     bias = (mask_bias + pair_bias).reshape(batch * rows, heads, length, length)
@@ -86,7 +86,7 @@ def row_attention(width: int) -> tuple[Call, Call, dict[str, Call]]:
 
 def invariant_point() -> tuple[Call, Call, dict[str, Call]]:
     batch, length, heads, channels, points, values, pairs = 1, 512, 12, 16, 4, 8, 128
-    generated = module("invariant_point")
+    generated = module("generated.invariant_point")
     arguments = (
         *(randn(batch, length, heads, channels) for _ in range(3)),
         randn(batch, length, heads, points, 3),
