@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -38,3 +39,10 @@ def test_folders_exist():
     assert len(folders) >= 9
     for folder in folders:
         assert (ROOT / folder.strip("`")).is_dir(), folder
+
+
+def test_the_kernel_shown_is_the_generated_one():
+    shown = re.search(r"## To this.*?```python\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    kernels = (ROOT / "generated" / "causal_triton.py").read_text(encoding="utf-8")
+    assert textwrap.indent(shown[1], "    ") in kernels, "copy the loop of causal_kernel into README.md"
