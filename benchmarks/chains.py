@@ -37,7 +37,8 @@ def differential(batch: int, length: int) -> tuple[Call, Call, dict[str, Call]]:
     q, k = randn(batch, 2 * heads, length, width), randn(batch, 2 * heads, length, width)
     v = randn(batch, heads, length, 2 * width)
     generated = module("generated.differential")
-    halves = [(q[:, :heads].contiguous(), k[:, :heads].contiguous()), (q[:, heads:].contiguous(), k[:, heads:].contiguous())]
+    parts = (slice(None, heads), slice(heads, None))
+    halves = [(q[:, part].contiguous(), k[:, part].contiguous()) for part in parts]
     flex = torch.compile(flex_attention, dynamic=False)
 
     def two_cudnn() -> list[torch.Tensor]:
@@ -151,7 +152,8 @@ def main() -> int:
         shown = "  ".join(f"{who} {ms:.3f} ({ms / times['ours']:.2f}x)" for who, ms in times.items())
         print(f"{name}: error {row['error']:.1e}  {shown}", flush=True)
         if chosen.json:
-            record = {"command": " ".join(["python", "-m", "benchmarks.chains", *sys.argv[1:]]), **machine(), "rows": rows}
+            command = " ".join(["python", "-m", "benchmarks.chains", *sys.argv[1:]])
+            record = {"command": command, **machine(), "rows": rows}
             chosen.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 

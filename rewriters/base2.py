@@ -11,12 +11,11 @@ Finite constants saturate at the lowest finite float32 rather than overflow: a f
 from __future__ import annotations
 
 import math
-
 from dataclasses import replace
 
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, is_float
-from flashlight.ir.program import Program, mapped, rebuilt, walk
+from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, is_float, walk
+from flashlight.ir.program import Name, Program, mapped, rebuilt
 
 LOG2_E = math.log2(math.e)
 LOWEST = -3.3895e38
@@ -42,7 +41,7 @@ def base2(program: Program) -> Program:
     return replace(result, names={**names, **result.names})
 
 
-def scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
+def scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
     """``expr * factor`` for a positive factor without axes, the factor moved down as far as it goes."""
     result = _scaled(expr, factor, names)
     if expr in names and not (isinstance(result, Map) and result.op == "mul" and result.args[0] in names):
@@ -50,7 +49,7 @@ def scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
     return result
 
 
-def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
+def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
     def down(child: Expr) -> Expr:
         return scaled(child, factor, names)
 
@@ -72,7 +71,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, object]) -> Expr:
     if isinstance(expr, Map):
         if expr.op in ("add", "sub"):
             left, right = down(expr.args[0]), down(expr.args[1])
-            if _number(left) is not None and _number(left) is _number(right):
+            if isinstance(left, Map) and isinstance(right, Map) and _number(left) and _number(left) is _number(right):
                 # x * k + y * k: one product
                 return build.op("mul", build.op(expr.op, left.args[0], right.args[0]), left.args[1], dtype=FLOAT)
             return build.op(expr.op, left, right, dtype=FLOAT)

@@ -81,7 +81,8 @@ class _KernelWriter:
     def _locate(self) -> None:
         roles, block = self.roles, self.block
         rows = self.tiles.size(roles.rows.extent)
-        block.comment("Which tile this program computes" + (", those with the most keys first" if self._grows() else ""))
+        order = ", those with the most keys first" if self._grows() else ""
+        block.comment(f"Which tile this program computes{order}")
         block.add("program = tl.program_id(0)")
         block.add(f"row_blocks = tl.cdiv({rows}, BLOCK_ROWS)")
         first = "row_blocks - 1 - program % row_blocks" if self._grows() else "program % row_blocks"
@@ -177,7 +178,8 @@ class _KernelWriter:
         size = tiles.size(self.roles.stream.extent)
         bounded = self.schedule.matched or any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop))
         if bounded:
-            block.comment("Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)")
+            live = "Keys that some row of this tile sees (live)"
+            block.comment(f"{live}, and whole blocks that all of its rows see (full)")
         else:
             block.comment("The last block may reach past the keys")
         self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
@@ -204,11 +206,13 @@ class _KernelWriter:
     def _matched_bounds(self, size: str) -> None:
         """Bounds where a value of the row must equal one of the key: those of `_bounds`, met with each match's."""
         tiles, block, keys = self.tiles, self.block, self.schedule.keys
-        live_start = [f"{self._clamped(keys.live_start)} // BLOCK_KEYS * BLOCK_KEYS"] if keys.live_start is not None else []
-        live_stop = [size] + ([self._clamped(keys.live_stop)] if keys.live_stop is not None else [])
-        full_start = (
-            [f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS"] if keys.full_start is not None else []
-        )
+        live_start, live_stop, full_start = [], [size], []
+        if keys.live_start is not None:
+            live_start.append(f"{self._clamped(keys.live_start)} // BLOCK_KEYS * BLOCK_KEYS")
+        if keys.live_stop is not None:
+            live_stop.append(self._clamped(keys.live_stop))
+        if keys.full_start is not None:
+            full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
         full_stop = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
         full_stops = [f"{full_stop} // BLOCK_KEYS * BLOCK_KEYS"]
         blocks = self.names.fresh("block_count")
@@ -224,7 +228,8 @@ class _KernelWriter:
             offset = f"{tiles.value(row, bind=False).within(9)} * {blocks}"
             first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
             full, end = self.names.fresh(f"{name}_full_start"), self.names.fresh(f"{name}_full_stop")
-            ends = ", ".join(tiles.value(bound, bind=False).text for bound in (match.row_bounds.low, match.row_bounds.high))
+            bounds = (match.row_bounds.low, match.row_bounds.high)
+            ends = ", ".join(tiles.value(bound, bind=False).text for bound in bounds)
             block.add(
                 f"{first}, {stop}, {full}, {end} = matching_blocks("
                 f"{name}_low_ptr + {offset}, {name}_high_ptr + {offset}, {blocks}, {ends})"
@@ -264,7 +269,8 @@ class _KernelWriter:
         outer = block
         inner = block.nested()
         for position, (what, lines) in enumerate(parts):
-            inner.add(("if" if position == 0 else "elif") + f" part == {position}:" if position < len(parts) - 1 else "else:")
+            test = f"{'if' if position == 0 else 'elif'} part == {position}:"
+            inner.add(test if position < len(parts) - 1 else "else:")
             inner.add(f"    # {what}")
             for line in lines:
                 inner.add(f"    {line}")
@@ -302,7 +308,8 @@ class _KernelWriter:
             )
             lines = []
         if self.ranges["live_start"] != "0":
-            parts.append(("likewise before the range", [*lines, "start = 0", f"stop = tl.where(unseen, {self.ranges['live_start']}, 0)"]))
+            lines = [*lines, "start = 0", f"stop = tl.where(unseen, {self.ranges['live_start']}, 0)"]
+            parts.append(("likewise before the range", lines))
         return parts
 
     # --- one block of keys ------------------------------------------------------------------------------------------
@@ -398,7 +405,8 @@ class _KernelWriter:
             value = code.along(axes)
             if code.axes != axes:
                 shape = ", ".join(map(tiles.width, axes))
-                value = f"tl.broadcast_to({value}, [{shape}])" if code.axes else f"tl.full([{shape}], {value}, tl.float32)"
+                spread = f"tl.broadcast_to({value}, [{shape}])"
+                value = spread if code.axes else f"tl.full([{shape}], {value}, tl.float32)"
             address = " + ".join([*pointer, *vectors])
             if not value.isidentifier():
                 given = self.names.fresh(output.name)
@@ -412,13 +420,14 @@ class _KernelWriter:
         text = "\n".join(body)
         tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
         outputs = self.schedule.program.outputs
+        items: tuple[Tensor | Output, ...] = (*tensors, *outputs)
         strides: list[tuple[str, int]] = []
-        groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in (*tensors, *outputs)])]
+        groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in items])]
         if self.tables:
             bounds = [f"{tensor.name}_{end}_ptr" for tensor in self.tables for end in ("low", "high")]
             groups.append(("least and greatest value of each block of keys", bounds))
         steps: list[str] = []
-        for item in (*tensors, *outputs):
+        for item in items:
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
             named = [(n, f"{item.name}_stride_{label}") for n, label in enumerate(labels)]
             used = [(n, name) for n, name in named if re.search(rf"\b{name}\b", text)]
@@ -439,8 +448,9 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        rest = [name for name in ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE") if name in words]
-        groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", [f"{n}: tl.constexpr" for n in rest]))
+        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE")
+        rest = [f"{name}: tl.constexpr" for name in choices if name in words]
+        groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         lines = ["# fmt: off"]
         for what, items in groups:
             if any(items):

@@ -40,7 +40,8 @@ def write_launcher(traced: Traced, schedule: Schedule, kernel: Kernel) -> str:
     """The launcher's source: ``<name>(<tensors and numbers of the program>) -> outputs``."""
     program = schedule.program
     arguments = [argument_name(p) for p in traced.parameters if p.tensor is not None or p.scalar is not None]
-    lines = [f"def {program.name}({', '.join(arguments)}):", f'    """Launch `{kernel.name}` on tensors of one device."""']
+    lines = [f"def {program.name}({', '.join(arguments)}):"]
+    lines.append(f'    """Launch `{kernel.name}` on tensors of one device."""')
     body = _Body(traced, schedule, kernel)
     lines += [f"    {line}" if line else "" for line in body.lines()]
     return "\n".join(lines)
@@ -102,11 +103,13 @@ class _Body:
             shape = _tuple([python(size) for size in tensor.shape])
             if parameter.broadcast:
                 lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
-            lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {self._dtypes(tensor)}, {self.first.name}.device)')
+            dtypes, device = self._dtypes(tensor), f"{self.first.name}.device"
+            lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {dtypes}, {device})')
         for assumption in self.program.assumptions:
             text = python(assumption)
             lines.append(f"if not ({text}):")
-            lines.append(f'    raise ValueError("{self.program.name} was transpiled for sizes with {show(assumption)}")')
+            message = f"{self.program.name} was transpiled for sizes with {show(assumption)}"
+            lines.append(f'    raise ValueError("{message}")')
         return lines
 
     def _dtypes(self, tensor: Tensor) -> str:
@@ -135,7 +138,8 @@ class _Body:
                 lines.append(f"{name} = {python(axis.extent)}")
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
-        lines.append(f'block_rows, block_keys, warps, stages = configuration("{self.program.name}", {self.first.name}, {widest})')
+        tile = "block_rows, block_keys, warps, stages"
+        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest})')
         if kernel.deep:
             depths = ", ".join(f"padded({extent_name(axis)})" for axis in kernel.deep)
             depth = f"max({depths})" if len(kernel.deep) > 1 else depths
@@ -147,9 +151,11 @@ class _Body:
             [f"triton.cdiv({python(roles.rows.extent)}, block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
         )
         lines.append(f"{kernel.name}[({grid},)](")
-        lines.append("    " + ", ".join(item.name for item in (*kernel.tensors, *kernel.outputs)) + ",")
+        names = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
+        lines.append("    " + ", ".join(names) + ",")
         if kernel.tables:
-            lines.append("    " + ", ".join(f"*block_bounds({tensor.name}, block_keys)" for tensor in kernel.tables) + ",")
+            bounds = [f"*block_bounds({tensor.name}, block_keys)" for tensor in kernel.tables]
+            lines.append("    " + ", ".join(bounds) + ",")
         lines.append("    " + ", ".join(self._strides()) + ",")
         if kernel.numbers:
             lines.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")

@@ -36,8 +36,7 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
     parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
     launchers = [
-        launcher.write_launcher(unit.traced, unit.schedule, kernel)
-        for unit, kernel in zip(units, kernels, strict=True)
+        launcher.write_launcher(unit.traced, unit.schedule, kernel) for unit, kernel in zip(units, kernels, strict=True)
     ]
     imports = ["import functools", "import math"] if "math." in "\n".join(launchers) else ["import functools"]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))

@@ -58,7 +58,9 @@ HELPERS: dict[str, str] = {
 def tanh(x, approximate: tl.constexpr):
     """tanh(x): one instruction of 11 good bits where that is enough, else 1 - 2 / (exp(2x) + 1)."""
     if approximate:
-        result = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+        result = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
     else:
         result = 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
     return result

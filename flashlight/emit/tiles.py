@@ -269,8 +269,10 @@ class TileWriter:
             if is_float(source):
                 # roundings are kept only where a matrix product or an output makes them real: more exact than asked
                 return arg.widened() if expr.dtype != ELEMENT else arg
-            return Code(f"{arg.within(ATOM)}.to(tl.float32)", ATOM, arg.axes, FLOAT32) if arg.axes else Code(
-                f"{arg.within(8)} * 1.0", 8, arg.axes, FLOAT32
+            return (
+                Code(f"{arg.within(ATOM)}.to(tl.float32)", ATOM, arg.axes, FLOAT32)
+                if arg.axes
+                else Code(f"{arg.within(8)} * 1.0", 8, arg.axes, FLOAT32)
             )
         return Code(f"{arg.widened().within(ATOM)}.to(tl.int32)", ATOM, arg.axes, INT_CODE)
 
@@ -285,13 +287,15 @@ class TileWriter:
         inner = (self._written(yes) if self._number(yes) is None and single else self.value(yes)).widened()
         fill_code = self.value(fill)
         if inner.axes != axes:
-            inner = Code(f"tl.broadcast_to({inner.text}, [{', '.join(map(self.width, axes))}])", ATOM, axes, inner.dtype)
+            widths = ", ".join(map(self.width, axes))
+            inner = Code(f"tl.broadcast_to({inner.text}, [{widths}])", ATOM, axes, inner.dtype)
         for condition in mask.tested:
             test = self.value(condition)
             inner = Code(f"tl.where({test.along(axes)}, {inner.text}, {fill_code.text})", ATOM, axes, FLOAT32)
         names = self.schedule.program.names
         given = self._name(node) or self._name(yes)
-        bound = self.assign(yes if node not in names and yes in names else node, inner, given.name if given else "scores")
+        called = yes if node not in names and yes in names else node
+        bound = self.assign(called, inner, given.name if given else "scores")
         self.bound[node] = bound
         if single:
             self.bound.pop(yes, None)
@@ -333,7 +337,8 @@ class TileWriter:
         if always:
             return Code(f"tl.load({pointer}, mask={test}, other=0)", ATOM, axes, dtype)
         self.helpers.add("load_tile")
-        padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in axes if axis in self.roles.resident]
+        resident = [axis for axis in axes if axis in self.roles.resident]
+        padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
         masked = " or ".join([MASKED, *padded] if self.in_loop and self.roles.stream in axes else padded)
         return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
 
@@ -452,9 +457,7 @@ class TileWriter:
         base, _ = self._address(load, advancing=False)
         axes = self.tile_axes(load)
         label = next(
-            label
-            for label, index in zip(dimension_labels(tensor), load.index, strict=True)
-            if index is Iota(stream)
+            label for label, index in zip(dimension_labels(tensor), load.index, strict=True) if index is Iota(stream)
         )
         step, inner = f"{tensor.name}_stride_{label}", f"{tensor.name}_stride_{dimension_labels(tensor)[-1]}"
         start = self.names.fresh(f"{tensor.name}_base")
@@ -463,9 +466,7 @@ class TileWriter:
         self.block.add("if DESCRIPTORS:")
         shape = ", ".join(self.value(axis.extent).text for axis in axes)
         widths = ", ".join(self.width(axis) for axis in axes)
-        self.block.add(
-            f"    {blocks} = tl.make_tensor_descriptor({start}, [{shape}], [{step}, 1], [{widths}])"
-        )
+        self.block.add(f"    {blocks} = tl.make_tensor_descriptor({start}, [{shape}], [{step}, 1], [{widths}])")
         vectors = [Code(self.offsets(axis), ATOM, (axis,), INT_CODE).along(axes) for axis in axes]
         self.block.add("else:")
         self.block.add(f"    {blocks} = {start} + {vectors[0]} * {step} + {vectors[1]} * {inner}")
@@ -587,7 +588,8 @@ def _above(roots: list[Expr], stops: list[Reduce]) -> Iterator[Expr]:
 
 def representative(axis: Axis, axes: tuple[Axis, ...]) -> Axis:
     """The one of the axes of equal extent that positions along them are named after."""
-    return min((other for other in axes if other.extent is axis.extent), key=lambda other: (len(other.name), other.name))
+    same = (other for other in axes if other.extent is axis.extent)
+    return min(same, key=lambda other: (len(other.name), other.name))
 
 
 def _spans(index: Expr, size: Expr) -> bool:

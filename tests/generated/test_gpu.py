@@ -20,7 +20,9 @@ SIZES = {"batch": 2, "heads": 8, "length": 4096, "head_dim": 64}
 
 
 def test_agrees_with_the_original(wrapper, example):
-    outcomes = api.verify(example, "cuda", out=wrapper.parent, examples=int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20")))
+    outcomes = api.verify(
+        example, "cuda", out=wrapper.parent, examples=int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20"))
+    )
     failures = [outcome.failure for outcome in outcomes if outcome.failure]
     assert not failures, "\n\n".join(failures)
 
