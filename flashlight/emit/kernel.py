@@ -420,14 +420,14 @@ class _KernelWriter:
         text = "\n".join(body)
         tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
         outputs = self.schedule.program.outputs
-        items: tuple[Tensor | Output, ...] = (*tensors, *outputs)
+        given: tuple[Tensor | Output, ...] = (*tensors, *outputs)
         strides: list[tuple[str, int]] = []
-        groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in items])]
+        groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in given])]
         if self.tables:
             bounds = [f"{tensor.name}_{end}_ptr" for tensor in self.tables for end in ("low", "high")]
             groups.append(("least and greatest value of each block of keys", bounds))
         steps: list[str] = []
-        for item in items:
+        for item in given:
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
             named = [(n, f"{item.name}_stride_{label}") for n, label in enumerate(labels)]
             used = [(n, name) for n, name in named if re.search(rf"\b{name}\b", text)]
