@@ -57,6 +57,9 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
         Rejected: the original raises on these arguments.
         Mismatch: the generated function raises, or its outputs are not as good as the original's.
     """
+    if any(tensor.is_cuda for tensor in flatten(list(arguments.values()))):
+        # an index out of range raises on a CPU and ends the process's use of a GPU
+        _rejecting(original, _mapped(arguments, lambda tensor: tensor.cpu()))
     eager, reference = _rejecting(original, arguments), _rejecting(original, upcast(arguments))
     moved = [_rejecting(original, perturbed(arguments, seed)) for seed in (0, 1)]
     before = _copied(arguments)
