@@ -1,0 +1,56 @@
+"""The normal form of integers: it cancels what views leave behind, and never changes a value."""
+
+from __future__ import annotations
+
+import operator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashlight.ir import build
+from flashlight.ir.evaluate import evaluate_expr
+from flashlight.ir.expr import INT, Axis, Expr, Iota, Scalar
+
+H, KV = Scalar("H", INT, True), Scalar("H_kv", INT, True)
+GROUP = build.op("floordiv", H, KV)
+HEAD, BATCH = Axis("h", H), Axis("b", Scalar("B", INT, True))
+
+
+def test_a_split_dimension_is_merged_again() -> None:
+    head = Iota(HEAD)
+    quotient, remainder = build.op("floordiv", head, GROUP), build.op("mod", head, GROUP)
+    assert build.op("add", build.op("mul", quotient, GROUP), remainder) is head
+
+
+def test_a_merged_dimension_is_split_again() -> None:
+    merged = build.op("add", build.op("mul", Iota(BATCH), H), Iota(HEAD))
+    assert build.op("floordiv", merged, H) is Iota(BATCH)
+    assert build.op("mod", merged, H) is Iota(HEAD)
+
+
+@st.composite
+def integers(draw: st.DrawFn, depth: int = 3) -> tuple[Expr, int]:
+    """An expression over the position along ``h`` at 5, H = 12 and H_kv = 4, and its value by Python."""
+    if depth == 0 or draw(st.integers(0, 3)) == 0:
+        leaf = draw(st.sampled_from(["position", "size", "constant"]))
+        if leaf == "position":
+            return Iota(HEAD), 5
+        if leaf == "size":
+            return draw(st.sampled_from([(H, 12), (KV, 4)]))
+        number = draw(st.integers(-4, 9))
+        return build.integer(number), number
+    (left, a), (right, b) = draw(integers(depth - 1)), draw(integers(depth - 1))
+    name = draw(st.sampled_from(["add", "sub", "mul", "floordiv", "mod"]))
+    if name in ("floordiv", "mod"):
+        right, b = draw(st.sampled_from([(build.integer(3), 3), (KV, 4), (GROUP, 3)]))
+    apply = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}
+    return build.op(name, left, right), apply.get(name, operator.mod)(a, b)
+
+
+@settings(max_examples=400, deadline=None)
+@given(integers())
+def test_folding_keeps_the_value(drawn: tuple[Expr, int]) -> None:
+    expr, expected = drawn
+    numbers = {"H": 12, "H_kv": 4, "B": 2}
+    values = evaluate_expr(expr, {}, numbers, (HEAD,))
+    assert int(values.expand(12)[5]) == expected
