@@ -205,7 +205,7 @@ def _searched(jobs: Sequence[Job], limit: int) -> tuple[list[Found], int]:
                     bars.update(bar, description=f"{label}: {stage}", completed=done, total=total)
 
                 try:
-                    found.append(tune.search(job, pool, limit, show))
+                    found.append(tune.search(tune.begin(job, pool, limit), show))
                     bars.console.print(tune.summary(found[-1]), markup=False, highlight=False)
                 except Exception as error:  # the other searches are still worth having
                     failed += 1

@@ -18,9 +18,11 @@ import json
 import os
 import statistics
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,14 +30,16 @@ from typing import Any
 from flashlight import arguments
 from flashlight.arguments import Launcher
 
-Tile = tuple[int, int, int, int]
-"""Rows and keys of a tile, warps, pipeline stages."""
+Tile = tuple[int, int, int, int, bool]
+"""Rows and keys of a tile, warps, pipeline stages, whether descriptors read it."""
 Key = tuple[str, str, int, int]
 """Function, architecture, padded head width, bytes an element."""
 
 SHARED = 227 * 1024
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 2e-2}
 """How far configurations may be apart, relatively, before one counts as wrong."""
+AHEAD = 3
+"""Searches whose tiles are compiled while one is timed."""
 GAIN = 1.02
 """How much faster than the tile used so far a new one must be to replace it."""
 
@@ -72,7 +76,9 @@ class Found:
         return (self.function, self.architecture, self.width, self.size)
 
 
-def candidates(width: int, size: int, stages: Iterable[int] = (1, 2, 3, 4)) -> list[Tile]:
+def candidates(
+    width: int, size: int, stages: Iterable[int] = (1, 2, 3, 4), descriptors: Iterable[bool] = (True, False)
+) -> list[Tile]:
     """Tiles worth a try for a padded head width and bytes an element.
 
     Keys and values of all stages and the query must fit shared memory, the accumulator and the scores the registers
@@ -88,7 +94,7 @@ def candidates(width: int, size: int, stages: Iterable[int] = (1, 2, 3, 4)) -> l
                 for count in stages:
                     shared = rows * width * size + 2 * count * keys * width * size
                     if shared <= SHARED:
-                        found.append((rows, keys, warps, count))
+                        found += [(rows, keys, warps, count, described) for described in descriptors]
     return found
 
 
@@ -97,7 +103,7 @@ def narrowed(tiles: Sequence[Tile], start: Tile, limit: int) -> list[Tile]:
 
     def distance(tile: Tile) -> tuple[float, Tile]:
         steps = [abs(a.bit_length() - b.bit_length()) for a, b in zip(tile[:3], start[:3], strict=True)]
-        return sum(steps) + 0.5 * abs(tile[3] - start[3]), tile
+        return sum(steps) + 0.5 * abs(tile[3] - start[3]) + 0.5 * (tile[4] != start[4]), tile
 
     return [start, *[tile for tile in sorted(tiles, key=distance) if tile != start]][:limit]
 
@@ -146,19 +152,22 @@ class Prepared:
         self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, "cuda")
         self.own = self.module.configuration
         self.asked: tuple[Any, ...] | None = None
+        self.before: Tile = (0, 0, 0, 0, False)
+        kernel = getattr(self.module, f"{job.function}_kernel", None)
+        self.describes = "DESCRIPTORS" in getattr(kernel, "arg_names", ())
 
     def run(self, tile: Tile | None) -> Any:
         """Launch with a tile; with the file's own where it is None."""
-        self.module.configuration = self._recorded if tile is None else lambda *asked: tile  # type: ignore[attr-defined]
+        self.module.configuration = self._recorded if tile is None else lambda *_, **load: tile  # type: ignore[attr-defined]
         try:
             return getattr(self.module, self.job.function)(**self.arguments)
         finally:
             self.module.configuration = self.own  # type: ignore[attr-defined]
 
-    def _recorded(self, *asked: Any) -> Tile:
+    def _recorded(self, *asked: Any, **load: int) -> Tile:
         self.asked = asked
-        tile: Tile = self.own(*asked)
-        return tile
+        self.before = self.own(*asked, **load)
+        return self.before
 
 
 class _Warm:
@@ -196,17 +205,19 @@ def compiled(job: Job, tile: Tile) -> str | None:
 _prepared: Prepared | None = None
 
 
-def search(
-    job: Job,
-    pool: ProcessPoolExecutor | None,
-    limit: int = 48,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> Found:
-    """Find the fastest tile for a job.
+@dataclass
+class Begun:
+    """A search whose tiles are being compiled by worker processes."""
 
-    Raises:
-        RuntimeError: not even the tile that the file uses now runs, or no configuration does.
-    """
+    prepared: Prepared
+    key: Key
+    expected: Any
+    tiles: list[Tile]
+    futures: Mapping[Future[str | None], Tile]
+
+
+def begin(job: Job, pool: ProcessPoolExecutor | None, limit: int = 48) -> Begun:
+    """Choose the tiles of a search and have workers compile them, which leave their work in Triton's cache."""
     import torch
 
     with torch.no_grad():
@@ -217,12 +228,27 @@ def search(
             torch.cuda.synchronize()
         except Exception:  # out of shared memory, most likely: that is what the search is for
             expected = None
-        assert prepared.asked is not None, f"{job.function} does not call configuration"
-        tensor, widest = prepared.asked[-2:]
-        key = (job.function, module.architecture(tensor.device), module.padded(widest), tensor.element_size())
-        before: Tile = tuple(prepared.own(*prepared.asked))
-        tiles = narrowed(candidates(key[2], key[3]), before, limit)
-        failed = _compile_all(job, tiles, pool, progress)
+    assert prepared.asked is not None, f"{job.function} does not call configuration"
+    tensor, widest = prepared.asked[1:3]
+    key = (job.function, module.architecture(tensor.device), module.padded(widest), tensor.element_size())
+    choices = (True, False) if prepared.describes else prepared.before[4:]
+    tiles = narrowed(candidates(key[2], key[3], descriptors=choices), prepared.before, limit)
+    futures = {pool.submit(compiled, job, tile): tile for tile in tiles} if pool is not None else {}
+    return Begun(prepared, key, expected, tiles, futures)
+
+
+def search(begun: Begun, progress: Callable[[str, int, int], None] = lambda stage, done, total: None) -> Found:
+    """Find the fastest of a search's tiles.
+
+    Raises:
+        RuntimeError: not even the tile that the file uses now runs, or no configuration does.
+    """
+    import torch
+
+    prepared, tiles, expected = begun.prepared, begun.tiles, begun.expected
+    job, before = prepared.job, prepared.before
+    failed = _compiled_all(begun, progress)
+    with torch.no_grad():
         times: dict[Tile, float] = {}
         for number, tile in enumerate(tiles):
             progress("time", number, len(tiles))
@@ -246,37 +272,32 @@ def search(
         best = sorted(times, key=lambda tile: times[tile])[:4]
         finalists = list(dict.fromkeys([*best, *([before] if before in times else [])]))
         final = _in_turns(prepared, finalists)
-        winner = min(final, key=lambda tile: final[tile])
-        if before in final and final[before] < final[winner] * GAIN:
-            winner = before
-        return Found(
-            Path(job.file).stem.removesuffix("_triton") + ".py",
-            *key,
-            winner,
-            final[winner],
-            before,
-            final.get(before),
-            len(tiles),
-            len(failed),
-        )
+    winner = min(final, key=lambda tile: final[tile])
+    if before in final and final[before] < final[winner] * GAIN:
+        winner = before
+    return Found(
+        Path(job.file).stem.removesuffix("_triton") + ".py",
+        *begun.key,
+        winner,
+        final[winner],
+        before,
+        final.get(before),
+        len(tiles),
+        len(failed),
+    )
 
 
-def _compile_all(
-    job: Job, tiles: Sequence[Tile], pool: ProcessPoolExecutor | None, progress: Callable[[str, int, int], None]
-) -> dict[Tile, str]:
-    """Fill Triton's cache from worker processes; the tiles that failed there."""
-    if pool is None:
-        return {}
+def _compiled_all(begun: Begun, progress: Callable[[str, int, int], None]) -> dict[Tile, str]:
+    """Wait for the workers; the tiles that failed there, and why."""
     failed: dict[Tile, str] = {}
-    futures = {pool.submit(compiled, job, tile): tile for tile in tiles}
-    for number, future in enumerate(as_completed(futures), 1):
-        progress("compile", number, len(tiles))
+    for number, future in enumerate(as_completed(begun.futures), 1):
+        progress("compile", number, len(begun.tiles))
         try:
             problem = future.result(timeout=120)
         except Exception as error:  # a worker died
             problem = str(error) or type(error).__name__
         if problem is not None:
-            failed[futures[future]] = problem
+            failed[begun.futures[future]] = problem
     return failed
 
 
@@ -357,7 +378,7 @@ def carried_over(text: str, replaces: Path) -> str:
         functions = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
     except (OSError, SyntaxError, ValueError):
         return text  # there is none, or it is none of flashlight's
-    kept = {key: tile for key, tile in old.items() if len(key) == 4 and key[0] in functions}
+    kept = {key: tile for key, tile in old.items() if len(key) == 4 and len(tile) == 5 and key[0] in functions}
     return replaced(text, kept) if kept else text
 
 
@@ -420,6 +441,8 @@ def main(words: Sequence[str] | None = None) -> int:
     sizes = {name: int(number) for name, _, number in (text.partition("=") for text in options.size)}
     planned = jobs(options.files, options.functions, options.head_dims, options.dtypes, sizes)
     pool = workers(options.workers)
+    ahead: deque[Begun | Exception] = deque()
+    waiting = iter(planned)
     try:
         for number, job in enumerate(planned, 1):
             label = f"[{number}/{len(planned)} {time.monotonic() - started:.0f} s] {job.function} D={job.head_dim}"
@@ -427,8 +450,16 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(f"{label}: not searched, the time is up")
                 failed += 1
                 continue
+            for coming in islice(waiting, 1 + AHEAD - len(ahead)):
+                try:
+                    ahead.append(begin(coming, pool, options.limit))
+                except Exception as error:
+                    ahead.append(error)
+            begun = ahead.popleft()
             try:
-                one = search(job, pool, options.limit)
+                if isinstance(begun, Exception):
+                    raise begun
+                one = search(begun)
             except Exception as error:
                 failed += 1
                 print(f"{label}: {type(error).__name__}: {str(error)[:300]}", flush=True)

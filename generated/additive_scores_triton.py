@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -65,16 +65,16 @@ def bahdanau_kernel(
     APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
-    """bahdanau, with exponentials in base 2:
+    """bahdanau:
 
         features[b, d, i, j] = tanh(query[b, i, d] + key[b, j, d])
         scores[b, i, j] = Σ_d features[b, d, i, j] * w_v[d]
-        scores_2[b, i, j] = where(j < S_k, scores[b, i, j], -inf)
-        attention_weights[b, i, j] = exp2((scores_2[b, i, j] - (max_j scores_2[b, i, j])) * 1.44269504)
-        output[b, i, d_v] = (Σ_j attention_weights[b, i, j] * value[b, j, d_v]) / (Σ_j attention_weights[b, i,
-            j])
+        t2[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
+        attention_weights[b, i, j] = t2[b, i, j] / (Σ_j t2[b, i, j])
+        output[b, i, d_v] = Σ_j attention_weights[b, i, j] * value[b, j, d_v]
 
     One program for each b and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -115,16 +115,17 @@ def bahdanau_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -137,12 +138,14 @@ def bahdanau_kernel(
                 query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :], APPROXIMATE
             )  # additive_scores.py:15
             scores = tl.sum(features * w_v.to(tl.float32)[None, None, :], 2)  # additive_scores.py:16
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
-            attention_weights = tl.exp2((scores - finite_max[:, None]) * 1.4426950408889634)  # additive_scores.py:17
+            attention_weights = tl.exp2(
+                scores * 1.4426950408889634 - (finite_max * 1.4426950408889634)[:, None]
+            )  # additive_scores.py:17
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -180,9 +183,11 @@ def bahdanau(query, key, value, w_v):
     expect("w_v", w_v, (D,), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("bahdanau", query, max(D, D_v))
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "bahdanau", query, max(D, D_v), accumulators=1, scores=2
+    )
     block_rows, block_keys = deep_tile(block_rows, block_keys, S_q, padded(D))
-    descriptors = describable(key, value)
+    descriptors = descriptors and describable(key, value)
     bahdanau_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
         key,
@@ -230,18 +235,19 @@ def graph_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """graph_attention, with exponentials in base 2:
+    """graph_attention:
 
-        source[b, h, i] = Σ_d_2 h[b, i, h, d_2] * a_source[h, d_2]
+        source[b, h, i] = Σ_d h[b, i, h, d] * a_source[h, d]
         target[b, h, j] = Σ_d h[b, j, h, d] * a_target[h, d]
         t2[b, h, i, j] = source[b, h, i] + target[b, h, j]
-        e[b, h, i, j] = where(t2[b, h, i, j] > 0, t2[b, h, i, j] * 1.44269504, t2[b, h, i, j] * 0.288539008)
-        e_2[b, h, i, j] = where(adjacency[b, i, j], e[b, h, i, j], -1.44269504e+09)
-        e_3[b, h, i, j] = where(j < N, e_2[b, h, i, j], -inf)
-        attention[b, h, i, j] = exp2(e_3[b, h, i, j] - (max_j e_3[b, h, i, j]))
-        output[b, i, h, d] = (Σ_j attention[b, h, i, j] * h[b, j, h, d]) / (Σ_j attention[b, h, i, j])
+        e[b, h, i, j] = where(t2[b, h, i, j] > 0, t2[b, h, i, j], t2[b, h, i, j] * 0.2)
+        e_2[b, h, i, j] = where(adjacency[b, i, j], e[b, h, i, j], -1000000000)
+        t5[b, h, i, j] = exp(e_2[b, h, i, j] - (max_j e_2[b, h, i, j]))
+        attention[b, h, i, j] = t5[b, h, i, j] / (Σ_j t5[b, h, i, j])
+        output[b, i, h, d] = Σ_j attention[b, h, i, j] * h[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -280,6 +286,8 @@ def graph_attention_kernel(
     else:
         h_blocks = h_base + key_offsets[:, None] * h_stride_n + d[None, :] * h_stride_d
     a_target = load_tile(a_target_ptr + head * a_target_stride_h + d * a_target_stride_d, (d < D), BLOCK_D != D)
+    term = source * 1.4426950408889634
+    term_2 = source * 0.2885390081777927
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -287,16 +295,17 @@ def graph_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, N
+            start, stop = whole_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 h_2 = h_blocks.load([key_start, 0])
             else:
@@ -306,15 +315,18 @@ def graph_attention_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             target = tl.sum(h_2.to(tl.float32) * a_target.to(tl.float32)[None, :], 1)  # additive_scores.py:29
-            term = source[:, None] + target[None, :]
-            e = tl.where(term > 0.0, term * 1.4426950408889634, term * 0.2885390081777927)  # additive_scores.py:30
+            e = tl.where(
+                source[:, None] + target[None, :] > 0.0,
+                term[:, None] + (target * 1.4426950408889634)[None, :],
+                term_2[:, None] + (target * 0.2885390081777927)[None, :],
+            )  # additive_scores.py:30
             adjacency = tl.load(
                 adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2,
                 mask=(rows < N)[:, None] & (keys < N)[None, :],
                 other=0,
             )
             e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
-            if part > 0:
+            if partial:
                 e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(e_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -351,8 +363,10 @@ def graph_attention(h, adjacency, a_source, a_target):
     expect("a_target", a_target, (H, D), (h.dtype,), h.device)
 
     output = torch.empty((B, N, H, D), dtype=h.dtype, device=h.device)
-    block_rows, block_keys, warps, stages = configuration("graph_attention", h, D)
-    descriptors = describable(h)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "graph_attention", h, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(h)
     graph_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
         h,
         adjacency,
@@ -396,16 +410,15 @@ def graph_attention_scores_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """graph_attention_scores, with exponentials in base 2:
+    """graph_attention_scores:
 
         pairs[b, h, i, j] = source[b, h, i] + target[b, h, j]
-        scores[b, h, i, j] = where(pairs[b, h, i, j] > 0, pairs[b, h, i, j] * 1.44269504, pairs[b, h, i, j] *
-            0.288539008)
-        scores_2[b, h, i, j] = where(j < N, scores[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * features[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+        scores[b, h, i, j] = where(pairs[b, h, i, j] > 0, pairs[b, h, i, j], pairs[b, h, i, j] * 0.2)
+        t2[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * features[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -429,6 +442,8 @@ def graph_attention_scores_kernel(
         other=0,
     )
     target_block = target_ptr + batch * target_stride_b + head * target_stride_h + key_offsets * target_stride_n
+    term = source.to(tl.float32) * 1.4426950408889634
+    term_2 = source.to(tl.float32) * 0.2885390081777927
     features_base = features_ptr + batch * features_stride_b + head * features_stride_h
     if DESCRIPTORS:
         features_blocks = tl.make_tensor_descriptor(
@@ -443,22 +458,26 @@ def graph_attention_scores_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, N
+            start, stop = whole_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
-            pairs = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
+            partial = key_start >= full_stop
+            target = load_tile(
+                target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0 or DESCRIPTORS
+            )
+            pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
+            pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
             scores = tl.where(
-                pairs > 0.0, pairs * 1.4426950408889634, pairs * 0.2885390081777927
+                pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
             )  # additive_scores.py:44
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -500,8 +519,10 @@ def graph_attention_scores(source, target, features):
     expect("features", features, (B, H, N, D), (source.dtype,), source.device)
 
     output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
-    block_rows, block_keys, warps, stages = configuration("graph_attention_scores", source, D)
-    descriptors = describable(features)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "graph_attention_scores", source, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(features)
     graph_attention_scores_kernel[(triton.cdiv(N, block_rows) * B * H,)](
         source,
         target,
@@ -537,36 +558,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -46,15 +46,17 @@ def causal_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal, with exponentials in base 2:
+    """causal:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S and j <= i, scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+        future[i, j] = j > i
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(future[i, j], -inf, scores[b, h, i, j])
+        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -96,16 +98,17 @@ def causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -115,12 +118,12 @@ def causal_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:19
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # causal.py:20
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:20
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -156,8 +159,8 @@ def causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("causal", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("causal", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -202,15 +205,16 @@ def causal_tril_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal_tril, with exponentials in base 2:
+    """causal_tril:
 
-        att[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
-        att_2[b, h, i, j] = where(j < S and j <= i, att[b, h, i, j], -inf)
-        att_3[b, h, i, j] = exp2((att_2[b, h, i, j] - (max_j att_2[b, h, i, j])) * (1 / sqrt(float32(D)) *
-            1.44269504))
-        output[b, h, i, d_v] = (Σ_j att_3[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j att_3[b, h, i, j])
+        att[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * (1 / sqrt(float32(D)))
+        att_2[b, h, i, j] = where(j > i, -inf, att[b, h, i, j])
+        t2[b, h, i, j] = exp(att_2[b, h, i, j] - (max_j att_2[b, h, i, j]))
+        att_3[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d_v] = Σ_j att_3[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -253,16 +257,17 @@ def causal_tril_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -272,12 +277,12 @@ def causal_tril_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # causal.py:29
-            if part > 0:
+            if partial:
                 att = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), att, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(att, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            att_2 = tl.exp2((att - finite_max[:, None]) * scale)  # causal.py:30
+            att_2 = tl.exp2(att * scale - (finite_max * scale)[:, None])  # causal.py:30
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -312,8 +317,10 @@ def causal_tril(q, k, v):
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("causal_tril", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "causal_tril", q, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     causal_tril_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -360,15 +367,17 @@ def causal_additive_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal_additive, with exponentials in base 2:
+    """causal_additive:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S and j <= i, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        mask[i, j] = where(j > i, -inf, 0)
+        scores_2[b, h, i, j] = scores[b, h, i, j] + mask[i, j]
+        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -410,16 +419,17 @@ def causal_additive_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -429,12 +439,12 @@ def causal_additive_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:44
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # causal.py:45
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:45
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -470,8 +480,10 @@ def causal_additive(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("causal_additive", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "causal_additive", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     causal_additive_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -516,15 +528,15 @@ def causal_bottom_right_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal_bottom_right, with exponentials in base 2:
+    """causal_bottom_right:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k and j <= i + S_k - S_q, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(j > i + S_k - S_q, -inf, scores[b, h, i, j])
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -566,16 +578,17 @@ def causal_bottom_right_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q))
     full_stop = tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -585,14 +598,14 @@ def causal_bottom_right_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:59
-            if part > 0:
+            if partial:
                 scores = tl.where(
                     (keys < S_k)[None, :] & (keys[None, :] <= (rows + S_k - S_q)[:, None]), scores, float("-inf")
                 )
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -629,8 +642,10 @@ def causal_bottom_right(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("causal_bottom_right", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "causal_bottom_right", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     causal_bottom_right_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -676,16 +691,17 @@ def causal_positions_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal_positions, with exponentials in base 2:
+    """causal_positions:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
-        scores_2[b, h, i, j] = where(j <= i, scores[b, h, i, j], max(element(finfo_min) * 1.44269504,
-            -3.3895e+38))
-        scores_3[b, h, i, j] = where(j < S, scores_2[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        hidden[i, j] = j > i
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(hidden[i, j], element(finfo_min), scores[b, h, i, j])
+        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -727,14 +743,14 @@ def causal_positions_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(3):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         else:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
             unseen = tl.min(running_max) < scale + 150.0
@@ -742,6 +758,7 @@ def causal_positions_kernel(
             stop = tl.where(unseen, S, start)
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -751,9 +768,9 @@ def causal_positions_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # causal.py:72
-            if part > 0:
+            if partial:
                 scores = tl.where(keys[None, :] <= rows[:, None], scores, scale)
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -794,8 +811,10 @@ def causal_positions(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("causal_positions", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "causal_positions", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     causal_positions_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -833,36 +852,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -37,7 +37,7 @@ def cross_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -46,15 +46,15 @@ def cross_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """cross_attention, with exponentials in base 2:
+    """cross_attention:
 
-        scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        attention[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b,
-            h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = (Σ_j attention[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j attention[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attention[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d_v] = Σ_j attention[b, h, i, j] * value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -96,16 +96,17 @@ def cross_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -115,12 +116,12 @@ def cross_attention_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:16
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attention = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # cross_attention.py:17
+            attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:17
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -158,8 +159,10 @@ def cross_attention(query, key, value):
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("cross_attention", query, max(D, D_v))
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "cross_attention", query, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     cross_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -170,7 +173,6 @@ def cross_attention(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -209,17 +211,15 @@ def cross_attention_masked_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """cross_attention_masked, with exponentials in base 2:
+    """cross_attention_masked:
 
-        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * context_key[b, h, j, d]) * (float32(D) ** -0.5 *
-            1.44269504)
-        scores_2[b, h, i, j] = where(context_mask[b, j], scores[b, h, i, j], max(element(finfo_min) *
-            1.44269504, -3.3895e+38))
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d_v] = (Σ_j t3[b, h, i, j] * context_value[b, h, j, d_v]) / (Σ_j t3[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * context_key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(context_mask[b, j], scores[b, h, i, j], element(finfo_min))
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d_v] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * context_value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -270,16 +270,17 @@ def cross_attention_masked_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 context_key = context_key_blocks.load([key_start, 0])
             else:
@@ -289,12 +290,14 @@ def cross_attention_masked_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             context_mask = load_tile(
-                context_mask_block + tl.cast(key_start, tl.int64) * context_mask_stride_s, (keys < S_k), part > 0
+                context_mask_block + tl.cast(key_start, tl.int64) * context_mask_stride_s,
+                (keys < S_k),
+                part > 0 or DESCRIPTORS,
             )
             scores = tl.where(
                 context_mask[None, :], tl.dot(query, tl.trans(context_key), input_precision=PRECISION) * scale, scale_2
             )  # cross_attention.py:29
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -342,8 +345,10 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     expect("context_mask", context_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("cross_attention_masked", query, max(D, D_v))
-    descriptors = describable(context_key, context_value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "cross_attention_masked", query, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(context_key, context_value)
     cross_attention_masked_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         context_key,
@@ -385,7 +390,7 @@ def cross_attention_shared_context_kernel(
     value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -394,15 +399,15 @@ def cross_attention_shared_context_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """cross_attention_shared_context, with exponentials in base 2:
+    """cross_attention_shared_context:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b,
-            h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[h, j, d]) / (Σ_j weights[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[h, j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -443,16 +448,17 @@ def cross_attention_shared_context_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -462,12 +468,12 @@ def cross_attention_shared_context_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:39
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # cross_attention.py:40
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:40
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -504,8 +510,10 @@ def cross_attention_shared_context(query, key, value):
     expect("value", value, (H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("cross_attention_shared_context", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "cross_attention_shared_context", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     cross_attention_shared_context_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -516,7 +524,6 @@ def cross_attention_shared_context(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -544,36 +551,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -45,16 +45,18 @@ def diff_attn_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """diff_attn, with exponentials in base 2:
+    """diff_attn:
 
-        t0[b, h, i, j] = where(j < S, Σ_d q[b, h, i, d] * k[b, h, j, d], -inf)
-        attn1[b, h, i, j] = exp2((t0[b, h, i, j] - (max_j t0[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        t2[b, h, i, j] = where(j < S, Σ_d q[b, h + H, i, d] * k[b, h + H, j, d], -inf)
-        attn2[b, h, i, j] = exp2((t2[b, h, i, j] - (max_j t2[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        output[b, h, i, d_2] = (Σ_j attn1[b, h, i, j] * v[b, h, j, d_2]) / (Σ_j attn1[b, h, i, j]) - (Σ_j
-            attn2[b, h, i, j] * v[b, h, j, d_2]) * lam / (Σ_j attn2[b, h, i, j])
+        t0[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
+        attn1[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t3[b, h, i, j] = (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * float32(D) ** -0.5
+        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
+        attn2[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        output[b, h, i, d] = Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -115,16 +117,17 @@ def diff_attn_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -134,13 +137,13 @@ def diff_attn_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn1 = tl.exp2((scores - finite_max[:, None]) * scale)  # differential.py:19
+            attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -160,13 +163,13 @@ def diff_attn_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            attn2 = tl.exp2((scores_2 - finite_max_2[:, None]) * scale)  # differential.py:20
+            attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
             accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
             running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
             running_max = new_max
@@ -195,8 +198,10 @@ def diff_attn(q, k, v, lam):
 
     output = torch.empty((B, H, S, D * 2), dtype=q.dtype, device=q.device)
     D_2 = D * 2
-    block_rows, block_keys, warps, stages = configuration("diff_attn", q, max(D, D_2))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "diff_attn", q, max(D, D_2), accumulators=2, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     diff_attn_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -244,19 +249,22 @@ def diff_attn_chunk_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """diff_attn_chunk, with exponentials in base 2:
+    """diff_attn_chunk:
 
-        t0[i, j] = j < S and j <= i
-        t1[b, h, i, j] = where(t0[i, j], (Σ_d q[b, h, i, d] * k[b, h, j, d]) * (float32(D) ** -0.5 *
-            1.44269504), -inf)
-        attn1[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        t3[b, h, i, j] = where(t0[i, j], (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * (float32(D) ** -0.5 *
-            1.44269504), -inf)
-        attn2[b, h, i, j] = exp2(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
-        output[b, h, i, d_v] = (Σ_j element(attn1[b, h, i, j]) * v[b, h, j, d_v]) / (Σ_j attn1[b, h, i, j]) -
-            (Σ_j element(attn2[b, h, i, j]) * v[b, h, j, d_v]) * lambda_full[h] / (Σ_j attn2[b, h, i, j])
+        mask[i, j] = j > i
+        t1[b, h, i, j] = where(mask[i, j], -inf, float32((Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) **
+            -0.5))
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        attn1[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t4[b, h, i, j] = where(mask[i, j], -inf, float32((Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) *
+            float32(D) ** -0.5))
+        t5[b, h, i, j] = exp(t4[b, h, i, j] - (max_j t4[b, h, i, j]))
+        attn2[b, h, i, j] = t5[b, h, i, j] / (Σ_j t5[b, h, i, j])
+        attn[b, h, i, j] = attn1[b, h, i, j] - lambda_full[h] * attn2[b, h, i, j]
+        output[b, h, i, d_v] = Σ_j element(attn[b, h, i, j]) * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -318,16 +326,17 @@ def diff_attn_chunk_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -337,7 +346,7 @@ def diff_attn_chunk_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -362,7 +371,7 @@ def diff_attn_chunk_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION) * scale
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
@@ -400,8 +409,10 @@ def diff_attn_chunk(q, k, v, lambda_full):
     expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("diff_attn_chunk", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "diff_attn_chunk", q, max(D, D_v), accumulators=2, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     diff_attn_chunk_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -451,19 +462,21 @@ def diff_attn_norm_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """diff_attn_norm, with exponentials in base 2:
+    """diff_attn_norm:
 
-        t0[b, h, i, j] = where(j < S, Σ_d q[b, h, i, d] * k[b, h, j, d], -inf)
-        attn1[b, h, i, j] = exp2((t0[b, h, i, j] - (max_j t0[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        t2[b, h, i, j] = where(j < S, Σ_d q[b, h + H, i, d] * k[b, h + H, j, d], -inf)
-        attn2[b, h, i, j] = exp2((t2[b, h, i, j] - (max_j t2[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        out[b, d_v, h, i] = float32((Σ_j attn1[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j attn1[b, h, i, j]) - (Σ_j
-            attn2[b, h, i, j] * v[b, h, j, d_v]) * lam / (Σ_j attn2[b, h, i, j]))
+        t0[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
+        attn1[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t3[b, h, i, j] = (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * float32(D) ** -0.5
+        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
+        attn2[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        out[b, d_v, h, i] = float32(Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d_v])
         normed[b, d_v, h, i] = out[b, d_v, h, i] * rsqrt((Σ_d_v out[b, d_v, h, i] * out[b, d_v, h, i]) /
             float32(D_v) + 1e-05)
         output[b, h, i, d_v] = element(normed[b, d_v, h, i]) * weight[d_v] * (1 - lambda_init)
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -524,16 +537,17 @@ def diff_attn_norm_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -543,13 +557,13 @@ def diff_attn_norm_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn1 = tl.exp2((scores - finite_max[:, None]) * scale)  # differential.py:55
+            attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -569,13 +583,13 @@ def diff_attn_norm_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            attn2 = tl.exp2((scores_2 - finite_max_2[:, None]) * scale)  # differential.py:56
+            attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
             accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
             running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
             running_max = new_max
@@ -612,8 +626,10 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
     expect("weight", weight, (D_v,), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("diff_attn_norm", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "diff_attn_norm", q, max(D, D_v), accumulators=2, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     diff_attn_norm_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -665,23 +681,24 @@ def multihead_diff_attn_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multihead_diff_attn, with exponentials in base 2:
+    """multihead_diff_attn:
 
-        attn_weights[b, h, i, j] = Σ_d q[b, i, h * 2, d] * k[b, j, h * 2, d]
-        attn_weights_2[b, h, i, j] = where(j < S, attn_weights[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2((attn_weights_2[b, h, i, j] - (max_j attn_weights_2[b, h, i, j])) * (float32(D) **
-            -0.5 * 1.44269504))
-        attn_weights_3[b, h, i, j] = Σ_d q[b, i, h * 2 + 1, d] * k[b, j, h * 2 + 1, d]
-        attn_weights_4[b, h, i, j] = where(j < S, attn_weights_3[b, h, i, j], -inf)
-        t5[b, h, i, j] = exp2((attn_weights_4[b, h, i, j] - (max_j attn_weights_4[b, h, i, j])) * (float32(D) **
-            -0.5 * 1.44269504))
-        attn[b, d_v, h, i] = float32((Σ_j element(t2[b, h, i, j]) * v[b, j, h, d_v]) / (Σ_j t2[b, h, i, j]) -
-            (Σ_j element(t5[b, h, i, j]) * v[b, j, h, d_v]) * lambda_full[] / (Σ_j t5[b, h, i, j]))
+        attn_weights[b, h, i, j] = Σ_d q[b, i, h * 2, d] * float32(D) ** -0.5 * k[b, j, h * 2, d]
+        t1[b, h, i, j] = float32(attn_weights[b, h, i, j])
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        attn_weights_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        attn_weights_3[b, h, i, j] = Σ_d q[b, i, h * 2 + 1, d] * float32(D) ** -0.5 * k[b, j, h * 2 + 1, d]
+        t5[b, h, i, j] = float32(attn_weights_3[b, h, i, j])
+        t6[b, h, i, j] = exp(t5[b, h, i, j] - (max_j t5[b, h, i, j]))
+        attn_weights_4[b, h, i, j] = element(t6[b, h, i, j] / (Σ_j t6[b, h, i, j]))
+        attn_weights_5[b, h, i, j] = attn_weights_2[b, h, i, j] - lambda_full[] * attn_weights_4[b, h, i, j]
+        attn[b, d_v, h, i] = float32(Σ_j attn_weights_5[b, h, i, j] * v[b, j, h, d_v])
         attn_2[b, d_v, h, i] = attn[b, d_v, h, i] * rsqrt((Σ_d_v attn[b, d_v, h, i] * attn[b, d_v, h, i]) /
             float32(D_v) + 1e-05) * (1 - lambda_init)
         output[b, i, h, d_v] = element(attn_2[b, d_v, h, i])
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -743,16 +760,17 @@ def multihead_diff_attn_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -762,13 +780,13 @@ def multihead_diff_attn_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # differential.py:72
-            if part > 0:
+            if partial:
                 visible = keys < S
                 attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((attn_weights - finite_max[:, None]) * scale)
+            weights = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -788,13 +806,13 @@ def multihead_diff_attn_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)  # differential.py:72
-            if part > 0:
+            if partial:
                 visible_2 = keys < S
                 attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            weights_2 = tl.exp2((attn_weights_2 - finite_max_2[:, None]) * scale)
+            weights_2 = tl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
             accumulator_2 = tl.dot(
                 weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
             )
@@ -834,8 +852,10 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
     expect("lambda_full", lambda_full, (), (torch.float32,), q.device)
 
     output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("multihead_diff_attn", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multihead_diff_attn", q, max(D, D_v), accumulators=2, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     multihead_diff_attn_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -877,36 +897,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -47,7 +47,7 @@ def disentangled_kernel(
     pos_query_stride_h, pos_query_stride_r, pos_query_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S, H, R,
     # head dimensions and the widths of their tiles
@@ -56,20 +56,19 @@ def disentangled_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """disentangled, with exponentials in base 2:
+    """disentangled:
 
-        score[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        c2p_att[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * pos_key[h, min(max(i + R // 2 - j, 0), R // 2 * 2 -
-            1), d_2]
-        p2c_att[b, h, i, j] = Σ_d_2 key[b, h, j, d_2] * pos_query[h, min(max(i + R // 2 - j, 0), R // 2 * 2 -
-            1), d_2]
-        score_2[b, h, i, j] = score[b, h, i, j] + c2p_att[b, h, i, j] + p2c_att[b, h, i, j]
-        score_3[b, h, i, j] = where(j < S, score_2[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(score_3[b, h, i, j] * (1.44269504 / sqrt(float32(D * 3))) - (max_j score_3[b,
-            h, i, j]) * (float32(1 / sqrt(float32(D * 3))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        score[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
+        c2p_att[b, h, i, j] = Σ_d query[b, h, i, d] * pos_key[h, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1), d]
+        p2c_att[b, h, i, j] = Σ_d key[b, h, j, d] * pos_query[h, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1), d]
+        score_2[b, h, i, j] = (score[b, h, i, j] + c2p_att[b, h, i, j] + p2c_att[b, h, i, j]) / sqrt(float32(D *
+            3))
+        t4[b, h, i, j] = exp(score_2[b, h, i, j] - (max_j score_2[b, h, i, j]))
+        probs[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -110,16 +109,17 @@ def disentangled_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -158,13 +158,18 @@ def disentangled_kernel(
                 other=0,
             )
             p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
-            score_2 = score + c2p_att + p2c_att  # disentangled.py:24
-            if part > 0:
-                score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
+            score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
+            if partial:
+                visible = keys < S
+                score_2 = tl.where(visible[None, :], score_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(score_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(score_2 * scale_2 - (finite_max * scale)[:, None])  # disentangled.py:25
+            rescale = tl.exp2(running_max - finite_max)
+            score_3 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
+            probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:25
+            if partial:
+                visible_2 = keys < S
+                probs = tl.where(visible_2[None, :], probs, 0.0)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -203,9 +208,11 @@ def disentangled(query, key, value, pos_key, pos_query):
     expect("pos_query", pos_query, (H, R, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("disentangled", query, D)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "disentangled", query, D, accumulators=1, scores=6
+    )
     block_rows, block_keys = deep_tile(block_rows, block_keys, S, padded(D))
-    descriptors = describable(key, value)
+    descriptors = descriptors and describable(key, value)
     disentangled_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -220,7 +227,6 @@ def disentangled(query, key, value, pos_key, pos_query):
         *pos_query.stride(),
         *output.stride(),
         1.0 / math.sqrt(D * 3) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D * 3),
         S,
         H,
         R,
@@ -258,16 +264,19 @@ def disentangled_scores_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """disentangled_scores, with exponentials in base 2:
+    """disentangled_scores:
 
-        score[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2] + c2p[b, h, i, min(max(i + R // 2 -
-            j, 0), R // 2 * 2 - 1)] + p2c[b, h, j, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)]) * (1 /
-            sqrt(float32(D * 3)) * 1.44269504)
-        score_2[b, h, i, j] = where(j < S, score[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(score_2[b, h, i, j] - (max_j score_2[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        score[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * (1 / sqrt(float32(D * 3)))
+        score_2[b, h, i, j] = score[b, h, i, j] + c2p[b, h, i, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)] * (1
+            / sqrt(float32(D * 3)))
+        score_3[b, h, i, j] = score_2[b, h, i, j] + p2c[b, h, j, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)] *
+            (1 / sqrt(float32(D * 3)))
+        t3[b, h, i, j] = exp(score_3[b, h, i, j] - (max_j score_3[b, h, i, j]))
+        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -308,16 +317,17 @@ def disentangled_scores_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -326,6 +336,7 @@ def disentangled_scores_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
+            score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # disentangled.py:43
             c2p_pos = tl.minimum(
                 tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
             )  # disentangled.py:40
@@ -339,6 +350,7 @@ def disentangled_scores_kernel(
                 mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
+            score_2 = score + c2p.to(tl.float32) * scale  # disentangled.py:44
             p2c = tl.load(
                 p2c_ptr
                 + batch * p2c_stride_b
@@ -349,15 +361,13 @@ def disentangled_scores_kernel(
                 mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            score = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION) + c2p.to(tl.float32) + p2c.to(tl.float32)
-            ) * scale  # disentangled.py:45
-            if part > 0:
-                score = tl.where((keys < S)[None, :], score, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(score, 1))
+            score_3 = score_2 + p2c.to(tl.float32) * scale  # disentangled.py:45
+            if partial:
+                score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(score_3, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(score - finite_max[:, None])  # disentangled.py:46
+            probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -396,8 +406,10 @@ def disentangled_scores(query, key, value, c2p, p2c):
     expect("p2c", p2c, (B, H, S, R), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("disentangled_scores", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "disentangled_scores", query, D, accumulators=1, scores=5
+    )
+    descriptors = descriptors and describable(key, value)
     disentangled_scores_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -439,36 +451,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -49,18 +49,17 @@ def row_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """row_attention, with exponentials in base 2:
+    """row_attention:
 
-        logits[b, h, i, j, n] = (Σ_d_2 q[b, n, i, h, d_2] * k[b, n, j, h, d_2]) * (1.44269504 /
-            sqrt(float32(D)))
-        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, n, 0, 0, j] * 1.44269504 + pair_bias[b,
-            0, h, i, j] * 1.44269504
-        logits_3[b, h, i, j, n] = where(j < S, logits_2[b, h, i, j, n], -inf)
-        t3[b, h, i, j, n] = exp2(logits_3[b, h, i, j, n] - (max_j logits_3[b, h, i, j, n]))
-        weighted_avg[b, d, h, i, n] = (Σ_j t3[b, h, i, j, n] * v[b, n, j, h, d]) / (Σ_j t3[b, h, i, j, n])
+        logits[b, h, i, j, n] = Σ_d q[b, n, i, h, d] / sqrt(float32(D)) * k[b, n, j, h, d]
+        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, n, 0, 0, j] + pair_bias[b, 0, h, i, j]
+        t2[b, h, i, j, n] = exp(logits_2[b, h, i, j, n] - (max_j logits_2[b, h, i, j, n]))
+        weights[b, h, i, j, n] = t2[b, h, i, j, n] / (Σ_j t2[b, h, i, j, n])
+        weighted_avg[b, d, h, i, n] = Σ_j weights[b, h, i, j, n] * v[b, n, j, h, d]
         output[b, n, i, h, d] = sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n]
 
     One program for each b, n, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -114,16 +113,17 @@ def row_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -134,7 +134,7 @@ def row_attention_kernel(
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
             mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0 or DESCRIPTORS
             )
             pair_bias = tl.load(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
@@ -146,7 +146,7 @@ def row_attention_kernel(
                 + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
                 + pair_bias.to(tl.float32) * 1.4426950408889634
             )  # evoformer.py:13
-            if part > 0:
+            if partial:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -204,8 +204,8 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("row_attention", q, D)
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration("row_attention", q, D, accumulators=1, scores=4)
+    descriptors = descriptors and describable(k, v)
     row_attention_kernel[(triton.cdiv(S, block_rows) * B * N * H,)](
         q,
         k,
@@ -226,7 +226,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
         pair_bias.stride(3),
         pair_bias.stride(4),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S,
         H,
         N,
@@ -265,19 +265,18 @@ def row_attention_with_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """row_attention_with_mask, with exponentials in base 2:
+    """row_attention_with_mask:
 
-        logits[b, h, i, j, n] = (Σ_d_2 q[b, n, i, h, d_2] * k[b, n, j, h, d_2]) * (1.44269504 /
-            sqrt(float32(D)))
-        mask_bias[b, j, n] = msa_mask[b, n, j] * 1.44269504e+09 - 1.44269504e+09
-        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, j, n] + pair_bias[b, 0, h, i, j] *
-            1.44269504
-        logits_3[b, h, i, j, n] = where(j < S, logits_2[b, h, i, j, n], -inf)
-        t4[b, h, i, j, n] = exp2(logits_3[b, h, i, j, n] - (max_j logits_3[b, h, i, j, n]))
-        weighted_avg[b, d, h, i, n] = (Σ_j t4[b, h, i, j, n] * v[b, n, j, h, d]) / (Σ_j t4[b, h, i, j, n])
+        logits[b, h, i, j, n] = Σ_d q[b, n, i, h, d] / sqrt(float32(D)) * k[b, n, j, h, d]
+        mask_bias[b, j, n] = (float32(msa_mask[b, n, j]) - 1) * 1000000000
+        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, j, n] + float32(pair_bias[b, 0, h, i, j])
+        t3[b, h, i, j, n] = exp(logits_2[b, h, i, j, n] - (max_j logits_2[b, h, i, j, n]))
+        weights[b, h, i, j, n] = t3[b, h, i, j, n] / (Σ_j t3[b, h, i, j, n])
+        weighted_avg[b, d, h, i, n] = Σ_j weights[b, h, i, j, n] * v[b, n, j, h, d]
         output[b, n, i, h, d] = element(sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n])
 
     One program for each b, n, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -331,16 +330,17 @@ def row_attention_with_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -351,7 +351,7 @@ def row_attention_with_mask_kernel(
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
             msa_mask = load_tile(
-                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
+                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0 or DESCRIPTORS
             )
             mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
             pair_bias = tl.load(
@@ -360,7 +360,7 @@ def row_attention_with_mask_kernel(
                 other=0,
             )
             logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
-            if part > 0:
+            if partial:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -418,8 +418,10 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("row_attention_with_mask", q, D)
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "row_attention_with_mask", q, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(k, v)
     row_attention_with_mask_kernel[(triton.cdiv(S, block_rows) * B * N * H,)](
         q,
         k,
@@ -438,7 +440,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
         pair_bias.stride(3),
         pair_bias.stride(4),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S,
         H,
         N,
@@ -476,17 +478,17 @@ def column_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """column_attention, with exponentials in base 2:
+    """column_attention:
 
-        logits[b, h, i, j, s] = (Σ_d_2 q[b, i, s, h, d_2] * k[b, j, s, h, d_2]) * (1.44269504 /
-            sqrt(float32(D)))
-        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + mask_bias[b, s, 0, 0, j] * 1.44269504
-        logits_3[b, h, i, j, s] = where(j < N, logits_2[b, h, i, j, s], -inf)
-        t3[b, h, i, j, s] = exp2(logits_3[b, h, i, j, s] - (max_j logits_3[b, h, i, j, s]))
-        weighted_avg[b, d, h, i, s] = (Σ_j t3[b, h, i, j, s] * v[b, j, s, h, d]) / (Σ_j t3[b, h, i, j, s])
+        logits[b, h, i, j, s] = Σ_d q[b, i, s, h, d] / sqrt(float32(D)) * k[b, j, s, h, d]
+        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + mask_bias[b, s, 0, 0, j]
+        t2[b, h, i, j, s] = exp(logits_2[b, h, i, j, s] - (max_j logits_2[b, h, i, j, s]))
+        weights[b, h, i, j, s] = t2[b, h, i, j, s] / (Σ_j t2[b, h, i, j, s])
+        weighted_avg[b, d, h, i, s] = Σ_j weights[b, h, i, j, s] * v[b, j, s, h, d]
         output[b, i, s, h, d] = sigmoid(gate[b, i, s, h, d]) * weighted_avg[b, d, h, i, s]
 
     One program for each b, s, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -532,16 +534,17 @@ def column_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, N
+            start, stop = whole_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -552,10 +555,10 @@ def column_attention_kernel(
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
             mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0 or DESCRIPTORS
             )
             logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
-            if part > 0:
+            if partial:
                 logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -610,8 +613,10 @@ def column_attention(q, k, v, gate, mask_bias):
     expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("column_attention", q, D)
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "column_attention", q, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     column_attention_kernel[(triton.cdiv(N, block_rows) * B * S * H,)](
         q,
         k,
@@ -627,7 +632,7 @@ def column_attention(q, k, v, gate, mask_bias):
         mask_bias.stride(1),
         mask_bias.stride(4),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         N,
         H,
         S,
@@ -666,18 +671,17 @@ def triangle_attention_starting_node_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """triangle_attention_starting_node, with exponentials in base 2:
+    """triangle_attention_starting_node:
 
-        logits[b, h, i, j, s] = (Σ_d_2 q[b, s, i, h, d_2] * k[b, s, j, h, d_2]) * (float32(D) ** -0.5 *
-            1.44269504)
-        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + triangle_bias[b, i, j, h] * 1.44269504
-        logits_3[b, h, i, j, s] = where(mask[b, s, j], logits_2[b, h, i, j, s], -1.44269504e+09)
-        logits_4[b, h, i, j, s] = where(j < S, logits_3[b, h, i, j, s], -inf)
-        weights[b, h, i, j, s] = exp2(logits_4[b, h, i, j, s] - (max_j logits_4[b, h, i, j, s]))
-        output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * ((Σ_j weights[b, h, i, j, s] * v[b, s, j, h, d])
-            / (Σ_j weights[b, h, i, j, s]))
+        logits[b, h, i, j, s] = (Σ_d q[b, s, i, h, d] * k[b, s, j, h, d]) * float32(D) ** -0.5
+        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + triangle_bias[b, i, j, h]
+        logits_3[b, h, i, j, s] = where(mask[b, s, j], logits_2[b, h, i, j, s], -1000000000)
+        t3[b, h, i, j, s] = exp(logits_3[b, h, i, j, s] - (max_j logits_3[b, h, i, j, s]))
+        weights[b, h, i, j, s] = t3[b, h, i, j, s] / (Σ_j t3[b, h, i, j, s])
+        output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * (Σ_j weights[b, h, i, j, s] * v[b, s, j, h, d])
 
     One program for each b, s, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -729,16 +733,17 @@ def triangle_attention_starting_node_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -753,11 +758,13 @@ def triangle_attention_starting_node_kernel(
                 mask=(rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
+            mask = load_tile(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0 or DESCRIPTORS
+            )
             logits_2 = tl.where(
                 mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
             )  # evoformer.py:67
-            if part > 0:
+            if partial:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -813,8 +820,10 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("triangle_attention_starting_node", q, D)
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "triangle_attention_starting_node", q, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(k, v)
     triangle_attention_starting_node_kernel[(triton.cdiv(S, block_rows) * B * S * H,)](
         q,
         k,
@@ -868,18 +877,18 @@ def triangle_attention_ending_node_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """triangle_attention_ending_node, with exponentials in base 2:
+    """triangle_attention_ending_node:
 
-        logits[b, h, i, j, s_2] = (Σ_d_2 q[b, i, s_2, h, d_2] * k[b, j, s_2, h, d_2]) * (float32(D) ** -0.5 *
-            1.44269504)
-        logits_2[b, h, i, j, s_2] = logits[b, h, i, j, s_2] + triangle_bias[b, j, i, h] * 1.44269504
-        logits_3[b, h, i, j, s_2] = where(mask[b, j, s_2], logits_2[b, h, i, j, s_2], -1.44269504e+09)
-        logits_4[b, h, i, j, s_2] = where(j < S, logits_3[b, h, i, j, s_2], -inf)
-        weights[b, h, i, j, s_2] = exp2(logits_4[b, h, i, j, s_2] - (max_j logits_4[b, h, i, j, s_2]))
-        output[b, i, s_2, h, d] = sigmoid(gate[b, i, s_2, h, d]) * ((Σ_j weights[b, h, i, j, s_2] * v[b, j, s_2,
-            h, d]) / (Σ_j weights[b, h, i, j, s_2]))
+        logits[b, h, i, j, s_2] = (Σ_d q[b, i, s_2, h, d] * k[b, j, s_2, h, d]) * float32(D) ** -0.5
+        logits_2[b, h, i, j, s_2] = logits[b, h, i, j, s_2] + triangle_bias[b, j, i, h]
+        logits_3[b, h, i, j, s_2] = where(mask[b, j, s_2], logits_2[b, h, i, j, s_2], -1000000000)
+        t3[b, h, i, j, s_2] = exp(logits_3[b, h, i, j, s_2] - (max_j logits_3[b, h, i, j, s_2]))
+        weights[b, h, i, j, s_2] = t3[b, h, i, j, s_2] / (Σ_j t3[b, h, i, j, s_2])
+        output[b, i, s_2, h, d] = sigmoid(gate[b, i, s_2, h, d]) * (Σ_j weights[b, h, i, j, s_2] * v[b, j, s_2,
+            h, d])
 
     One program for each b, s_2, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -931,16 +940,17 @@ def triangle_attention_ending_node_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -955,11 +965,13 @@ def triangle_attention_ending_node_kernel(
                 mask=(rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
+            mask = load_tile(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0 or DESCRIPTORS
+            )
             logits_2 = tl.where(
                 mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
             )  # evoformer.py:83
-            if part > 0:
+            if partial:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1014,8 +1026,10 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("triangle_attention_ending_node", q, D)
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "triangle_attention_ending_node", q, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(k, v)
     triangle_attention_ending_node_kernel[(triton.cdiv(S, block_rows) * B * S * H,)](
         q,
         k,
@@ -1058,36 +1072,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -46,16 +46,21 @@ def forgetting_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """forgetting_attention, with exponentials in base 2:
+    """forgetting_attention:
 
-        bias[b, h, i, j] = cumulative[b, h, i] - cumulative[b, h, j]
-        t1[b, h, i, j] = where(j < S and j <= i, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D)
-            ** -0.5 * 1.44269504) + bias[b, h, i, j] * 1.44269504, -inf)
-        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        probs[b, h, i, j] = element(t2[b, h, i, j])
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        t0[b, h, i] = float32(forget_logit[b, h, i])
+        t1[b, h, i] = min(0, t0[b, h, i]) - log(exp(-abs(t0[b, h, i])) + 1)
+        cumulative[b, h, i] = Σ_(s <= i) t1[b, h, i]
+        cumulative_2[b, h, i, j] = Σ_(s <= j) t1[b, h, i]
+        bias[b, h, i, j] = cumulative[b, h, i] - cumulative_2[b, h, i, j]
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 + bias[b, h, i, j]
+        scores_2[b, h, i, j] = where(j > i, -inf, scores[b, h, i, j])
+        t7[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = element(t7[b, h, i, j] / (Σ_j t7[b, h, i, j]))
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -93,6 +98,7 @@ def forgetting_attention_kernel(
         mask=(rows < S),
         other=0,
     )  # forgetting.py:16
+    term = cumulative.to(tl.float32) * 1.4426950408889634
     cumulative_block = (
         cumulative_ptr + batch * cumulative_stride_b + head * cumulative_stride_h + key_offsets * cumulative_stride_s
     )
@@ -109,16 +115,17 @@ def forgetting_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -128,11 +135,14 @@ def forgetting_attention_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             cumulative_2 = load_tile(
-                cumulative_block + tl.cast(key_start, tl.int64) * cumulative_stride_s, (keys < S), part > 0
+                cumulative_block + tl.cast(key_start, tl.int64) * cumulative_stride_s,
+                (keys < S),
+                part > 0 or DESCRIPTORS,
             )  # forgetting.py:16
-            bias = cumulative.to(tl.float32)[:, None] - cumulative_2.to(tl.float32)[None, :]  # forgetting.py:17
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + bias * 1.4426950408889634
-            if part > 0:
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + (
+                term[:, None] - (cumulative_2.to(tl.float32) * 1.4426950408889634)[None, :]
+            )
+            if partial:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -181,8 +191,10 @@ def forgetting_attention(query, key, value, forget_logit):
         dim=-1,
     )
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("forgetting_attention", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "forgetting_attention", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     forgetting_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -221,36 +233,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

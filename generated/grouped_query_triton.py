@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -37,7 +37,7 @@ def grouped_query_view_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
@@ -46,16 +46,15 @@ def grouped_query_view_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """grouped_query_view, with exponentials in base 2:
+    """grouped_query_view:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j
-            scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j
-            attn_weights[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn_weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -97,16 +96,17 @@ def grouped_query_view_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -116,12 +116,12 @@ def grouped_query_view_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # grouped_query.py:19
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # grouped_query.py:20
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:20
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -160,8 +160,10 @@ def grouped_query_view(query, key, value):
         raise ValueError("grouped_query_view was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("grouped_query_view", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "grouped_query_view", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     grouped_query_view_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -172,7 +174,6 @@ def grouped_query_view(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         H_kv,
@@ -200,7 +201,7 @@ def grouped_query_repeat_interleave_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
@@ -209,16 +210,15 @@ def grouped_query_repeat_interleave_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """grouped_query_repeat_interleave, with exponentials in base 2:
+    """grouped_query_repeat_interleave:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b, h,
-            i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j probs[b, h, i,
-            j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -260,16 +260,17 @@ def grouped_query_repeat_interleave_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -279,12 +280,12 @@ def grouped_query_repeat_interleave_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # grouped_query.py:34
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # grouped_query.py:35
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:35
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -323,8 +324,10 @@ def grouped_query_repeat_interleave(query, key, value):
         raise ValueError("grouped_query_repeat_interleave was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("grouped_query_repeat_interleave", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "grouped_query_repeat_interleave", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     grouped_query_repeat_interleave_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -335,7 +338,6 @@ def grouped_query_repeat_interleave(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         H_kv,
@@ -372,17 +374,16 @@ def grouped_query_expand_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """grouped_query_expand, with exponentials in base 2:
+    """grouped_query_expand:
 
-        attn_weights[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2]) * (scaling *
-            1.44269504)
-        attn_weights_2[b, h, i, j] = where(j < S_k, attn_weights[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2(attn_weights_2[b, h, i, j] - (max_j attn_weights_2[b, h, i, j]))
-        attn_weights_3[b, h, i, j] = element(t2[b, h, i, j])
-        output[b, h, i, d] = (Σ_j attn_weights_3[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j t2[b, h,
-            i, j])
+        attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) * scaling
+        t1[b, h, i, j] = float32(attn_weights[b, h, i, j])
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        attn_weights_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -424,16 +425,17 @@ def grouped_query_expand_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -443,7 +445,7 @@ def grouped_query_expand_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # grouped_query.py:56
-            if part > 0:
+            if partial:
                 attn_weights = tl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -487,8 +489,10 @@ def grouped_query_expand(query, key, value, scaling):
         raise ValueError("grouped_query_expand was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("grouped_query_expand", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "grouped_query_expand", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     grouped_query_expand_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -535,16 +539,17 @@ def grouped_query_causal_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """grouped_query_causal, with exponentials in base 2:
+    """grouped_query_causal:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2]
-        t1[b, h, i, j] = where(j < S and j <= i, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2((t1[b, h, i, j] - (max_j t1[b, h, i, j])) * (float32(1 / sqrt(float32(D))) *
-            1.44269504))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j probs[b, h, i,
-            j])
+        future[i, j] = j > i
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
+        t2[b, h, i, j] = where(future[i, j], -inf, scores[b, h, i, j])
+        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
+        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -587,16 +592,17 @@ def grouped_query_causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -606,12 +612,12 @@ def grouped_query_causal_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # grouped_query.py:69
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # grouped_query.py:71
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:71
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -650,8 +656,10 @@ def grouped_query_causal(query, key, value):
         raise ValueError("grouped_query_causal was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("grouped_query_causal", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "grouped_query_causal", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     grouped_query_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -697,15 +705,15 @@ def multi_query_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_query, with exponentials in base 2:
+    """multi_query:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
-        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, j, d]) / (Σ_j attn[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -746,16 +754,17 @@ def multi_query_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -765,12 +774,12 @@ def multi_query_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # grouped_query.py:81
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn = tl.exp2((scores - finite_max[:, None]) * scale)  # grouped_query.py:82
+            attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:82
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -805,8 +814,10 @@ def multi_query(query, key, value):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("multi_query", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multi_query", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     multi_query_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -843,7 +854,7 @@ def multi_query_broadcast_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -852,15 +863,14 @@ def multi_query_broadcast_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_query_broadcast, with exponentials in base 2:
+    """multi_query_broadcast:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, 0, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b, h, i,
-            j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, 0, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, 0, j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t1[b, h, i, j] / (Σ_j t1[b, h, i, j]) * value[b, 0, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -901,16 +911,17 @@ def multi_query_broadcast_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -920,12 +931,12 @@ def multi_query_broadcast_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # grouped_query.py:92
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -962,8 +973,10 @@ def multi_query_broadcast(query, key, value):
     expect("value", value, (B, 1, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("multi_query_broadcast", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multi_query_broadcast", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     multi_query_broadcast_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -978,7 +991,6 @@ def multi_query_broadcast(query, key, value):
         value.stride(3),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -1006,36 +1018,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -71,24 +71,24 @@ def invariant_point_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """invariant_point_attention, with exponentials in base 2:
+    """invariant_point_attention:
 
-        scalar[b, i, j, n] = (Σ_c_2 q[b, n, i, c_2] * k[b, j, i, c_2]) * (sqrt(1 / float32(C * 3)) * 1.44269504)
-        t1[b, i, j, n, pn3_2] = q_points[b, n, i, pn3_2 // 3, pn3_2 % 3] - k_points[b, j, i, pn3_2 // 3, pn3_2 %
-            3]
-        distance[b, i, j, n] = Σ_pn3_2 t1[b, i, j, n, pn3_2] * t1[b, i, j, n, pn3_2]
-        t3[b, i, j, n] = where(j < N, scalar[b, i, j, n] - distance[b, i, j, n] * where(head_weights[i] > 20,
-            head_weights[i] * (sqrt(1 / (float32(P * 3) * 9 / 2)) * 0.72134752), (max(head_weights[i], 0) +
-            log(exp2(-(abs(head_weights[i]) * 1.44269504)) + 1)) * (sqrt(1 / (float32(P * 3) * 9 / 2)) *
-            0.72134752)) + pair_bias[b, n, j, i] * 0.83294037 + (mask[b, n] * (mask[b, j] * 144269.504) -
-            144269.504), -inf)
-        attn[b, i, j, n] = exp2(t3[b, i, j, n] - (max_j t3[b, i, j, n]))
-        t5[b, i, n] = Σ_j attn[b, i, j, n]
-        o_scalar[b, n, i, c] = (Σ_j attn[b, i, j, n] * v[b, j, i, c]) / t5[b, i, n]
-        o_points[b, n, i, rn3] = (Σ_j attn[b, i, j, n] * v_points[b, j, i, rn3 // 3, rn3 % 3]) / t5[b, i, n]
-        o_pair[b, n, i, z] = (Σ_j attn[b, i, j, n] * pair[b, n, j, z]) / t5[b, i, n]
+        scalar[b, i, j, n] = (Σ_c q[b, n, i, c] * k[b, j, i, c]) * sqrt(1 / float32(C * 3))
+        gamma[i] = where(head_weights[i] > 20, head_weights[i], max(head_weights[i], 0) +
+            log(exp(-abs(head_weights[i])) + 1)) * sqrt(1 / (float32(P * 3) * 9 / 2))
+        t2[b, i, j, n, n3, p] = q_points[b, n, i, p, n3] - k_points[b, j, i, p, n3]
+        distance[b, i, j, n] = Σ_p (Σ_n3 t2[b, i, j, n, n3, p] * t2[b, i, j, n, n3, p])
+        logits[b, i, j, n] = scalar[b, i, j, n] - gamma[i] * 0.5 * distance[b, i, j, n]
+        logits_2[b, i, j, n] = logits[b, i, j, n] + pair_bias[b, n, j, i] * 0.577350269
+        logits_3[b, i, j, n] = logits_2[b, i, j, n] + (mask[b, j] * mask[b, n] - 1) * 100000
+        t7[b, i, j, n] = exp(logits_3[b, i, j, n] - (max_j logits_3[b, i, j, n]))
+        attn[b, i, j, n] = t7[b, i, j, n] / (Σ_j t7[b, i, j, n])
+        o_scalar[b, n, i, c] = Σ_j attn[b, i, j, n] * v[b, j, i, c]
+        o_points[b, n, i, r, n3] = Σ_j attn[b, i, j, n] * v_points[b, j, i, r, n3]
+        o_pair[b, n, i, z] = Σ_j attn[b, i, j, n] * pair[b, n, j, z]
 
     One program for each b, n and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -153,11 +153,8 @@ def invariant_point_attention_kernel(
     term = tl.where(
         head_weights.to(tl.float32) > 20.0,
         head_weights.to(tl.float32) * scale,
-        (
-            nan_max(head_weights.to(tl.float32), 0.0)
-            + tl.log(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * 1.4426950408889634)) + 1.0)
-        )
-        * scale,
+        nan_max(head_weights.to(tl.float32), 0.0) * scale
+        + tl.log(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * 1.4426950408889634)) + 1.0) * scale,
     )
     pair_bias_block = (
         pair_bias_ptr
@@ -200,16 +197,17 @@ def invariant_point_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, N
+            start, stop = whole_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             k = tl.load(
                 k_block + tl.cast(key_start, tl.int64) * k_stride_n,
                 mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
@@ -228,14 +226,16 @@ def invariant_point_attention_kernel(
                 mask=(rows < H)[:, None] & (keys < N)[None, :],
                 other=0,
             )
-            key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
+            key_mask = load_tile(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0 or DESCRIPTORS
+            )
             scores = (
                 scalar
                 - distance * term[:, None]
                 + pair_bias.to(tl.float32) * 0.8329403702157812
                 + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
             )
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -328,9 +328,11 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     o_pair = torch.empty((B, N, H, Z), dtype=q.dtype, device=q.device)
     P_3 = P * 3
     R_3 = R * 3
-    block_rows, block_keys, warps, stages = configuration("invariant_point_attention", q, max(C, Z, P_3, R_3))
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "invariant_point_attention", q, max(C, Z, P_3, R_3), accumulators=3, scores=5
+    )
     block_rows, block_keys = deep_tile(block_rows, block_keys, H, max(padded(C), padded(P_3), padded(R_3)))
-    descriptors = describable(pair)
+    descriptors = descriptors and describable(pair)
     invariant_point_attention_kernel[(triton.cdiv(H, block_rows) * B * N,)](
         q,
         k,
@@ -403,15 +405,17 @@ def point_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """point_attention, with exponentials in base 2:
+    """point_attention:
 
         t0[b, c, h, i, j] = q_points[b, h, i, c] - k_points[b, h, j, c]
         distance[b, h, i, j] = Σ_c t0[b, c, h, i, j] * t0[b, c, h, i, j]
-        t2[b, h, i, j] = where(j < N, distance[b, h, i, j] * (gamma[h] * -0.72134752), -inf)
-        attn[b, h, i, j] = exp2(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * v[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+        t2[b, h, i, j] = gamma[h] * -0.5 * distance[b, h, i, j]
+        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
+        attn[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn[b, h, i, j] * v[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -457,16 +461,17 @@ def point_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, N
+            start, stop = whole_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k_points = k_points_blocks.load([key_start, 0])
             else:
@@ -478,7 +483,7 @@ def point_attention_kernel(
             term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
             distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
             scores = distance * term
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -522,9 +527,11 @@ def point_attention(q_points, k_points, v, gamma):
     expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
 
     output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
-    block_rows, block_keys, warps, stages = configuration("point_attention", q_points, max(C, D))
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "point_attention", q_points, max(C, D), accumulators=1, scores=2
+    )
     block_rows, block_keys = deep_tile(block_rows, block_keys, N, padded(C))
-    descriptors = describable(k_points, v)
+    descriptors = descriptors and describable(k_points, v)
     point_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
         q_points,
         k_points,
@@ -564,36 +571,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -47,15 +47,17 @@ def key_lengths_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """key_lengths, with exponentials in base 2:
+    """key_lengths:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k and j < lengths[b], scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+        padding[b, j] = j >= lengths[b]
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(padding[b, j], -inf, scores[b, h, i, j])
+        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -98,16 +100,17 @@ def key_lengths_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32)))
     full_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -117,12 +120,12 @@ def key_lengths_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # key_padding.py:20
-            if part > 0:
+            if partial:
                 scores = tl.where(((keys < S_k) & (keys < lengths))[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # key_padding.py:21
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # key_padding.py:21
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -163,8 +166,10 @@ def key_lengths(query, key, value, lengths):
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("key_lengths", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "key_lengths", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     key_lengths_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -213,16 +218,16 @@ def key_padding_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """key_padding_mask, with exponentials in base 2:
+    """key_padding_mask:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
-        scores_2[b, h, i, j] = where(not key_padding_mask[b, j], scores[b, h, i, j], -1.44269504e+10)
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        probs[b, h, i, j] = element(t3[b, h, i, j])
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+        scores[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(key_padding_mask[b, j], -10000000000, scores[b, h, i, j])
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -266,16 +271,17 @@ def key_padding_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -287,14 +293,14 @@ def key_padding_mask_kernel(
             key_padding_mask = load_tile(
                 key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
                 (keys < S_k),
-                part > 0,
+                part > 0 or DESCRIPTORS,
             )
             scores = tl.where(
                 (~key_padding_mask)[None, :],
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
                 -14426950408.889633,
             )  # key_padding.py:33
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -338,8 +344,10 @@ def key_padding_mask(query, key, value, key_padding_mask):
     expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("key_padding_mask", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "key_padding_mask", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     key_padding_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -351,7 +359,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
         *value.stride(),
         *key_padding_mask.stride(),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,
         S_k,
@@ -388,18 +396,18 @@ def extended_attention_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """extended_attention_mask, with exponentials in base 2:
+    """extended_attention_mask:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         extended[b, j] = element(attention_mask[b, j])
-        extended_2[b, j] = -14426.9504 - extended[b, j] * -14426.9504
+        extended_2[b, j] = (1 - extended[b, j]) * -10000
         scores_2[b, h, i, j] = scores[b, h, i, j] + extended_2[b, j]
-        scores_3[b, h, i, j] = where(j < S, scores_2[b, h, i, j], -inf)
-        attention_probs[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j attention_probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j attention_probs[b, h,
-            i, j])
+        t4[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attention_probs[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        output[b, h, i, d] = Σ_j attention_probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -441,16 +449,17 @@ def extended_attention_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -461,12 +470,14 @@ def extended_attention_mask_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
             attention_mask = load_tile(
-                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
+                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s,
+                (keys < S),
+                part > 0 or DESCRIPTORS,
             )
             extended = attention_mask.to(tl.float32)  # key_padding.py:45
             extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
             scores_2 = scores + extended_2[None, :]  # key_padding.py:48
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -509,8 +520,10 @@ def extended_attention_mask(query, key, value, attention_mask):
     expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("extended_attention_mask", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "extended_attention_mask", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     extended_attention_mask_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -522,7 +535,7 @@ def extended_attention_mask(query, key, value, attention_mask):
         *value.stride(),
         *attention_mask.stride(),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S,
         H,
         D=D,
@@ -558,18 +571,18 @@ def causal_key_lengths_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal_key_lengths, with exponentials in base 2:
+    """causal_key_lengths:
 
         causal[i, j] = i >= j
         inside[b, j] = j < lengths[b]
         mask[b, i, j] = causal[i, j] and inside[b, j]
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S and mask[b, i, j], scores[b, h, i, j], -inf)
-        t5[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
-        output[b, h, i, d] = (Σ_j t5[b, h, i, j] * value[b, h, j, d]) / (Σ_j t5[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -inf)
+        t5[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t5[b, h, i, j] / (Σ_j t5[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -614,16 +627,17 @@ def causal_key_lengths_kernel(
     full_stop = (
         tl.minimum(S, tl.maximum(0, tl.cast(tl.minimum(row_start + 1, lengths), tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
     )
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -633,14 +647,14 @@ def causal_key_lengths_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # key_padding.py:65
-            if part > 0:
+            if partial:
                 causal = rows[:, None] >= keys[None, :]  # key_padding.py:61
                 inside = keys < lengths  # key_padding.py:62
                 scores = tl.where((keys < S)[None, :] & causal & inside[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -680,8 +694,10 @@ def causal_key_lengths(query, key, value, lengths):
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("causal_key_lengths", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "causal_key_lengths", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     causal_key_lengths_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -720,36 +736,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

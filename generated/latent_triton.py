@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -46,16 +46,17 @@ def latent_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """latent_attention, with exponentials in base 2:
+    """latent_attention:
 
         scores[b, h, i, j] = Σ_c q_latent[b, h, i, c] * kv_latent[b, j, c] + (Σ_r q_rope[b, h, i, r] * k_rope[b,
             j, r])
-        t1[b, h, i, j] = where(j < S_k, scores[b, h, i, j] * (softmax_scale * 1.44269504), -inf)
-        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        scores_2[b, h, i, j] = element(t2[b, h, i, j])
-        output[b, h, i, c] = (Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]) / (Σ_j t2[b, h, i, j])
+        t1[b, h, i, j] = float32(scores[b, h, i, j] * softmax_scale)
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        scores_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        output[b, h, i, c] = Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -109,16 +110,17 @@ def latent_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 kv_latent = kv_latent_blocks.load([key_start, 0])
             else:
@@ -135,20 +137,20 @@ def latent_attention_kernel(
                     (keys < S_k)[:, None] & (r < R)[None, :],
                     part > 0 or BLOCK_R != R,
                 )
-            scores = tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) + tl.dot(
-                q_rope, tl.trans(k_rope), input_precision=PRECISION
+            scores = (
+                tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) * scale
+                + tl.dot(q_rope, tl.trans(k_rope), input_precision=PRECISION) * scale
             )  # latent.py:15
-            scores_2 = scores * scale
-            if part > 0:
-                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            if partial:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            scores_3 = tl.exp2(scores_2 - finite_max[:, None])  # latent.py:16
+            scores_2 = tl.exp2(scores - finite_max[:, None])  # latent.py:16
             accumulator = tl.dot(
-                scores_3.to(kv_latent.dtype), kv_latent, accumulator * rescale[:, None], input_precision=PRECISION
+                scores_2.to(kv_latent.dtype), kv_latent, accumulator * rescale[:, None], input_precision=PRECISION
             )
-            running_sum = running_sum * rescale + tl.sum(scores_3, 1)
+            running_sum = running_sum * rescale + tl.sum(scores_2, 1)
             running_max = new_max
 
     output = accumulator / running_sum[:, None]
@@ -175,8 +177,10 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
     expect("k_rope", k_rope, (B, S_k, R), (q_latent.dtype,), q_latent.device)
 
     output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
-    block_rows, block_keys, warps, stages = configuration("latent_attention", q_latent, max(R, C))
-    descriptors = describable(kv_latent, k_rope)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "latent_attention", q_latent, max(R, C), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(kv_latent, k_rope)
     latent_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         q_latent,
         q_rope,
@@ -227,16 +231,18 @@ def latent_attention_decode_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """latent_attention_decode, with exponentials in base 2:
+    """latent_attention_decode:
 
-        scores[b, i, j, s_q] = Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c] + (Σ_r q_pe[b, s_q, i, r] *
-            pe_cache[b, j, r])
-        scores_2[b, i, j, s_q] = where(j < S_k and j <= s_q + S_k - S_q, scores[b, i, j, s_q], -inf)
-        weights[b, i, j, s_q] = exp2((scores_2[b, i, j, s_q] - (max_j scores_2[b, i, j, s_q])) * (float32(C + R)
-            ** -0.5 * 1.44269504))
-        output[b, s_q, i, c] = (Σ_j weights[b, i, j, s_q] * kv_cache[b, j, c]) / (Σ_j weights[b, i, j, s_q])
+        hidden[j, s_q] = j > s_q + S_k - S_q
+        scores[b, i, j, s_q] = (Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c] + (Σ_r q_pe[b, s_q, i, r] *
+            pe_cache[b, j, r])) * float32(C + R) ** -0.5
+        scores_2[b, i, j, s_q] = where(hidden[j, s_q], -inf, scores[b, i, j, s_q])
+        t3[b, i, j, s_q] = exp(scores_2[b, i, j, s_q] - (max_j scores_2[b, i, j, s_q]))
+        weights[b, i, j, s_q] = t3[b, i, j, s_q] / (Σ_j t3[b, i, j, s_q])
+        output[b, s_q, i, c] = Σ_j weights[b, i, j, s_q] * kv_cache[b, j, c]
 
     One program for each b, s_q and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -293,16 +299,17 @@ def latent_attention_decode_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, s_q + S_k + 1 - S_q))
     full_stop = tl.minimum(S_k, tl.maximum(0, s_q + S_k + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 kv_cache = kv_cache_blocks.load([key_start, 0])
             else:
@@ -319,15 +326,16 @@ def latent_attention_decode_kernel(
                     (keys < S_k)[:, None] & (r < R)[None, :],
                     part > 0 or BLOCK_R != R,
                 )
-            scores = tl.dot(q_nope, tl.trans(kv_cache), input_precision=PRECISION) + tl.dot(
-                q_pe, tl.trans(pe_cache), input_precision=PRECISION
+            scores = (
+                tl.dot(q_nope, tl.trans(kv_cache), input_precision=PRECISION) * scale
+                + tl.dot(q_pe, tl.trans(pe_cache), input_precision=PRECISION) * scale
             )  # latent.py:31
-            if part > 0:
+            if partial:
                 scores = tl.where(((keys < S_k) & (keys <= s_q + S_k - S_q))[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)  # latent.py:32
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])  # latent.py:32
             accumulator = tl.dot(
                 weights.to(kv_cache.dtype), kv_cache, accumulator * rescale[:, None], input_precision=PRECISION
             )
@@ -358,8 +366,10 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
     expect("pe_cache", pe_cache, (B, S_k, R), (q_nope.dtype,), q_nope.device)
 
     output = torch.empty((B, S_q, H, C), dtype=q_nope.dtype, device=q_nope.device)
-    block_rows, block_keys, warps, stages = configuration("latent_attention_decode", q_nope, max(R, C))
-    descriptors = describable(kv_cache, pe_cache)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "latent_attention_decode", q_nope, max(R, C), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(kv_cache, pe_cache)
     latent_attention_decode_kernel[(triton.cdiv(H, block_rows) * B * S_q,)](
         q_nope,
         q_pe,
@@ -401,36 +411,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -47,15 +47,16 @@ def boolean_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """boolean_mask, with exponentials in base 2:
+    """boolean_mask:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k and mask[b, h, i, j], scores[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(mask[b, h, i, j], scores[b, h, i, j], -inf)
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -104,16 +105,17 @@ def boolean_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -130,12 +132,12 @@ def boolean_mask_kernel(
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
             )  # masks.py:18
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn = tl.exp2((scores - finite_max[:, None]) * scale)  # masks.py:19
+            attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -172,8 +174,10 @@ def boolean_mask(query, key, value, mask):
     expect("mask", mask, (B, H, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("boolean_mask", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "boolean_mask", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -222,16 +226,16 @@ def boolean_mask_per_batch_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """boolean_mask_per_batch, with exponentials in base 2:
+    """boolean_mask_per_batch:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
-        scores_2[b, h, i, j] = where(mask[b, 0, i, j], scores[b, h, i, j], max(element(finfo_min) * 1.44269504,
-            -3.3895e+38))
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(mask[b, 0, i, j], scores[b, h, i, j], element(finfo_min))
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -279,16 +283,17 @@ def boolean_mask_per_batch_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -305,7 +310,7 @@ def boolean_mask_per_batch_kernel(
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
             )  # masks.py:31
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -347,8 +352,10 @@ def boolean_mask_per_batch(query, key, value, mask):
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("boolean_mask_per_batch", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "boolean_mask_per_batch", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     boolean_mask_per_batch_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -362,7 +369,7 @@ def boolean_mask_per_batch(query, key, value, mask):
         mask.stride(2),
         mask.stride(3),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
         S_q,
         H,
@@ -400,14 +407,15 @@ def boolean_mask_shared_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """boolean_mask_shared, with exponentials in base 2:
+    """boolean_mask_shared:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        t1[b, h, i, j] = where(j < S_k and not hidden[i, j], scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2((t1[b, h, i, j] - (max_j t1[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = where(hidden[i, j], -inf, scores[b, h, i, j])
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -454,16 +462,17 @@ def boolean_mask_shared_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -480,12 +489,12 @@ def boolean_mask_shared_kernel(
             scores = tl.where(
                 ~hidden, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
             )  # masks.py:43
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -524,8 +533,10 @@ def boolean_mask_shared(query, key, value, hidden):
     expect("hidden", hidden, (S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("boolean_mask_shared", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "boolean_mask_shared", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     boolean_mask_shared_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -574,15 +585,16 @@ def boolean_mask_optional_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """boolean_mask_optional, with exponentials in base 2:
+    """boolean_mask_optional:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
-        scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -14426.9504)
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        p_attn[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j p_attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j p_attn[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -10000)
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        p_attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j p_attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -630,16 +642,17 @@ def boolean_mask_optional_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -656,7 +669,7 @@ def boolean_mask_optional_kernel(
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
             )  # masks.py:57
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -700,8 +713,10 @@ def boolean_mask_optional(query, key, value, mask):
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("boolean_mask_optional", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "boolean_mask_optional", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     boolean_mask_optional_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -713,7 +728,7 @@ def boolean_mask_optional(query, key, value, mask):
         *value.stride(),
         *mask.stride(),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,
         S_k,
@@ -750,16 +765,17 @@ def additive_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """additive_mask, with exponentials in base 2:
+    """additive_mask:
 
-        attn_weights[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scaling * 1.44269504)
-        attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j] * 1.44269504
-        attn_weights_3[b, h, i, j] = where(j < S_k, attn_weights_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(attn_weights_3[b, h, i, j] - (max_j attn_weights_3[b, h, i, j]))
-        attn_weights_4[b, h, i, j] = element(t3[b, h, i, j])
-        output[b, h, i, d] = (Σ_j attn_weights_4[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+        attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * scaling
+        attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j]
+        t2[b, h, i, j] = float32(attn_weights_2[b, h, i, j])
+        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
+        attn_weights_3[b, h, i, j] = element(t3[b, h, i, j] / (Σ_j t3[b, h, i, j]))
+        output[b, h, i, d] = Σ_j attn_weights_3[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -807,16 +823,17 @@ def additive_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -832,7 +849,7 @@ def additive_mask_kernel(
                 other=0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
-            if part > 0:
+            if partial:
                 attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -876,8 +893,10 @@ def additive_mask(query, key, value, attention_mask, scaling):
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("additive_mask", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "additive_mask", query, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(key, value)
     additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -928,16 +947,16 @@ def additive_bias_per_head_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """additive_bias_per_head, with exponentials in base 2:
+    """additive_bias_per_head:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = scores[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) + bias[h, i, j] *
-            1.44269504
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+        scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
+        scores_2[b, h, i, j] = scores[b, h, i, j] * float32(D) ** -0.5
+        scores_3[b, h, i, j] = scores_2[b, h, i, j] + bias[h, i, j]
+        t3[b, h, i, j] = exp(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t3[b, h, i, j] / (Σ_j t3[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -985,16 +1004,17 @@ def additive_bias_per_head_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1010,7 +1030,7 @@ def additive_bias_per_head_kernel(
                 other=0,
             )
             scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1054,8 +1074,10 @@ def additive_bias_per_head(query, key, value, bias):
     expect("bias", bias, (H, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("additive_bias_per_head", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "additive_bias_per_head", query, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(key, value)
     additive_bias_per_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -1104,16 +1126,16 @@ def additive_mask_keys_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """additive_mask_keys, with exponentials in base 2:
+    """additive_mask_keys:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = scores[b, h, i, j] * (1.44269504 / sqrt(float32(D))) + mask[b, 0, 0, j] *
-            1.44269504
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
+        scores_2[b, h, i, j] = scores[b, h, i, j] / sqrt(float32(D)) + mask[b, 0, 0, j]
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1155,16 +1177,17 @@ def additive_mask_keys_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1174,9 +1197,11 @@ def additive_mask_keys_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:96
-            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0)
+            mask = load_tile(
+                mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0 or DESCRIPTORS
+            )
             scores_2 = scores * scale + (mask.to(tl.float32) * 1.4426950408889634)[None, :]  # masks.py:97
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1220,8 +1245,10 @@ def additive_mask_keys(query, key, value, mask):
     expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("additive_mask_keys", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "additive_mask_keys", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     additive_mask_keys_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -1234,7 +1261,7 @@ def additive_mask_keys(query, key, value, mask):
         mask.stride(0),
         mask.stride(3),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,
         S_k,
@@ -1272,16 +1299,16 @@ def additive_pair_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """additive_pair, with exponentials in base 2:
+    """additive_pair:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
-        scores_2[b, h, i, j] = scores[b, h, i, j] + mask_bias[b, 0, 0, j] * 1.44269504 + pair_bias[0, h, i, j] *
-            1.44269504
-        scores_3[b, h, i, j] = where(j < S, scores_2[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j attn[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = scores[b, h, i, j] + mask_bias[b, 0, 0, j] + pair_bias[0, h, i, j]
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1330,16 +1357,17 @@ def additive_pair_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1350,7 +1378,7 @@ def additive_pair_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:110
             mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0 or DESCRIPTORS
             )
             pair_bias = tl.load(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3,
@@ -1362,7 +1390,7 @@ def additive_pair_kernel(
                 + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
                 + pair_bias.to(tl.float32) * 1.4426950408889634
             )  # masks.py:112
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1405,8 +1433,10 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("additive_pair", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "additive_pair", query, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(key, value)
     additive_pair_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -1450,36 +1480,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

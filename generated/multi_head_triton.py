@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -37,7 +37,7 @@ def multi_head_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -46,15 +46,15 @@ def multi_head_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_head, with exponentials in base 2:
+    """multi_head:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j
-            scores_2[b, h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn_weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -95,16 +95,17 @@ def multi_head_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -114,12 +115,12 @@ def multi_head_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # multi_head.py:17
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # multi_head.py:18
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # multi_head.py:18
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -156,8 +157,8 @@ def multi_head(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("multi_head", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("multi_head", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     multi_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -168,7 +169,6 @@ def multi_head(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -204,15 +204,15 @@ def multi_head_by_name_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_head_by_name, with exponentials in base 2:
+    """multi_head_by_name:
 
-        attn[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
-        attn_2[b, h, i, j] = where(j < S_kv, attn[b, h, i, j], -inf)
-        attn_3[b, h, i, j] = exp2((attn_2[b, h, i, j] - (max_j attn_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
-        output[b, h, i, d_v] = (Σ_j attn_3[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j attn_3[b, h, i, j])
+        attn[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(attn[b, h, i, j] - (max_j attn[b, h, i, j]))
+        attn_2[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d_v] = Σ_j attn_2[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -254,16 +254,17 @@ def multi_head_by_name_kernel(
 
     # The last block may reach past the keys
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_kv if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_kv
+            start, stop = whole_stop, S_kv
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -273,12 +274,12 @@ def multi_head_by_name_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # multi_head.py:25
-            if part > 0:
+            if partial:
                 attn = tl.where((keys < S_kv)[None, :], attn, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_2 = tl.exp2((attn - finite_max[:, None]) * scale)  # multi_head.py:26
+            attn_2 = tl.exp2(attn * scale - (finite_max * scale)[:, None])  # multi_head.py:26
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -314,8 +315,10 @@ def multi_head_by_name(q, k, v):
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("multi_head_by_name", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multi_head_by_name", q, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     multi_head_by_name_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -363,14 +366,16 @@ def multi_head_scaled_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_head_scaled, with exponentials in base 2:
+    """multi_head_scaled:
 
-        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scale * 1.44269504),
-            -inf)
-        t1[b, h, i, j] = exp2(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t1[b, h, i, j] * value[b, h, j, d]) / (Σ_j t1[b, h, i, j])
+        query[b, d, h, i] = query[b, h, i, d] * scale
+        t1[b, h, i, j] = Σ_d query[b, d, h, i] * key[b, h, j, d]
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        probs[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -411,16 +416,17 @@ def multi_head_scaled_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -430,7 +436,7 @@ def multi_head_scaled_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -472,8 +478,10 @@ def multi_head_scaled(query, key, value, scale):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("multi_head_scaled", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multi_head_scaled", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     multi_head_scaled_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -510,7 +518,7 @@ def multi_head_sequence_first_kernel(
     value_stride_b, value_stride_s, value_stride_h, value_stride_d,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -519,15 +527,15 @@ def multi_head_sequence_first_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_head_sequence_first, with exponentials in base 2:
+    """multi_head_sequence_first:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, i, h, d_2] * key[b, j, h, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b, h,
-            i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, i, h, d] = (Σ_j probs[b, h, i, j] * value[b, j, h, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, i, h, d] * key[b, j, h, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, i, h, d] = Σ_j probs[b, h, i, j] * value[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -568,16 +576,17 @@ def multi_head_sequence_first_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -587,12 +596,12 @@ def multi_head_sequence_first_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # multi_head.py:52
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # multi_head.py:53
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # multi_head.py:53
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -629,8 +638,10 @@ def multi_head_sequence_first(query, key, value):
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("multi_head_sequence_first", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multi_head_sequence_first", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     multi_head_sequence_first_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -641,7 +652,6 @@ def multi_head_sequence_first(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -677,15 +687,16 @@ def multi_head_split_scale_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """multi_head_split_scale, with exponentials in base 2:
+    """multi_head_split_scale:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.25 *
-            (float32(D) ** -0.25 * 1.44269504)))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = Σ_d query[b, h, i, d] * float32(D) ** -0.25 * (key[b, h, j, d] * float32(D) **
+            -0.25)
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -726,16 +737,17 @@ def multi_head_split_scale_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -745,12 +757,12 @@ def multi_head_split_scale_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # multi_head.py:65
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -786,8 +798,10 @@ def multi_head_split_scale(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("multi_head_split_scale", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "multi_head_split_scale", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     multi_head_split_scale_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -824,36 +838,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -58,12 +58,11 @@ def sigmoid_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sigmoid_attention, with exponentials in base 2:
+    """sigmoid_attention:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) / sqrt(float32(D))
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         weights[b, h, i, j] = sigmoid(scores[b, h, i, j] - log(float32(S_k)))
-        weights_2[b, h, i, j] = where(j < S_k, weights[b, h, i, j], 0)
-        output[b, h, i, d] = Σ_j weights_2[b, h, i, j] * value[b, h, j, d]
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -104,16 +103,17 @@ def sigmoid_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -124,7 +124,7 @@ def sigmoid_attention_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # normalisers.py:15
             weights = tl.sigmoid(scores - scale_2)  # normalisers.py:16
-            if part > 0:
+            if partial:
                 weights = tl.where((keys < S_k)[None, :], weights, 0.0)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -157,8 +157,10 @@ def sigmoid_attention(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sigmoid_attention", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sigmoid_attention", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sigmoid_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -205,12 +207,12 @@ def relu_squared_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """relu_squared_attention, with exponentials in base 2:
+    """relu_squared_attention:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) / sqrt(float32(D))
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         t1[b, h, i, j] = max(scores[b, h, i, j], 0)
-        weights[b, h, i, j] = where(j < S and j <= i, t1[b, h, i, j] * t1[b, h, i, j], 0)
-        output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j weights[b, h, i, j] + 1e-06)
+        weights[b, h, i, j] = where(j <= i, t1[b, h, i, j] * t1[b, h, i, j], 0)
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] / (Σ_j weights[b, h, i, j] + 1e-06) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -253,16 +255,17 @@ def relu_squared_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -274,7 +277,7 @@ def relu_squared_attention_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # normalisers.py:26
             term = nan_max(scores, 0.0)
             weights = term * term  # normalisers.py:27
-            if part > 0:
+            if partial:
                 weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -308,8 +311,10 @@ def relu_squared_attention(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("relu_squared_attention", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "relu_squared_attention", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     relu_squared_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -354,17 +359,17 @@ def retention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """retention, with exponentials in base 2:
+    """retention:
 
         log_decay[h] = log(1 - 2 ** float32(-h - 5))
-        decay[h, i, j] = where(j < S and i - j >= 0, exp2((i - j) * (log_decay[h] * 1.44269504)), 0)
-        t2[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * decay[h, i, j]
-        t3[h, i] = sqrt(Σ_j decay[h, i, j])
-        weights[b, h, i, j] = where(j < S, t2[b, h, i, j], 0)
-        output[b, h, i, d_v] = (Σ_j where(j < S, element(t2[b, h, i, j]), 0) * value[b, h, j, d_v]) * float32(D)
-            ** -0.5 / t3[h, i] / max(abs((Σ_j weights[b, h, i, j]) * float32(D) ** -0.5 / t3[h, i]), 1)
+        decay[h, i, j] = where(i - j < 0, 0, exp(log_decay[h] * (i - j)))
+        decay_2[h, i, j] = decay[h, i, j] / sqrt(Σ_j decay[h, i, j])
+        weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 * decay_2[h, i, j]
+        weights_2[b, h, i, j] = weights[b, h, i, j] / max(abs(Σ_j weights[b, h, i, j]), 1)
+        output[b, h, i, d_v] = Σ_j element(weights_2[b, h, i, j]) * value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -408,16 +413,17 @@ def retention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -428,11 +434,11 @@ def retention_kernel(
                 )
             distance = rows[:, None] - keys[None, :]  # normalisers.py:40
             decay = tl.exp2(distance * term)  # normalisers.py:41
-            if part > 0:
+            if partial:
                 visible = keys < S
                 decay = tl.where(visible[None, :] & (distance >= 0), decay, 0.0)
             term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
-            if part > 0:
+            if partial:
                 visible_2 = keys < S
                 term_2 = tl.where(visible_2[None, :], term_2, 0.0)
             if DESCRIPTORS:
@@ -445,7 +451,7 @@ def retention_kernel(
                 )
             accumulator = tl.dot(term_2.to(value.dtype), value, accumulator, input_precision=PRECISION)
             running_sum = running_sum + tl.sum(decay, 1)
-            if part > 0:
+            if partial:
                 visible_3 = keys < S
                 term_2 = tl.where(visible_3[None, :], term_2, 0.0)
             running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
@@ -473,8 +479,10 @@ def retention(query, key, value):
     expect("value", value, (B, H, S, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("retention", query, max(D, D_v))
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "retention", query, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     retention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -519,17 +527,16 @@ def causal_linear_attention_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """causal_linear_attention, with exponentials in base 2:
+    """causal_linear_attention:
 
-        query[b, d, h, i] = where(query[b, h, i, d] > 0, query[b, h, i, d], exp2(query[b, h, i, d] * 1.44269504)
-            - 1) + 1
-        key[b, d, h, j] = where(key[b, h, j, d] > 0, key[b, h, j, d], exp2(key[b, h, j, d] * 1.44269504) - 1) +
-            1
-        weights[b, h, i, j] = where(j < S and j <= i, Σ_d query[b, d, h, i] * key[b, d, h, j], 0)
+        query[b, d, h, i] = where(query[b, h, i, d] > 0, query[b, h, i, d], exp(query[b, h, i, d]) - 1) + 1
+        key[b, d, h, j] = where(key[b, h, j, d] > 0, key[b, h, j, d], exp(key[b, h, j, d]) - 1) + 1
+        weights[b, h, i, j] = where(j <= i, Σ_d query[b, d, h, i] * key[b, d, h, j], 0)
         output[b, h, i, d_v] = (Σ_j weights[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j weights[b, h, i, j] +
             1e-06)
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -577,16 +584,17 @@ def causal_linear_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -604,7 +612,7 @@ def causal_linear_attention_kernel(
                 tl.trans(key_2.to(query_ptr.dtype.element_ty)),
                 input_precision=PRECISION,
             )  # normalisers.py:56
-            if part > 0:
+            if partial:
                 weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -639,8 +647,10 @@ def causal_linear_attention(query, key, value):
     expect("value", value, (B, H, S, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("causal_linear_attention", query, max(D, D_v))
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "causal_linear_attention", query, max(D, D_v), accumulators=1, scores=1
+    )
+    descriptors = descriptors and describable(key, value)
     causal_linear_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -678,36 +688,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

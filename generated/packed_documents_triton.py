@@ -12,11 +12,8 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
-TILES = {
-    ("packed_documents", "sm_90", 64, 2): (64, 64, 4, 1),
-    ("packed_documents", "sm_90", 128, 2): (64, 32, 4, 2),
-}
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -110,16 +107,16 @@ def packed_documents_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """packed_documents, with exponentials in base 2:
+    """packed_documents:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S and (i >= j and document_id[b, i] == document_id[b, j]), scores[b, h,
-            i, j], -inf)
-        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(i < j or document_id[b, i] != document_id[b, j], -inf, scores[b, h, i, j])
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -183,19 +180,17 @@ def packed_documents_kernel(
         full_start,
         tl.minimum(tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS, document_id_full_stop * BLOCK_KEYS),
     )
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -205,9 +200,11 @@ def packed_documents_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:22
-            if part > 0:
+            if partial:
                 key_document_id = load_tile(
-                    document_id_block + tl.cast(key_start, tl.int64) * document_id_stride_s, (keys < S), part > 0
+                    document_id_block + tl.cast(key_start, tl.int64) * document_id_stride_s,
+                    (keys < S),
+                    part > 0 or DESCRIPTORS,
                 )
                 scores = tl.where(
                     (keys < S)[None, :]
@@ -219,7 +216,7 @@ def packed_documents_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # packed_documents.py:23
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -257,8 +254,10 @@ def packed_documents(query, key, value, document_id):
     expect("document_id", document_id, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("packed_documents", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "packed_documents", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     packed_documents_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -309,14 +308,18 @@ def packed_documents_bidirectional_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """packed_documents_bidirectional, with exponentials in base 2:
+    """packed_documents_bidirectional:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        t1[b, h, i, j] = where(j < S and segment_ids[b, i] == segment_ids[b, j], scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2((t1[b, h, i, j] - (max_j t1[b, h, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        different[b, i, j] = segment_ids[b, i] != segment_ids[b, j]
+        bias[b, i, j] = where(different[b, i, j], -inf, 0)
+        t3[b, h, i, j] = scores[b, h, i, j] + bias[b, i, j]
+        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
+        probs[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -377,19 +380,17 @@ def packed_documents_bidirectional_kernel(
     live_stop = tl.minimum(S, segment_ids_stop * BLOCK_KEYS)
     full_start = tl.minimum(tl.maximum(live_start, segment_ids_full_start * BLOCK_KEYS), live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S // BLOCK_KEYS * BLOCK_KEYS, segment_ids_full_stop * BLOCK_KEYS))
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -399,9 +400,11 @@ def packed_documents_bidirectional_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:36
-            if part > 0:
+            if partial:
                 key_segment_ids = load_tile(
-                    segment_ids_block + tl.cast(key_start, tl.int64) * segment_ids_stride_s, (keys < S), part > 0
+                    segment_ids_block + tl.cast(key_start, tl.int64) * segment_ids_stride_s,
+                    (keys < S),
+                    part > 0 or DESCRIPTORS,
                 )
                 scores = tl.where(
                     (keys < S)[None, :] & (row_segment_ids[:, None] == key_segment_ids[None, :]), scores, float("-inf")
@@ -409,7 +412,7 @@ def packed_documents_bidirectional_kernel(
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # packed_documents.py:37
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -446,8 +449,10 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
     expect("segment_ids", segment_ids, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("packed_documents_bidirectional", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "packed_documents_bidirectional", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     packed_documents_bidirectional_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -499,16 +504,17 @@ def packed_documents_cross_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """packed_documents_cross, with exponentials in base 2:
+    """packed_documents_cross:
 
-        t0[b, h, i, j] = where(j < S_k and query_document[b, i] == key_document[b, j], Σ_d_2 query[b, h, i, d_2]
-            * key[b, h, j, d_2], -inf)
+        t0[b, h, i, j] = where(query_document[b, i] != key_document[b, j], -inf, (Σ_d query[b, h, i, d] * key[b,
+            h, j, d]) / sqrt(float32(D)))
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) /
-            (Σ_j t2[b, h, i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
+            h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -569,19 +575,17 @@ def packed_documents_cross_kernel(
     live_stop = tl.minimum(S_k, key_document_stop * BLOCK_KEYS)
     full_start = tl.minimum(tl.maximum(live_start, key_document_full_start * BLOCK_KEYS), live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S_k // BLOCK_KEYS * BLOCK_KEYS, key_document_full_stop * BLOCK_KEYS))
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -591,9 +595,11 @@ def packed_documents_cross_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 key_document = load_tile(
-                    key_document_block + tl.cast(key_start, tl.int64) * key_document_stride_s, (keys < S_k), part > 0
+                    key_document_block + tl.cast(key_start, tl.int64) * key_document_stride_s,
+                    (keys < S_k),
+                    part > 0 or DESCRIPTORS,
                 )
                 scores = tl.where(
                     (keys < S_k)[None, :] & (query_document[:, None] == key_document[None, :]), scores, float("-inf")
@@ -601,7 +607,7 @@ def packed_documents_cross_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -644,8 +650,10 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     expect("key_document", key_document, (B, S_k), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("packed_documents_cross", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "packed_documents_cross", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     packed_documents_cross_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -688,36 +696,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -51,18 +51,19 @@ def bucketed_bias_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """bucketed_bias, with exponentials in base 2:
+    """bucketed_bias:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8)
+        scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
+        ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8) / 2.77258872
         scores_2[b, h, i, j] = scores[b, h, i, j] + bias_table[where(j - i > 0, 16, 0) + where(abs(j - i) < 8,
-            abs(j - i), min(int64(ratio[i, j] / 2.77258872 * 8) + 8, 15)), h]
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        t4[b, h, i, j] = exp2((scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j])) * 1.44269504)
-        attn_weights[b, h, i, j] = element(t4[b, h, i, j])
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j t4[b, h, i, j])
+            abs(j - i), min(int64(ratio[i, j] * 8) + 8, 15)), h]
+        t3[b, h, i, j] = float32(scores_2[b, h, i, j])
+        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t4[b, h, i, j] / (Σ_j t4[b, h, i, j]))
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -103,16 +104,17 @@ def bucketed_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -133,13 +135,15 @@ def bucketed_bias_kernel(
                 mask=(bucket_2 >= 0) & (bucket_2 < 32) & (rows < S_q)[:, None] & (keys < S_k)[None, :],
                 other=0,
             )
-            scores_2 = scores + bias_table.to(tl.float32)  # relative_position.py:36
-            if part > 0:
+            scores_2 = (
+                scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
+            )  # relative_position.py:36
+            if partial:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
-            attn_weights = tl.exp2((scores_2 - finite_max[:, None]) * 1.4426950408889634)  # relative_position.py:37
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # relative_position.py:37
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -177,8 +181,10 @@ def bucketed_bias(query, key, value, bias_table):
     expect("bias_table", bias_table, (32, H), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("bucketed_bias", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "bucketed_bias", query, D, accumulators=1, scores=5
+    )
+    descriptors = descriptors and describable(key, value)
     bucketed_bias_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -227,16 +233,17 @@ def window_bias_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """window_bias, with exponentials in base 2:
+    """window_bias:
 
-        attn[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
+        attn[b, h, i, j] = Σ_d query[b, h, i, d] * float32(D) ** -0.5 * key[b, h, j, d]
         attn_2[b, h, i, j] = attn[b, h, i, j] + relative_position_bias_table[where(relative_position_index[i, j]
-            < 0, relative_position_index[i, j] + T, relative_position_index[i, j]), h] * 1.44269504
-        attn_3[b, h, i, j] = where(j < S, attn_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(attn_3[b, h, i, j] - (max_j attn_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+            < 0, relative_position_index[i, j] + T, relative_position_index[i, j]), h]
+        t2[b, h, i, j] = exp(attn_2[b, h, i, j] - (max_j attn_2[b, h, i, j]))
+        attn_3[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_3[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -283,16 +290,17 @@ def window_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -321,7 +329,7 @@ def window_bias_kernel(
                 other=0,
             )
             attn_2 = attn + relative_position_bias_table.to(tl.float32) * 1.4426950408889634  # relative_position.py:53
-            if part > 0:
+            if partial:
                 attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -365,8 +373,10 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     expect("relative_position_index", relative_position_index, (S, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("window_bias", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "window_bias", query, D, accumulators=1, scores=5
+    )
+    descriptors = descriptors and describable(key, value)
     window_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -417,15 +427,15 @@ def window_bias_by_coordinates_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """window_bias_by_coordinates, with exponentials in base 2:
+    """window_bias_by_coordinates:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
-        t1[b, h, i, j] = where(j < 49, scores[b, h, i, j] + table[i // 7 + 6 - j // 7, i % 7 + 6 - j % 7, h] *
-            1.44269504, -inf)
-        t2[b, h, i, j] = exp2(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = scores[b, h, i, j] + table[i // 7 + 6 - j // 7, i % 7 + 6 - j % 7, h]
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -466,16 +476,17 @@ def window_bias_by_coordinates_kernel(
 
     # The last block may reach past the keys
     full_stop = 49 // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = 49 if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, 49
+            start, stop = whole_stop, 49
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -496,7 +507,7 @@ def window_bias_by_coordinates_kernel(
                 other=0,
             )
             scores_2 = scores + table.to(tl.float32) * 1.4426950408889634
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < 49)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -538,8 +549,10 @@ def window_bias_by_coordinates(query, key, value, table):
     expect("table", table, (13, 13, H), (query.dtype,), query.device)
 
     output = torch.empty((B, H, 49, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("window_bias_by_coordinates", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "window_bias_by_coordinates", query, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(key, value)
     window_bias_by_coordinates_kernel[(triton.cdiv(49, block_rows) * B * H,)](
         query,
         key,
@@ -551,7 +564,7 @@ def window_bias_by_coordinates(query, key, value, table):
         *value.stride(),
         *table.stride(),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         H,
         D=D,
         BLOCK_D=padded(D),
@@ -586,15 +599,15 @@ def clipped_distance_bias_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """clipped_distance_bias, with exponentials in base 2:
+    """clipped_distance_bias:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
-            + table[h, min(max(j - i, -32), 32) + 32] * 1.44269504
-        scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 + table[h, min(max(j
+            - i, -32), 32) + 32]
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t1[b, h, i, j] / (Σ_j t1[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -635,16 +648,17 @@ def clipped_distance_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -663,7 +677,7 @@ def clipped_distance_bias_kernel(
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
                 + table.to(tl.float32) * 1.4426950408889634
             )  # relative_position.py:84
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -705,8 +719,10 @@ def clipped_distance_bias(query, key, value, table):
     expect("table", table, (H, 65), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("clipped_distance_bias", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "clipped_distance_bias", query, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(key, value)
     clipped_distance_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -745,36 +761,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -43,7 +43,7 @@ def sdpa_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S, H, S_kv,
     # head dimensions and the widths of their tiles
@@ -52,16 +52,16 @@ def sdpa_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa, with exponentials in base 2:
+    """sdpa:
 
-        t0[b, h, i, j] = where(j < S_kv, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
+        t0[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - t1[b, h, i] * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j,
-            d_v]) / (Σ_j t2[b, h, i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d_v] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) *
+            value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -103,16 +103,17 @@ def sdpa_kernel(
 
     # The last block may reach past the keys
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_kv if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_kv
+            start, stop = whole_stop, S_kv
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -122,12 +123,12 @@ def sdpa_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_kv)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -167,8 +168,10 @@ def sdpa(query, key, value):
     expect("value", value, (B, H, S_kv, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa", query, max(D, D_v))
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sdpa", query, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sdpa_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -179,7 +182,6 @@ def sdpa(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S,
         H,
         S_kv,
@@ -217,15 +219,16 @@ def sdpa_causal_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa_causal, with exponentials in base 2:
+    """sdpa_causal:
 
-        t0[b, h, i, j] = where(j < S_k and j <= i, Σ_d query[b, h, i, d] * key[b, h, j, d], -inf)
+        t0[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)))
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d_v] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j,
-            d_v]) / (Σ_j t2[b, h, i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d_v] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) *
+            value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -268,16 +271,17 @@ def sdpa_causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S_k, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -287,12 +291,12 @@ def sdpa_causal_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -332,8 +336,10 @@ def sdpa_causal(query, key, value):
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa_causal", query, max(D, D_v))
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sdpa_causal", query, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sdpa_causal_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -382,16 +388,17 @@ def sdpa_boolean_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa_boolean_mask, with exponentials in base 2:
+    """sdpa_boolean_mask:
 
-        t0[b, h, i, j] = where(j < S_k and mask[b, 0, i, j], Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2],
+        t0[b, h, i, j] = where(mask[b, 0, i, j], (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)),
             -inf)
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) /
-            (Σ_j t2[b, h, i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
+            h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -439,16 +446,17 @@ def sdpa_boolean_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -463,12 +471,12 @@ def sdpa_boolean_mask_kernel(
                 other=0,
             )
             scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -508,8 +516,10 @@ def sdpa_boolean_mask(query, key, value, mask):
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa_boolean_mask", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sdpa_boolean_mask", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     sdpa_boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -560,16 +570,16 @@ def sdpa_additive_mask_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa_additive_mask, with exponentials in base 2:
+    """sdpa_additive_mask:
 
-        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 /
-            sqrt(float32(D))) + bias[b, h, i, j] * 1.44269504, -inf)
+        t0[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)) + bias[b, h, i, j]
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
-            i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
+            h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -618,16 +628,17 @@ def sdpa_additive_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -645,7 +656,7 @@ def sdpa_additive_mask_kernel(
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
                 + bias.to(tl.float32) * 1.4426950408889634
             )
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -688,8 +699,10 @@ def sdpa_additive_mask(query, key, value, bias):
     expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa_additive_mask", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sdpa_additive_mask", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     sdpa_additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -701,7 +714,7 @@ def sdpa_additive_mask(query, key, value, bias):
         *value.stride(),
         *bias.stride(),
         *output.stride(),
-        1.4426950408889634 / math.sqrt(D),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
         S_q,
         H,
         S_k,
@@ -737,16 +750,16 @@ def sdpa_scale_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa_scale, with exponentials in base 2:
+    """sdpa_scale:
 
-        t0[b, h, i, j] = where(j < S_k, (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (scale * 1.44269504),
-            -inf)
+        t0[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * scale
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = where(t1[b, h, i] != -inf, (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h,
-            i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
+            h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -787,16 +800,17 @@ def sdpa_scale_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -806,7 +820,7 @@ def sdpa_scale_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -848,8 +862,8 @@ def sdpa_scale(query, key, value, scale):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa_scale", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("sdpa_scale", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     sdpa_scale_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -895,16 +909,17 @@ def sdpa_grouped_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa_grouped, with exponentials in base 2:
+    """sdpa_grouped:
 
-        t0[b, h, i, j] = where(j < S and j <= i, Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2],
-            -inf)
+        t0[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) /
+            sqrt(float32(D)))
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, h // (H //
-            H_kv), j, d]) / (Σ_j t2[b, h, i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
+            h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -947,16 +962,17 @@ def sdpa_grouped_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -966,12 +982,12 @@ def sdpa_grouped_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1012,8 +1028,10 @@ def sdpa_grouped(query, key, value):
         raise ValueError("sdpa_grouped was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa_grouped", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sdpa_grouped", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sdpa_grouped_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -1060,16 +1078,17 @@ def sdpa_merged_heads_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sdpa_merged_heads, with exponentials in base 2:
+    """sdpa_merged_heads:
 
-        t0[b, h, i, j] = where(j < S and not key_padding_mask[b, j], Σ_d_2 query[b, i, h, d_2] * key[b, j, h,
-            d_2], -inf)
+        t0[b, h, i, j] = where(key_padding_mask[b, j], -inf, (Σ_d query[b, i, h, d] * key[b, j, h, d]) /
+            sqrt(float32(D)))
         t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp2((t0[b, h, i, j] - t1[b, h, i]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, i, h, d] = where(t1[b, h, i] * 1.44269504 != -inf, (Σ_j t2[b, h, i, j] * value[b, j, h, d]) /
-            (Σ_j t2[b, h, i, j]), 0)
+        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
+        output[b, i, h, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
+            j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1113,16 +1132,17 @@ def sdpa_merged_heads_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1132,17 +1152,19 @@ def sdpa_merged_heads_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             key_padding_mask = load_tile(
-                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s, (keys < S), part > 0
+                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
+                (keys < S),
+                part > 0 or DESCRIPTORS,
             )
             scores = tl.where(
                 (~key_padding_mask)[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
             )
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1181,8 +1203,10 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
     expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
 
     output = torch.empty((B, S, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sdpa_merged_heads", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sdpa_merged_heads", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sdpa_merged_heads_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -1221,36 +1245,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

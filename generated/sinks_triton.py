@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -52,18 +52,23 @@ def attention_with_sinks_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """attention_with_sinks, with exponentials in base 2:
+    """attention_with_sinks:
 
-        attn_weights[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        attn_weights_2[b, h, i, j] = where(j < S and j <= i, attn_weights[b, h, i, j], -inf)
-        t2[b, h, i] = max((max_j attn_weights_2[b, h, i, j]) * float32(D) ** -0.5, sinks[h])
-        combined_logits[b, h, i, j] = attn_weights_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - t2[b, h,
-            i] * 1.44269504
-        probs[b, h, i, j] = exp2(combined_logits[b, h, i, j])
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j] +
-            exp2((sinks[h] - t2[b, h, i]) * 1.44269504))
+        attn_weights[b, h, i, s_2] = (Σ_d query[b, h, i, d] * key[b, h, s_2, d]) * float32(D) ** -0.5
+        attn_weights_2[b, h, i, s_2] = where(s_2 > i, -inf, attn_weights[b, h, i, s_2])
+        attn_weights_3[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        attn_weights_4[b, h, i, j] = where(j > i, -inf, attn_weights_3[b, h, i, j])
+        combined_logits[b, h, i, j] = where(j < S, attn_weights_4[b, h, i, j], sinks[h])
+        t5[b, h, i] = max_j combined_logits[b, h, i, j]
+        combined_logits_2[b, h, i, s_2] = attn_weights_2[b, h, i, s_2] - t5[b, h, i]
+        combined_logits_3[b, h, i, j] = combined_logits[b, h, i, j] - t5[b, h, i]
+        t8[b, h, i] = max_j combined_logits_3[b, h, i, j]
+        probs[b, h, i, s_2] = exp(combined_logits_2[b, h, i, s_2] - t8[b, h, i]) / (Σ_j exp(combined_logits_3[b,
+            h, i, j] - t8[b, h, i]))
+        output[b, h, i, d] = Σ_s_2 probs[b, h, i, s_2] * value[b, h, s_2, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -106,16 +111,17 @@ def attention_with_sinks_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -125,7 +131,7 @@ def attention_with_sinks_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:17
-            if part > 0:
+            if partial:
                 attn_weights = tl.where(
                     (keys < S)[None, :] & (keys[None, :] <= rows[:, None]), attn_weights, float("-inf")
                 )
@@ -135,8 +141,8 @@ def attention_with_sinks_kernel(
                 (nan_max(running_max * scale, sinks.to(tl.float32)) - nan_max(finite_max * scale, sinks.to(tl.float32)))
                 * 1.4426950408889634
             )
-            term = nan_max(finite_max * scale, sinks.to(tl.float32))
-            combined_logits = attn_weights * scale_2 - (term * 1.4426950408889634)[:, None]  # sinks.py:20
+            term = nan_max(finite_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
+            combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:20
             probs = tl.exp2(combined_logits)  # sinks.py:21
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -152,8 +158,8 @@ def attention_with_sinks_kernel(
             running_sum = running_sum * rescale + tl.sum(probs, 1)
             running_max = new_max
 
-    term_2 = nan_max(running_max * scale, sinks.to(tl.float32))
-    output = accumulator / (running_sum + tl.exp2((sinks.to(tl.float32) - term_2) * 1.4426950408889634))[:, None]
+    term_2 = nan_max(running_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
+    output = accumulator / (running_sum + tl.exp2(sinks.to(tl.float32) * 1.4426950408889634 - term_2))[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -175,8 +181,10 @@ def attention_with_sinks(query, key, value, sinks):
     expect("sinks", sinks, (H,), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("attention_with_sinks", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "attention_with_sinks", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     attention_with_sinks_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -224,17 +232,16 @@ def softmax_off_by_one_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """softmax_off_by_one, with exponentials in base 2:
+    """softmax_off_by_one:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S, scores[b, h, i, j], -inf)
-        highest[b, h, i] = max((max_j scores_2[b, h, i, j]) * float32(D) ** -0.5, 0)
-        t3[b, h, i] = highest[b, h, i] * 1.44269504
-        weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (float32(D) ** -0.5 * 1.44269504) - t3[b, h, i])
-        output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[b, h, j, d]) / (exp2(-t3[b, h, i]) + (Σ_j
-            weights[b, h, i, j]))
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        highest[b, h, i] = max(max_j scores[b, h, i, j], 0)
+        weights[b, h, i, j] = exp(scores[b, h, i, j] - highest[b, h, i])
+        weights_2[b, h, i, j] = weights[b, h, i, j] / (exp(-highest[b, h, i]) + (Σ_j weights[b, h, i, j]))
+        output[b, h, i, d] = Σ_j weights_2[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -275,16 +282,17 @@ def softmax_off_by_one_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -294,7 +302,7 @@ def softmax_off_by_one_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:32
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -341,8 +349,10 @@ def softmax_off_by_one(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("softmax_off_by_one", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "softmax_off_by_one", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     softmax_off_by_one_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -380,36 +390,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,11 +12,8 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
-TILES = {
-    ("sliding_window", "sm_90", 64, 2): (64, 64, 4, 2),
-    ("sliding_window", "sm_90", 128, 2): (64, 32, 4, 2),
-}
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+TILES = {}
 
 
 @triton.jit
@@ -49,15 +46,16 @@ def sliding_window_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sliding_window, with exponentials in base 2:
+    """sliding_window:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S and (i - j >= 0 and i - j < window), scores[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(1 /
-            sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(i - j < 0 or i - j >= window, -inf, scores[b, h, i, j])
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -101,19 +99,17 @@ def sliding_window_kernel(
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -123,13 +119,13 @@ def sliding_window_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:21
-            if part > 0:
+            if partial:
                 distance = rows[:, None] - keys[None, :]  # sliding_window.py:18
                 scores = tl.where((keys < S)[None, :] & (distance >= 0) & (distance < window), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2((scores - finite_max[:, None]) * scale)  # sliding_window.py:22
+            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # sliding_window.py:22
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -165,8 +161,10 @@ def sliding_window(query, key, value, window):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sliding_window", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sliding_window", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sliding_window_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -212,16 +210,17 @@ def sliding_window_symmetric_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sliding_window_symmetric, with exponentials in base 2:
+    """sliding_window_symmetric:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
-        scores_2[b, h, i, j] = where(abs(j - i) <= radius, scores[b, h, i, j], max(element(finfo_min) *
-            1.44269504, -3.3895e+38))
-        scores_3[b, h, i, j] = where(j < S, scores_2[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        far[i, j] = abs(j - i) > radius
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(far[i, j], element(finfo_min), scores[b, h, i, j])
+        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -267,18 +266,15 @@ def sliding_window_symmetric_kernel(
         tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - radius - 1), BLOCK_KEYS) * BLOCK_KEYS, live_stop
     )
     full_stop = tl.maximum(full_start, tl.minimum(S, tl.maximum(0, radius + row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(5):
+    for part in tl.static_range(4):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         elif part == 2:
-            # the blocks at its start
-            start, stop = live_start, full_start
-        elif part == 3:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
             unseen = tl.min(running_max) < scale + 150.0
             start = tl.cdiv(live_stop, BLOCK_KEYS) * BLOCK_KEYS
@@ -289,6 +285,7 @@ def sliding_window_symmetric_kernel(
             stop = tl.where(unseen, live_start, 0)
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -298,9 +295,9 @@ def sliding_window_symmetric_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # sliding_window.py:36
-            if part > 0:
+            if partial:
                 scores = tl.where(tl.abs(keys[None, :] - rows[:, None]) <= radius, scores, scale)
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -341,8 +338,10 @@ def sliding_window_symmetric(query, key, value, radius):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sliding_window_symmetric", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sliding_window_symmetric", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sliding_window_symmetric_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -389,16 +388,16 @@ def sliding_window_band_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sliding_window_band, with exponentials in base 2:
+    """sliding_window_band:
 
         band[i, j] = j > i - window and j <= i
-        att[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
-        att_2[b, h, i, j] = where(j < S and band[i, j], att[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2((att_2[b, h, i, j] - (max_j att_2[b, h, i, j])) * (float32(1 / sqrt(float32(D))) *
-            1.44269504))
-        output[b, h, i, d_v] = (Σ_j t3[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j t3[b, h, i, j])
+        att[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) / sqrt(float32(D))
+        att_2[b, h, i, j] = where(band[i, j], att[b, h, i, j], -inf)
+        t3[b, h, i, j] = exp(att_2[b, h, i, j] - (max_j att_2[b, h, i, j]))
+        output[b, h, i, d_v] = Σ_j t3[b, h, i, j] / (Σ_j t3[b, h, i, j]) * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -443,19 +442,17 @@ def sliding_window_band_kernel(
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -465,7 +462,7 @@ def sliding_window_band_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # sliding_window.py:46
-            if part > 0:
+            if partial:
                 att = tl.where(
                     (keys < S)[None, :] & (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]),
                     att,
@@ -474,7 +471,7 @@ def sliding_window_band_kernel(
             new_max = tl.maximum(running_max, tl.max(att, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((att - finite_max[:, None]) * scale)
+            weights = tl.exp2(att * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -509,8 +506,10 @@ def sliding_window_band(q, k, v, window):
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("sliding_window_band", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sliding_window_band", q, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     sliding_window_band_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -558,16 +557,16 @@ def sliding_window_bottom_right_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sliding_window_bottom_right, with exponentials in base 2:
+    """sliding_window_bottom_right:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k and (i + S_k - j - S_q >= 0 and i + S_k - j - S_q < 128), scores[b,
-            h, i, j], -inf)
-        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
-        output[b, h, i, d] = (Σ_j t2[b, h, i, j] * value[b, h, j, d]) / (Σ_j t2[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(i + S_k - j - S_q >= 0 and i + S_k - j - S_q < 128, scores[b, h, i, j],
+            -inf)
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -615,19 +614,17 @@ def sliding_window_bottom_right_kernel(
     full_stop = tl.maximum(
         full_start, tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
     )
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -637,13 +634,13 @@ def sliding_window_bottom_right_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:61
-            if part > 0:
+            if partial:
                 distance = (rows + S_k)[:, None] - keys[None, :] - S_q  # sliding_window.py:59
                 scores = tl.where((keys < S_k)[None, :] & (distance >= 0) & (distance < 128), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -680,8 +677,10 @@ def sliding_window_bottom_right(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sliding_window_bottom_right", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sliding_window_bottom_right", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     sliding_window_bottom_right_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -719,36 +718,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -59,15 +59,16 @@ def soft_cap_kernel(
     APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
-    """soft_cap, with exponentials in base 2:
+    """soft_cap:
 
-        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) / sqrt(float32(D))
-        scores_2[b, h, i, j] = tanh(scores[b, h, i, j] / cap) * (cap * 1.44269504)
-        scores_3[b, h, i, j] = where(j < S_k, scores_2[b, h, i, j], -inf)
-        attn_weights[b, h, i, j] = exp2(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j attn_weights[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = tanh(scores[b, h, i, j] / cap) * cap
+        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -108,16 +109,17 @@ def soft_cap_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -128,7 +130,7 @@ def soft_cap_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # soft_cap.py:17
             scores_2 = tanh(scores / cap_2, APPROXIMATE) * scale_2  # soft_cap.py:18
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -170,8 +172,8 @@ def soft_cap(query, key, value, cap):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("soft_cap", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("soft_cap", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     soft_cap_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -221,17 +223,19 @@ def soft_cap_causal_kernel(
     APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
-    """soft_cap_causal, with exponentials in base 2:
+    """soft_cap_causal:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = scores[b, h, i, j] * float32(D) ** -0.5
-        scores_3[b, h, i, j] = tanh(scores_2[b, h, i, j] / 30)
-        t3[b, h, i, j] = where(j < S and j <= i, scores_3[b, h, i, j] * 43.2808512, -inf)
-        t4[b, h, i, j] = exp2(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
-        probs[b, h, i, j] = element(t4[b, h, i, j])
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j t4[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = scores[b, h, i, j] / 30
+        scores_3[b, h, i, j] = tanh(scores_2[b, h, i, j])
+        scores_4[b, h, i, j] = scores_3[b, h, i, j] * 30
+        t4[b, h, i, j] = where(j > i, -inf, float32(scores_4[b, h, i, j]))
+        t5[b, h, i, j] = exp(t4[b, h, i, j] - (max_j t4[b, h, i, j]))
+        probs[b, h, i, j] = element(t5[b, h, i, j] / (Σ_j t5[b, h, i, j]))
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -273,16 +277,17 @@ def soft_cap_causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -295,7 +300,7 @@ def soft_cap_causal_kernel(
             scores_2 = scores * scale  # soft_cap.py:30
             scores_3 = tanh(scores_2 / 30.0, APPROXIMATE)  # soft_cap.py:31
             scores_4 = scores_3 * 43.2808512266689
-            if part > 0:
+            if partial:
                 scores_4 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_4, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_4, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -336,8 +341,10 @@ def soft_cap_causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("soft_cap_causal", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "soft_cap_causal", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     soft_cap_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -384,17 +391,17 @@ def soft_cap_sliding_window_kernel(
     APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
-    """soft_cap_sliding_window, with exponentials in base 2:
+    """soft_cap_sliding_window:
 
-        attn_weights[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h // (H // H_kv), j, d_2]) * scaling
-        attn_weights_2[b, h, i, j] = tanh(attn_weights[b, h, i, j] / softcap) * (softcap * 1.44269504)
-        t2[b, h, i, j] = where(j < S and (i - j >= 0 and i - j < window), attn_weights_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        attn_weights_3[b, h, i, j] = element(t3[b, h, i, j])
-        output[b, h, i, d] = (Σ_j attn_weights_3[b, h, i, j] * value[b, h // (H // H_kv), j, d]) / (Σ_j t3[b, h,
-            i, j])
+        attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) * scaling
+        attn_weights_2[b, h, i, j] = tanh(attn_weights[b, h, i, j] / softcap) * softcap
+        t2[b, h, i, j] = where(i - j >= 0 and i - j < window, float32(attn_weights_2[b, h, i, j]), -inf)
+        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
+        attn_weights_3[b, h, i, j] = element(t3[b, h, i, j] / (Σ_j t3[b, h, i, j]))
+        output[b, h, i, d] = Σ_j attn_weights_3[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -439,19 +446,17 @@ def soft_cap_sliding_window_kernel(
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(3):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = full_start, full_stop
-        elif part == 1:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
+            start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
-            # the blocks at its start
-            start, stop = live_start, full_start
+            start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -462,7 +467,7 @@ def soft_cap_sliding_window_kernel(
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling_2  # soft_cap.py:50
             attn_weights_2 = tanh(attn_weights / softcap_2, APPROXIMATE) * scale  # soft_cap.py:51
-            if part > 0:
+            if partial:
                 distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
                 attn_weights_2 = tl.where(
                     (keys < S)[None, :] & (distance >= 0) & (distance < window), attn_weights_2, float("-inf")
@@ -509,8 +514,10 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         raise ValueError("soft_cap_sliding_window was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("soft_cap_sliding_window", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "soft_cap_sliding_window", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     soft_cap_sliding_window_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
         key,
@@ -552,36 +559,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

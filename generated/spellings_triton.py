@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -37,7 +37,7 @@ def with_einsum_kernel(
     value_stride_b, value_stride_s, value_stride_h, value_stride_d,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -46,15 +46,15 @@ def with_einsum_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_einsum, with exponentials in base 2:
+    """with_einsum:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, i, h, d_2] * key[b, j, h, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b, h,
-            i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, i, h, d] = (Σ_j probs[b, h, i, j] * value[b, j, h, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d query[b, i, h, d] * key[b, j, h, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, i, h, d] = Σ_j probs[b, h, i, j] * value[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -95,16 +95,17 @@ def with_einsum_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -114,12 +115,12 @@ def with_einsum_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # spellings.py:16
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # spellings.py:17
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:17
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -156,8 +157,10 @@ def with_einsum(query, key, value):
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_einsum", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_einsum", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     with_einsum_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -168,7 +171,6 @@ def with_einsum(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -204,15 +206,15 @@ def with_einsum_dots_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_einsum_dots, with exponentials in base 2:
+    """with_einsum_dots:
 
-        sim[b, h, i, j] = Σ_d q[b, h, i, d] * k[b, h, j, d]
-        sim_2[b, h, i, j] = where(j < S_kv, sim[b, h, i, j], -inf)
-        attn[b, h, i, j] = exp2((sim_2[b, h, i, j] - (max_j sim_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
-        output[b, h, i, d_v] = (Σ_j attn[b, h, i, j] * v[b, h, j, d_v]) / (Σ_j attn[b, h, i, j])
+        sim[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(sim[b, h, i, j] - (max_j sim[b, h, i, j]))
+        attn[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d_v] = Σ_j attn[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -254,16 +256,17 @@ def with_einsum_dots_kernel(
 
     # The last block may reach past the keys
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_kv if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_kv
+            start, stop = whole_stop, S_kv
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -273,12 +276,12 @@ def with_einsum_dots_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             sim = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # spellings.py:23
-            if part > 0:
+            if partial:
                 sim = tl.where((keys < S_kv)[None, :], sim, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(sim, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn = tl.exp2((sim - finite_max[:, None]) * scale)  # spellings.py:24
+            attn = tl.exp2(sim * scale - (finite_max * scale)[:, None])  # spellings.py:24
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -314,8 +317,10 @@ def with_einsum_dots(q, k, v):
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages = configuration("with_einsum_dots", q, max(D, D_v))
-    descriptors = describable(k, v)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_einsum_dots", q, max(D, D_v), accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(k, v)
     with_einsum_dots_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
@@ -354,7 +359,7 @@ def with_at_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -363,15 +368,15 @@ def with_at_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_at, with exponentials in base 2:
+    """with_at:
 
-        scores[b, h, i, j] = Σ_d_2 key[b, h, j, d_2] * query[b, h, i, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b, h,
-            i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = (Σ_d key[b, h, j, d] * query[b, h, i, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -412,16 +417,17 @@ def with_at_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -431,12 +437,12 @@ def with_at_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # spellings.py:34
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # spellings.py:35
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:35
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -473,8 +479,8 @@ def with_at(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_at", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("with_at", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     with_at_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -485,7 +491,6 @@ def with_at(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -512,7 +517,7 @@ def with_matmul_kernel(
     value_stride_s, value_stride_b, value_stride_h, value_stride_d,
     output_stride_s, output_stride_b, output_stride_h, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -521,15 +526,16 @@ def with_matmul_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_matmul, with exponentials in base 2:
+    """with_matmul:
 
-        scores[b, h, i, j] = Σ_d_2 query[i, b, h, d_2] * key[j, b, h, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / float32(D) ** 0.5) - (max_j scores_2[b, h,
-            i, j]) * (float32(1 / float32(D) ** 0.5) * 1.44269504))
-        output[i, b, h, d] = (Σ_j probs[b, h, i, j] * value[j, b, h, d]) / (Σ_j probs[b, h, i, j])
+        scores[b, h, i, j] = Σ_d query[i, b, h, d] * key[j, b, h, d]
+        t1[b, h, i, j] = scores[b, h, i, j] / float32(D) ** 0.5
+        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
+        probs[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        output[i, b, h, d] = Σ_j probs[b, h, i, j] * value[j, b, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -570,16 +576,17 @@ def with_matmul_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -589,12 +596,12 @@ def with_matmul_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # spellings.py:45
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # spellings.py:46
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:46
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -631,8 +638,10 @@ def with_matmul(query, key, value):
     expect("value", value, (S_k, B, H, D), (query.dtype,), query.device)
 
     output = torch.empty((S_q, B, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_matmul", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_matmul", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     with_matmul_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -643,7 +652,6 @@ def with_matmul(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / D**0.5 * 1.4426950408889634,
-        1.4426950408889634 / D**0.5,
         S_q,
         H,
         S_k,
@@ -670,7 +678,7 @@ def with_bmm_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
@@ -679,15 +687,15 @@ def with_bmm_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_bmm, with exponentials in base 2:
+    """with_bmm:
 
-        attn_weights[b, i, j] = Σ_d_2 query[b, i, d_2] * key[b, j, d_2]
-        attn_weights_2[b, i, j] = where(j < S_k, attn_weights[b, i, j], -inf)
-        attn_weights_3[b, i, j] = exp2(attn_weights_2[b, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j
-            attn_weights_2[b, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
-        output[b, i, d] = (Σ_j attn_weights_3[b, i, j] * value[b, j, d]) / (Σ_j attn_weights_3[b, i, j])
+        attn_weights[b, i, j] = (Σ_d query[b, i, d] * key[b, j, d]) / sqrt(float32(D))
+        t1[b, i, j] = exp(attn_weights[b, i, j] - (max_j attn_weights[b, i, j]))
+        attn_weights_2[b, i, j] = t1[b, i, j] / (Σ_j t1[b, i, j])
+        output[b, i, d] = Σ_j attn_weights_2[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -726,16 +734,17 @@ def with_bmm_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -745,12 +754,12 @@ def with_bmm_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # spellings.py:57
-            if part > 0:
+            if partial:
                 attn_weights = tl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights_2 = tl.exp2(attn_weights * scale_2 - (finite_max * scale)[:, None])  # spellings.py:58
+            attn_weights_2 = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])  # spellings.py:58
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -786,8 +795,8 @@ def with_bmm(query, key, value):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_bmm", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("with_bmm", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     with_bmm_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
         key,
@@ -798,7 +807,6 @@ def with_bmm(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         S_k,
         D=D,
@@ -834,16 +842,17 @@ def with_bmm_reshaped_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_bmm_reshaped, with exponentials in base 2:
+    """with_bmm_reshaped:
 
-        attn_weights[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 *
-            1.44269504)
-        attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j] * 1.44269504
-        attn_weights_3[b, h, i, j] = where(j < S_k, attn_weights_2[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp2(attn_weights_3[b, h, i, j] - (max_j attn_weights_3[b, h, i, j]))
-        output[b, h, i, d] = (Σ_j t3[b, h, i, j] * value[b, h, j, d]) / (Σ_j t3[b, h, i, j])
+        query[b, d, h, i] = query[b, h, i, d] * float32(D) ** -0.5
+        attn_weights[b, h, i, j] = Σ_d query[b, d, h, i] * key[b, h, j, d]
+        attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j]
+        t3[b, h, i, j] = exp(attn_weights_2[b, h, i, j] - (max_j attn_weights_2[b, h, i, j]))
+        attn_probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -891,16 +900,17 @@ def with_bmm_reshaped_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -916,7 +926,7 @@ def with_bmm_reshaped_kernel(
                 other=0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
-            if part > 0:
+            if partial:
                 attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -960,8 +970,10 @@ def with_bmm_reshaped(query, key, value, attention_mask):
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_bmm_reshaped", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_bmm_reshaped", query, D, accumulators=1, scores=4
+    )
+    descriptors = descriptors and describable(key, value)
     with_bmm_reshaped_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -1011,14 +1023,15 @@ def with_baddbmm_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_baddbmm, with exponentials in base 2:
+    """with_baddbmm:
 
-        scores[b, i, j] = (Σ_d_2 query[b, i, d_2] * key[b, j, d_2]) * (scale * 1.44269504)
-        scores_2[b, i, j] = where(j < S_k, scores[b, i, j], -inf)
-        probs[b, i, j] = exp2(scores_2[b, i, j] - (max_j scores_2[b, i, j]))
-        output[b, i, d] = (Σ_j probs[b, i, j] * value[b, j, d]) / (Σ_j probs[b, i, j])
+        scores[b, i, j] = (Σ_d query[b, i, d] * key[b, j, d]) * scale
+        t1[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
+        probs[b, i, j] = t1[b, i, j] / (Σ_j t1[b, i, j])
+        output[b, i, d] = Σ_j probs[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1057,16 +1070,17 @@ def with_baddbmm_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1076,7 +1090,7 @@ def with_baddbmm_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # spellings.py:88
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1117,8 +1131,10 @@ def with_baddbmm(query, key, value, scale):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_baddbmm", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_baddbmm", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     with_baddbmm_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
         key,
@@ -1164,15 +1180,15 @@ def with_baddbmm_bias_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_baddbmm_bias, with exponentials in base 2:
+    """with_baddbmm_bias:
 
-        scores[b, i, j] = alibi[b, 0, j] * 1.44269504 + (Σ_d_2 query[b, i, d_2] * key[b, j, d_2]) * (1 /
-            sqrt(float32(D)) * 1.44269504)
-        scores_2[b, i, j] = where(j < S_k, scores[b, i, j], -inf)
-        weights[b, i, j] = exp2(scores_2[b, i, j] - (max_j scores_2[b, i, j]))
-        output[b, i, d] = (Σ_j weights[b, i, j] * value[b, j, d]) / (Σ_j weights[b, i, j])
+        scores[b, i, j] = alibi[b, 0, j] + (Σ_d query[b, i, d] * key[b, j, d]) * (1 / sqrt(float32(D)))
+        t1[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
+        weights[b, i, j] = t1[b, i, j] / (Σ_j t1[b, i, j])
+        output[b, i, d] = Σ_j weights[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1212,17 +1228,20 @@ def with_baddbmm_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            alibi = load_tile(alibi_block + tl.cast(key_start, tl.int64) * alibi_stride_s, (keys < S_k), part > 0)
+            partial = key_start >= full_stop
+            alibi = load_tile(
+                alibi_block + tl.cast(key_start, tl.int64) * alibi_stride_s, (keys < S_k), part > 0 or DESCRIPTORS
+            )
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1234,7 +1253,7 @@ def with_baddbmm_bias_kernel(
             scores = (alibi.to(tl.float32) * 1.4426950408889634)[None, :] + tl.dot(
                 query, tl.trans(key), input_precision=PRECISION
             ) * scale  # spellings.py:101
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1276,8 +1295,10 @@ def with_baddbmm_bias(query, key, value, alibi):
     expect("alibi", alibi, (B, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_baddbmm_bias", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_baddbmm_bias", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     with_baddbmm_bias_kernel[(triton.cdiv(S_q, block_rows) * B,)](
         query,
         key,
@@ -1316,7 +1337,7 @@ def with_softmax_written_out_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -1325,15 +1346,14 @@ def with_softmax_written_out_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_softmax_written_out, with exponentials in base 2:
+    """with_softmax_written_out:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        weights[b, h, i, j] = exp2(scores_2[b, h, i, j] * (1.44269504 / sqrt(float32(D))) - (max_j scores_2[b,
-            h, i, j]) * (float32(1 / sqrt(float32(D))) * 1.44269504))
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        weights[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
         output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1374,16 +1394,17 @@ def with_softmax_written_out_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1393,12 +1414,12 @@ def with_softmax_written_out_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # spellings.py:112
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale_2 - (finite_max * scale)[:, None])  # spellings.py:113
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:113
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1435,8 +1456,10 @@ def with_softmax_written_out(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_softmax_written_out", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_softmax_written_out", query, D, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
     with_softmax_written_out_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -1447,7 +1470,6 @@ def with_softmax_written_out(query, key, value):
         *value.stride(),
         *output.stride(),
         1.0 / math.sqrt(D) * 1.4426950408889634,
-        1.4426950408889634 / math.sqrt(D),
         S_q,
         H,
         S_k,
@@ -1475,36 +1497,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

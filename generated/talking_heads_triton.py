@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -55,23 +55,17 @@ def talking_heads_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """talking_heads, with exponentials in base 2:
+    """talking_heads:
 
-        t0[b, i, j, n4_2] = Σ_d_2 q[b, n4_2, i, d_2] * k[b, n4_2, j, d_2]
-        t1[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[0, n4_2], -inf)
-        t2[b, i, j] = exp2((t1[b, i, j] - (max_j t1[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        t3[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[1, n4_2], -inf)
-        t4[b, i, j] = exp2((t3[b, i, j] - (max_j t3[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        t5[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[2, n4_2], -inf)
-        t6[b, i, j] = exp2((t5[b, i, j] - (max_j t5[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        t7[b, i, j] = where(j < S, Σ_n4_2 t0[b, i, j, n4_2] * proj_l[3, n4_2], -inf)
-        t8[b, i, j] = exp2((t7[b, i, j] - (max_j t7[b, i, j])) * (float32(D) ** -0.5 * 1.44269504))
-        output[b, n4, i, d] = (Σ_j t2[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 0] / (Σ_j t2[b, i, j]) + (Σ_j
-            t4[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 1] / (Σ_j t4[b, i, j]) + (Σ_j t6[b, i, j] * v[b, n4, j,
-            d]) * proj_w[n4, 2] / (Σ_j t6[b, i, j]) + (Σ_j t8[b, i, j] * v[b, n4, j, d]) * proj_w[n4, 3] / (Σ_j
-            t8[b, i, j])
+        scores[b, i, j, n4] = Σ_d q[b, n4, i, d] * float32(D) ** -0.5 * k[b, n4, j, d]
+        scores_2[b, i, j, n4_2] = Σ_n4 scores[b, i, j, n4] * proj_l[n4_2, n4]
+        t2[b, i, j, n4_2] = exp(scores_2[b, i, j, n4_2] - (max_j scores_2[b, i, j, n4_2]))
+        attn[b, i, j, n4_2] = t2[b, i, j, n4_2] / (Σ_j t2[b, i, j, n4_2])
+        attn_2[b, i, j, n4] = Σ_n4_2 attn[b, i, j, n4_2] * proj_w[n4, n4_2]
+        output[b, n4, i, d] = Σ_j attn_2[b, i, j, n4] * v[b, n4, j, d]
 
     One program for each b, n4 and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -128,30 +122,31 @@ def talking_heads_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S
+            start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             k = load_tile(
                 k_block + tl.cast(key_start, tl.int64) * k_stride_s,
                 (keys < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
-                part > 0 or BLOCK_D != D or BLOCK_N4_2 != 4,
+                part > 0 or DESCRIPTORS or BLOCK_D != D or BLOCK_N4_2 != 4,
             )
             total = tl.sum(q.to(tl.float32)[:, None, :, :] * k.to(tl.float32)[None, :, :, :], 2)
             scores = tl.sum(total * proj_l.to(tl.float32)[None, None, :], 2)
-            if part > 0:
+            if partial:
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -163,37 +158,37 @@ def talking_heads_kernel(
             accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             scores_2 = tl.sum(total * proj_l_2.to(tl.float32)[None, None, :], 2)
-            if part > 0:
+            if partial:
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            weights_2 = tl.exp2((scores_2 - finite_max_2[:, None]) * scale)
+            weights_2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])
             accumulator_2 = tl.dot(
                 weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
             )
             running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
             scores_3 = tl.sum(total * proj_l_3.to(tl.float32)[None, None, :], 2)
-            if part > 0:
+            if partial:
                 visible_3 = keys < S
                 scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
             new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
             finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
             rescale_3 = tl.exp2((running_max_3 - finite_max_3) * scale)
-            weights_3 = tl.exp2((scores_3 - finite_max_3[:, None]) * scale)
+            weights_3 = tl.exp2(scores_3 * scale - (finite_max_3 * scale)[:, None])
             accumulator_3 = tl.dot(
                 weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
             )
             running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
             scores_4 = tl.sum(total * proj_l_4.to(tl.float32)[None, None, :], 2)
-            if part > 0:
+            if partial:
                 visible_4 = keys < S
                 scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
             new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
             finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
             rescale_4 = tl.exp2((running_max_4 - finite_max_4) * scale)
-            weights_4 = tl.exp2((scores_4 - finite_max_4[:, None]) * scale)
+            weights_4 = tl.exp2(scores_4 * scale - (finite_max_4 * scale)[:, None])
             accumulator_4 = tl.dot(
                 weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
             )
@@ -236,9 +231,11 @@ def talking_heads(q, k, v, proj_l, proj_w):
 
     output = torch.empty((B, 4, S, D), dtype=q.dtype, device=q.device)
     N4_2 = 4
-    block_rows, block_keys, warps, stages = configuration("talking_heads", q, max(D, N4_2))
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "talking_heads", q, max(D, N4_2), accumulators=4, scores=3
+    )
     block_rows, block_keys = deep_tile(block_rows, block_keys, S, max(padded(N4_2), padded(D)))
-    descriptors = describable(v)
+    descriptors = descriptors and describable(v)
     talking_heads_kernel[(triton.cdiv(S, block_rows) * B * 4,)](
         q,
         k,
@@ -279,36 +276,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
-# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {}
 
 
@@ -45,19 +45,16 @@ def thresholded_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """thresholded, with exponentials in base 2:
+    """thresholded:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        probs[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
-        t3[b, h, i] = Σ_j probs[b, h, i, j]
-        probs_2[b, h, i, j] = probs[b, h, i, j] / t3[b, h, i]
-        kept[b, h, i, j] = where(probs_2[b, h, i, j] > threshold, probs[b, h, i, j], 0)
-        output[b, h, i, d] = (Σ_j kept[b, h, i, j] * value[b, h, j, d]) / t3[b, h, i] / ((Σ_j kept[b, h, i, j])
-            / t3[b, h, i] + 1e-09)
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        kept[b, h, i, j] = where(probs[b, h, i, j] > threshold, probs[b, h, i, j], 0)
+        output[b, h, i, d] = Σ_j kept[b, h, i, j] / (Σ_j kept[b, h, i, j] + 1e-09) * value[b, h, j, d]
 
     One program for each b, h and block of i; 2 passes over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -92,16 +89,17 @@ def thresholded_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -111,16 +109,17 @@ def thresholded_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:14
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # thresholded.py:15
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:15
             running_sum = running_sum * rescale + tl.sum(probs, 1)
             running_max = new_max
 
     # What the pass before has settled
+    term = running_max * scale
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -130,15 +129,14 @@ def thresholded_kernel(
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key_2 = key_blocks.load([key_start, 0])
             else:
@@ -148,9 +146,9 @@ def thresholded_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:14
-            if part > 0:
+            if partial:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-            probs_2 = tl.exp2((scores_2 - running_max[:, None]) * scale)  # thresholded.py:15
+            probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:15
             probs_3 = probs_2 / running_sum[:, None]  # thresholded.py:15
             kept = tl.where(probs_3 > threshold_2, probs_2, 0.0)  # thresholded.py:16
             if DESCRIPTORS:
@@ -186,8 +184,10 @@ def thresholded(query, key, value, threshold):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("thresholded", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "thresholded", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     thresholded_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -235,19 +235,18 @@ def with_entropy_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """with_entropy, with exponentials in base 2:
+    """with_entropy:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        t2[b, h, i] = max_j scores_2[b, h, i, j]
-        probs[b, h, i, j] = exp2((scores_2[b, h, i, j] - t2[b, h, i]) * (float32(D) ** -0.5 * 1.44269504))
-        t4[b, h, i] = Σ_j probs[b, h, i, j]
-        output[b, h, i, d] = (Σ_j element(probs[b, h, i, j]) * value[b, h, j, d]) / t4[b, h, i]
-        entropy[b, h, i] = -((Σ_j where(j < S_k, (float32(scores_2[b, h, i, j] * float32(D) ** -0.5) -
-            float32(t2[b, h, i] * float32(D) ** -0.5)) * probs[b, h, i, j], 0)) / t4[b, h, i] - t4[b, h, i] *
-            log(t4[b, h, i]) / t4[b, h, i])  (float32)
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = float32(scores[b, h, i, j])
+        t2[b, h, i, j] = t1[b, h, i, j] - (max_j t1[b, h, i, j])
+        log_probs[b, h, i, j] = t2[b, h, i, j] - log(Σ_j exp(t2[b, h, i, j]))
+        probs[b, h, i, j] = exp(log_probs[b, h, i, j])
+        output[b, h, i, d] = Σ_j element(probs[b, h, i, j]) * value[b, h, j, d]
+        entropy[b, h, i] = -(Σ_j probs[b, h, i, j] * log_probs[b, h, i, j])  (float32)
 
     One program for each b, h and block of i; 2 passes over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -288,16 +287,17 @@ def with_entropy_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -307,13 +307,13 @@ def with_entropy_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:26
-            if part > 0:
+            if partial:
                 visible = keys < S_k
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # thresholded.py:28
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:28
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -330,18 +330,18 @@ def with_entropy_kernel(
 
     # What the pass before has settled
     term = running_max * scale_2
+    term_2 = running_max * scale
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key_2 = key_blocks.load([key_start, 0])
             else:
@@ -351,12 +351,12 @@ def with_entropy_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:26
-            if part > 0:
+            if partial:
                 visible_2 = keys < S_k
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            probs_2 = tl.exp2((scores_2 - running_max[:, None]) * scale)  # thresholded.py:28
+            probs_2 = tl.exp2(scores_2 * scale - term_2[:, None])  # thresholded.py:28
             scores_3 = (scores_2 * scale_2 - term[:, None]) * probs_2
-            if part > 0:
+            if partial:
                 visible_3 = keys < S_k
                 scores_3 = tl.where(visible_3[None, :], scores_3, 0.0)
             running_sum_2 = running_sum_2 + tl.sum(scores_3, 1)
@@ -394,8 +394,10 @@ def with_entropy(query, key, value):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     entropy = torch.empty((B, H, S_q), dtype=torch.float32, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("with_entropy", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_entropy", query, D, accumulators=1, scores=3
+    )
+    descriptors = descriptors and describable(key, value)
     with_entropy_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -447,18 +449,17 @@ def sharpened_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
-    """sharpened, with exponentials in base 2:
+    """sharpened:
 
-        scores[b, h, i, j] = Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]
-        scores_2[b, h, i, j] = where(j < S_k, scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp2((scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j])) * (float32(D) ** -0.5 *
-            1.44269504))
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        t2[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
         probs[b, h, i, j] = t2[b, h, i, j] * t2[b, h, i, j] * t2[b, h, i, j]
-        t4[b, h, i] = Σ_j t2[b, h, i, j]
-        output[b, h, i, d] = (Σ_j probs[b, h, i, j] * value[b, h, j, d]) / t4[b, h, i] / t4[b, h, i] / t4[b, h,
-            i] / ((Σ_j probs[b, h, i, j]) / t4[b, h, i] / t4[b, h, i] / t4[b, h, i])
+        probs_2[b, h, i, j] = probs[b, h, i, j] / (Σ_j probs[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs_2[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -500,16 +501,17 @@ def sharpened_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(2):
+    for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+            start, stop = 0, whole_stop
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, S_k
+            start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
+            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -519,7 +521,7 @@ def sharpened_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:39
-            if part > 0:
+            if partial:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -528,7 +530,7 @@ def sharpened_kernel(
                 * tl.exp2((running_max - finite_max) * scale)
                 * tl.exp2((running_max - finite_max) * scale)
             )
-            weights = tl.exp2((scores - finite_max[:, None]) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -577,8 +579,8 @@ def sharpened(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages = configuration("sharpened", query, D)
-    descriptors = describable(key, value)
+    block_rows, block_keys, warps, stages, descriptors = configuration("sharpened", query, D, accumulators=1, scores=2)
+    descriptors = descriptors and describable(key, value)
     sharpened_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
         query,
         key,
@@ -616,36 +618,51 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)

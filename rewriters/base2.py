@@ -71,9 +71,6 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
     if isinstance(expr, Map):
         if expr.op in ("add", "sub"):
             left, right = down(expr.args[0]), down(expr.args[1])
-            if isinstance(left, Map) and isinstance(right, Map) and _number(left) and _number(left) is _number(right):
-                # x * k + y * k: one product
-                return build.op("mul", build.op(expr.op, left.args[0], right.args[0]), left.args[1], dtype=FLOAT)
             return build.op(expr.op, left, right, dtype=FLOAT)
         if expr.op == "neg":
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)
@@ -93,18 +90,13 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             if small.axes < expr.axes and is_float(small):
                 return build.op("mul", large, down(small), dtype=FLOAT)
         if expr.op == "div" and not expr.args[1].axes:
-            number = build.op("div", factor, build.cast(expr.args[1], FLOAT), dtype=FLOAT)
-            return scaled(expr.args[0], number, names)
+            inverse = build.op("div", build.const(1.0, FLOAT), build.cast(expr.args[1], FLOAT), dtype=FLOAT)
+            return scaled(expr.args[0], build.op("mul", inverse, factor, dtype=FLOAT), names)
     return build.op("mul", expr, factor, dtype=FLOAT)
 
 
 def _unrounded(expr: Expr) -> Expr:
     return _unrounded(expr.args[0]) if isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]) else expr
-
-
-def _number(expr: Expr) -> Expr | None:
-    """k of ``x * k``, where it is no tile."""
-    return expr.args[1] if isinstance(expr, Map) and expr.op == "mul" and not expr.args[1].axes else None
 
 
 def _is_limit_test(test: Map) -> bool:

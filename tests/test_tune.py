@@ -35,16 +35,16 @@ def attend(query, key, lengths, window, scale):
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
     if not (H % H_kv == 0):
         raise ValueError("no")
-    rows, keys, warps, stages = configuration("attend", query, D)
-    return query.new_tensor([rows, keys, warps, stages])
+    rows, keys, warps, stages, descriptors = configuration("attend", query, D, accumulators=1, scores=1)
+    return query.new_tensor([rows, keys, warps, stages, descriptors])
 
 
 def expect(name, tensor, shape, dtypes, device):
     pass
 
 
-def configuration(function, tensor, widest):
-    return 64, 64, 4, 2
+def configuration(function, tensor, widest, accumulators, scores):
+    return 64, 64, 4, 2, True
 '''
 
 
@@ -56,8 +56,8 @@ def kernels(tmp_path: Path) -> Path:
     return path
 
 
-def found(tile: tune.Tile = (128, 64, 8, 3)) -> tune.Found:
-    return tune.Found("attn.py", "attend", "sm_90", 64, 2, tile, 1.0, (64, 64, 4, 2), 1.5, 40, 3)
+def found(tile: tune.Tile = (128, 64, 8, 3, True)) -> tune.Found:
+    return tune.Found("attn.py", "attend", "sm_90", 64, 2, tile, 1.0, (64, 64, 4, 2, True), 1.5, 40, 3)
 
 
 def test_arguments_follow_the_launchers_checks(kernels: Path) -> None:
@@ -93,12 +93,12 @@ def test_every_generated_launcher_gets_arguments(path: Path) -> None:
 def test_candidates_fit_and_hold_what_the_model_picks() -> None:
     for width, size in ((64, 2), (128, 2), (256, 2), (64, 4)):
         tiles = tune.candidates(width, size)
-        assert all(rows * width * size + 2 * n * keys * width * size <= tune.SHARED for rows, keys, _, n in tiles)
-    assert {(64, 128, 4, 2), (128, 64, 8, 3)} <= set(tune.candidates(64, 2))
-    assert {(64, 64, 4, 3), (128, 128, 8, 2)} <= set(tune.candidates(128, 2))
-    narrowed = tune.narrowed(tune.candidates(128, 2), (64, 64, 4, 3), 30)
+        assert all(rows * width * size + 2 * n * keys * width * size <= tune.SHARED for rows, keys, _, n, _ in tiles)
+    assert {(64, 128, 4, 2, True), (128, 64, 8, 3, True)} <= set(tune.candidates(64, 2))
+    assert {(64, 64, 4, 3, True), (128, 128, 8, 2, True)} <= set(tune.candidates(128, 2))
+    narrowed = tune.narrowed(tune.candidates(128, 2), (64, 64, 4, 3, True), 30)
     assert len(narrowed) == len(set(narrowed)) == 30
-    assert narrowed[0] == (64, 64, 4, 3)
+    assert narrowed[0] == (64, 64, 4, 3, True)
 
 
 def test_the_model_needs_no_entry() -> None:
@@ -108,7 +108,7 @@ def test_the_model_needs_no_entry() -> None:
     for chip in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "cpu"):
         for width in (16, 32, 64, 128, 256, 512):
             for size in (2, 4):
-                rows, keys, warps, stages = tile_for("any", chip, width, size)  # type: ignore[operator]
+                rows, keys, warps, stages, _ = tile_for("any", chip, width, size, 1, 1)  # type: ignore[operator]
                 limit = {"sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
                 held = stages if chip != "gfx942" else 1
                 assert rows >= 16 and keys >= 16 and warps in (4, 8)
@@ -116,7 +116,10 @@ def test_the_model_needs_no_entry() -> None:
 
 
 def test_a_table_is_replaced_and_nothing_else(kernels: Path) -> None:
-    tiles: dict[tune.Key, tune.Tile] = {("b", "sm_90", 64, 2): (64, 64, 4, 3), ("a", "sm_90", 64, 2): (128, 64, 8, 2)}
+    tiles: dict[tune.Key, tune.Tile] = {
+        ("b", "sm_90", 64, 2): (64, 64, 4, 3, True),
+        ("a", "sm_90", 64, 2): (128, 64, 8, 2, True),
+    }
     text = tune.replaced(KERNELS, tiles)
     assert tune.entries(text) == tiles
     assert text.index('("a"') < text.index('("b"')
@@ -157,14 +160,14 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
     tile: list[tune.Tile] = []
 
     class Prepared:
-        own, asked = staticmethod(lambda *asked: (64, 64, 4, 2)), ("attend", torch.zeros(1, dtype=torch.bfloat16), 64)
+        asked, before, describes = ("attend", torch.zeros(1, dtype=torch.bfloat16), 64), (64, 64, 4, 2, True), True
         module = type("module", (), {"architecture": lambda device: "sm_90", "padded": lambda size: size})
 
         def __init__(self, job: tune.Job) -> None:
-            pass
+            self.job = job
 
         def run(self, asked: tune.Tile | None) -> torch.Tensor:
-            tile[:] = [asked or (64, 64, 4, 2)]
+            tile[:] = [asked or (64, 64, 4, 2, True)]
             if tile[0][3] == 4:
                 raise RuntimeError("out of resource")
             return torch.full((8,), 2.0 if tile[0][1] == 128 else 1.0)
@@ -178,9 +181,9 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     job = tune.Job(str(kernels), "attend", 64, "bfloat16", {})
     stages: list[str] = []
-    one = tune.search(job, None, 40, lambda stage, done, total: stages.append(stage))
+    one = tune.search(tune.begin(job, None, 40), lambda stage, done, total: stages.append(stage))
     assert one.tile[0] == 128 and one.tile[1] != 128 and one.tile[3] == 1
-    assert (one.key[1:], one.before, one.tried) == (("sm_90", 64, 2), (64, 64, 4, 2), 40)
+    assert (one.key[1:], one.before, one.tried) == (("sm_90", 64, 2), (64, 64, 4, 2, True), 40)
     assert 0 < one.failed < 40
     assert "2.0" in tune.summary(one) or "1.9" in tune.summary(one)
     assert set(stages) == {"time"}
@@ -225,7 +228,7 @@ def test_inspect_prints_a_row_for_each_kernel() -> None:
 
 
 def test_reports_are_json() -> None:
-    assert json.loads(tune.report([found()]))["found"][0]["tile"] == [128, 64, 8, 3]
+    assert json.loads(tune.report([found()]))["found"][0]["tile"] == [128, 64, 8, 3, True]
 
 
 def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +252,7 @@ def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pyte
     monkeypatch.setattr(tune, "_prepared", None)
     (job,) = tune.jobs([kernels], head_dims=[64], sizes={"length": 64})
     monkeypatch.setattr(torch.Tensor, "new_tensor", lambda self, values: values)
-    assert [tune.compiled(job, tile) for tile in ((32, 32, 4, 2), (128, 64, 8, 3))] == [None, None]
+    assert [tune.compiled(job, tile) for tile in ((32, 32, 4, 2, True), (128, 64, 8, 3, True))] == [None, None]
     assert [options for *_, options in asked] == [{"BLOCK": 32, "grid": (1,)}, {"BLOCK": 128, "grid": (1,)}]
     monkeypatch.setattr(Kernel, "warmup", lambda self, *args, **options: 1 / 0)
-    assert "ZeroDivisionError" in str(tune.compiled(job, (64, 64, 4, 2)))
+    assert "ZeroDivisionError" in str(tune.compiled(job, (64, 64, 4, 2, True)))

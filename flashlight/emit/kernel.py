@@ -17,6 +17,11 @@ from flashlight.ir.program import Output
 from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name
 
+RESERVED = (
+    *("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"),
+    *("start", "stop", "part", "partial", "live_start", "live_stop", "full_start", "full_stop", "whole_stop"),
+)
+"""Variables of every kernel, which the user's names must not take."""
 UNDERFLOW = 150.0
 """Weights are 2 ** (score - maximum): below 2 ** -149 float32 has nothing left."""
 
@@ -36,6 +41,8 @@ class Kernel:
     tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
     deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
+    accumulators: int  # tiles of rows by head dimension that registers hold at once
+    scores: int  # tiles of rows by keys that they hold beside them
     helpers: frozenset[str]
 
 
@@ -53,7 +60,7 @@ class _KernelWriter:
             self.names.taken.add(f"{tensor.name}_ptr")
         for scalar in _scalars(schedule):
             self.names.taken.add(scalar.name)
-        for name in ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"):
+        for name in RESERVED:
             self.names.taken.add(name)
         for axis in self.roles.resident:
             self.names.taken.add(axis.name)
@@ -61,6 +68,7 @@ class _KernelWriter:
         self.tiles = TileWriter(schedule, self.names, source_name)
         self.ranges: dict[str, str] = {}
         self.tables: dict[Tensor, None] = {}
+        self.accumulators = self.scores = 0
 
     @property
     def block(self) -> Block:
@@ -120,6 +128,7 @@ class _KernelWriter:
         block.add()
         if number == 0:
             self._bounds()
+            self._whole()
         self._loops(one, variables, number)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
@@ -203,6 +212,18 @@ class _KernelWriter:
             stop = f"tl.maximum({self.ranges['full_start']}, {stop})"
         block.add(f"full_stop = {stop}")
 
+    def _whole(self) -> None:
+        """Name the end of the blocks that lie within the keys: pointers read them without a mask."""
+        tiles, block = self.tiles, self.block
+        size = tiles.size(self.roles.stream.extent)
+        whole = f"{size} // BLOCK_KEYS * BLOCK_KEYS"
+        if f"full_stop = {whole}" in block.lines[-1]:
+            whole = "full_stop"
+        if tiles.describes:
+            whole = f"{size} if DESCRIPTORS else {whole}"
+        block.comment("Pointers read a block that reaches past the last key with a mask, in a loop of its own")
+        block.add(f"whole_stop = {whole}")
+
     def _matched_bounds(self, size: str) -> None:
         """Bounds where a value of the row must equal one of the key: those of `_bounds`, met with each match's."""
         tiles, block, keys = self.tiles, self.block, self.schedule.keys
@@ -254,24 +275,27 @@ class _KernelWriter:
         return f"tl.maximum(0, {code.text})"
 
     def _loops(self, one: Pass, variables: dict[Reduce, Code], number: int) -> None:
-        """One loop a kind of block, the body written once."""
+        """The trip over the live blocks of keys, the body written once: only partial blocks among them are masked."""
         tiles, block, ranges = self.tiles, self.block, self.ranges
+        start, stop = ranges["live_start"], ranges["live_stop"]
+        bounded = stop != tiles.size(self.roles.stream.extent)
         parts: list[tuple[str, list[str]]] = [
-            ("blocks that need no mask", [f"start, stop = {ranges['full_start']}, full_stop"]),
-            ("the blocks at the end of the range", [f"start, stop = full_stop, {ranges['live_stop']}"]),
+            ("", [f"start, stop = {start}, {f'tl.minimum({stop}, whole_stop)' if bounded else 'whole_stop'}"]),
+            ("", [f"start, stop = {'whole_stop' if start == '0' else f'tl.maximum({start}, whole_stop)'}, {stop}"]),
         ]
-        if ranges["full_start"] != ranges["live_start"]:
-            parts.append(("the blocks at its start", [f"start, stop = {ranges['live_start']}, full_start"]))
+        count = "1 if DESCRIPTORS else 2" if tiles.describes else "2"
         if self.schedule.fills:
             parts.extend(self._dead_parts(variables, number))
+            count = str(len(parts))
         block.add()
-        block.add(f"for part in tl.static_range({len(parts)}):")
+        block.add(f"for part in tl.static_range({count}):")
         outer = block
         inner = block.nested()
         for position, (what, lines) in enumerate(parts):
             test = f"{'if' if position == 0 else 'elif'} part == {position}:"
             inner.add(test if position < len(parts) - 1 else "else:")
-            inner.add(f"    # {what}")
+            if what:
+                inner.add(f"    # {what}")
             for line in lines:
                 inner.add(f"    {line}")
         inner.add("for key_start in tl.range(start, stop, BLOCK_KEYS):")
@@ -280,13 +304,32 @@ class _KernelWriter:
         tiles.in_loop = True
         before = dict(tiles.bound)
         body.add("keys = key_start + key_offsets")
+        late = "key_start >= full_stop"
+        early = f"key_start < {ranges['full_start']}"
+        body.add(f"partial = {late}" if ranges["full_start"] == "0" else f"partial = ({early}) | ({late})")
         self._step(one, variables)
-        body.lines = _without_unused(body.lines, frozenset({"keys"}))
+        self._weigh(body.lines, variables)
+        body.lines = _without_unused(body.lines, frozenset({"keys", "partial"}))
         tiles.bound = before
         tiles.in_loop = False
         inner.close(body)
         outer.close(inner)
         tiles.block = outer
+
+    def _weigh(self, lines: list[str], variables: dict[Reduce, Code]) -> None:
+        """Count the tiles that are alive at once, for the model that picks their size."""
+        rows, stream, resident = self.roles.rows, self.roles.stream, self.roles.resident
+        wide = [code for code in variables.values() if rows in code.axes and any(a in resident for a in code.axes)]
+        self.accumulators = max(self.accumulators, len(wide))
+        squares = {code.text for code in self.tiles.bound.values() if rows in code.axes and stream in code.axes}
+        words = [set(re.findall(r"\w+", line)) & squares for line in lines]
+        first = {name: number for number, names in reversed(list(enumerate(words))) for name in names}
+        last = {name: number for number, names in enumerate(words) for name in names}
+        for number, (line, names) in enumerate(zip(lines, words, strict=True)):
+            alive = sum(first[name] <= number < last[name] or name in names for name in first)
+            # the 64-bit addresses of a tile that is gathered
+            gathers = 2 if "tl.load(" in line and names else 0
+            self.scores = max(self.scores, alive + gathers)
 
     def _dead_parts(self, variables: dict[Reduce, Code], number: int) -> list[tuple[str, list[str]]]:
         """Loops over the dead blocks, taken where a finite fill value is all that some row has seen."""
@@ -418,6 +461,7 @@ class _KernelWriter:
     def _signed(self, body: list[str], description: str) -> Kernel:
         tiles = self.tiles
         text = "\n".join(body)
+        words = set(re.findall(r"\w+", text))
         tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
         outputs = self.schedule.program.outputs
         given: tuple[Tensor | Output, ...] = (*tensors, *outputs)
@@ -434,11 +478,11 @@ class _KernelWriter:
             strides.extend((item.name, n) for n, _ in used)
             steps += [*(name for _, name in used), ""]
         groups.append(("their strides, in elements", steps))
-        numbers = tuple((name, expr) for expr, name in tiles.numbers.items() if re.search(rf"\b{name}\b", text))
+        given_numbers = {name: expr for expr, name in reversed(tiles.numbers.items())}
+        numbers = tuple((name, given_numbers[name]) for name in dict.fromkeys(tiles.numbers.values()) if name in words)
         groups.append(("numbers", [name for name, _ in numbers]))
         widths = distinct(self.roles.resident)
         constant = set(parts_of(widths))
-        words = set(re.findall(r"\w+", text))
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)
         sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
         groups.append(("sizes: one compiled kernel serves them all", [size.name for size in sizes]))
@@ -473,6 +517,8 @@ class _KernelWriter:
             tuple(self.tables),
             distinct(tuple(tiles.deep)),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
+            max(self.accumulators, 1),
+            max(self.scores, 1),
             frozenset(tiles.helpers),
         )
 

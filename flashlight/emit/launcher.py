@@ -138,15 +138,17 @@ class _Body:
                 lines.append(f"{name} = {python(axis.extent)}")
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
-        tile = "block_rows, block_keys, warps, stages"
-        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest})')
+        tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else '_'}"
+        load = f"accumulators={kernel.accumulators}, scores={kernel.scores}"
+        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {load})')
         if kernel.deep:
             depths = ", ".join(f"padded({extent_name(axis)})" for axis in kernel.deep)
             depth = f"max({depths})" if len(kernel.deep) > 1 else depths
             extent = python(roles.rows.extent)
             lines.append(f"block_rows, block_keys = deep_tile(block_rows, block_keys, {extent}, {depth})")
         if kernel.described:
-            lines.append(f"descriptors = describable({', '.join(tensor.name for tensor in kernel.described)})")
+            tensors = ", ".join(tensor.name for tensor in kernel.described)
+            lines.append(f"descriptors = descriptors and describable({tensors})")
         grid = " * ".join(
             [f"triton.cdiv({python(roles.rows.extent)}, block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
         )

@@ -12,7 +12,9 @@ import black
 from flashlight.emit import launcher, tuning
 from flashlight.emit.kernel import Kernel, write_kernel
 from flashlight.emit.operators import HELPERS
+from flashlight.ir.expr import Map, walk
 from flashlight.ir.printer import show_program
+from flashlight.schedule.roles import legible
 
 if TYPE_CHECKING:
     from flashlight.pipeline import Unit
@@ -65,9 +67,9 @@ def _used(functions: list[str], callers: str) -> list[str]:
 
 
 def describe(unit: Unit) -> str:
-    """A kernel's docstring: the mathematics of the rewritten program, then how it is tiled."""
+    """A kernel's docstring: the mathematics of the user's program, then how it is tiled."""
     schedule = unit.schedule
-    formulas = show_program(schedule.program).splitlines()
+    formulas = show_program(legible(unit.traced.program)).splitlines()
     wrapped = [line for formula in formulas for line in _wrapped(formula)]
     roles = schedule.roles
     passes = "one pass" if len(schedule.passes) == 1 else f"{len(schedule.passes)} passes"
@@ -76,8 +78,11 @@ def describe(unit: Unit) -> str:
         f"One program for each {grid + ' and ' if grid else ''}block of {roles.rows.name}; "
         f"{passes} over {roles.stream.name} in blocks."
     )
+    nodes = walk(*(output.expr for output in schedule.program.outputs))
+    if any(isinstance(node, Map) and node.op == "exp2" for node in nodes):
+        tiling += "\nExponentials are taken in base 2, the factor log2(e) with the scale of the scores."
     body = "\n".join(["", *(f"    {line}" for line in wrapped), "", tiling])
-    return f"{unit.target.name}, with exponentials in base 2:\n{textwrap.indent(body, '    ')}\n    "
+    return f"{unit.target.name}:\n{textwrap.indent(body, '    ')}\n    "
 
 
 def _wrapped(line: str) -> list[str]:

@@ -6,12 +6,14 @@ which axes its factors have, not because of where in an attention program it sta
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
 from flashlight.emit.code import FLOAT32, Block, Code
+from flashlight.emit.host import python
 from flashlight.emit.names import Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM, FUNCTIONS, INFIX
 from flashlight.ir import integers
@@ -40,8 +42,8 @@ from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 
 INT_CODE = "int"
-MASKED = "part > 0"
-"""True in the loops over blocks that are not full."""
+PARTIAL = "partial"
+"""The variable that is true on blocks that are not full."""
 
 
 class TileWriter:
@@ -204,8 +206,10 @@ class TileWriter:
         if expr.axes or not is_float(expr) or any(isinstance(node, (Load, Reduce)) for node in walk(expr)):
             return None
         if expr not in self.numbers:
+            # roundings of numbers are not kept: what the host computes alike is one number
+            same = next((name for other, name in self.numbers.items() if python(other) == python(expr)), None)
             wanted = expr.name if isinstance(expr, Scalar) else "scale"
-            self.numbers[expr] = self.names.fresh(wanted)
+            self.numbers[expr] = same or self.names.fresh(wanted)
         return Code(self.numbers[expr], ATOM, (), FLOAT32)
 
     def _written(self, expr: Expr) -> Code:
@@ -300,7 +304,7 @@ class TileWriter:
         if single:
             self.bound.pop(yes, None)
         if mask.ranged:
-            self.block.add(f"if {MASKED}:")
+            self.block.add(f"if {PARTIAL}:")
             outer, self.block = self.block, self.block.nested()
             before = dict(self.bound)
             test = self._conjunction(mask.ranged)
@@ -339,7 +343,11 @@ class TileWriter:
         self.helpers.add("load_tile")
         resident = [axis for axis in axes if axis in self.roles.resident]
         padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
-        masked = " or ".join([MASKED, *padded] if self.in_loop and self.roles.stream in axes else padded)
+        if self.in_loop and self.roles.stream in axes:
+            # descriptors stop at the last key by themselves, so that their one loop reaches past it
+            past = ["part > 0"] if load in self.descriptors or not self.describes else ["part > 0", "DESCRIPTORS"]
+            padded = past + padded
+        masked = " or ".join(padded)
         return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
 
     def _bounds(self, load: Load) -> tuple[list[Code], bool]:
@@ -420,13 +428,8 @@ class TileWriter:
         if load in self.pointers or any(isinstance(node, Load) for index in load.index for node in walk(index)):
             return
         self.used_tensors.setdefault(load.tensor)
-        terms = [
-            (label, monomial, coefficient)
-            for label, index in zip(dimension_labels(load.tensor), load.index, strict=True)
-            for monomial, coefficient in integers.polynomial(index).items()
-            if any(self.roles.stream in atom.axes for atom in monomial)
-        ]
-        if len(terms) != 1 or terms[0][1:] != ((Iota(self.roles.stream),), 1):
+        label = self._moving(load)
+        if label is None:
             return
         if self._is_block(load):
             self._describe(load)
@@ -435,7 +438,25 @@ class TileWriter:
         axes = self.tile_axes(load)
         name = self.names.fresh(f"{load.tensor.name}_block")
         self.block.add(f"{name} = " + " + ".join([base, *(vector.along(axes, 7) for vector in vectors)]))
-        self.pointers[load] = (name, f"tl.cast(key_start, tl.int64) * {load.tensor.name}_stride_{terms[0][0]}")
+        self.pointers[load] = (name, f"tl.cast(key_start, tl.int64) * {load.tensor.name}_stride_{label}")
+
+    def _moving(self, load: Load) -> str | None:
+        """The label of the dimension along which the key block moves, if it moves along one and by whole steps."""
+        terms = [
+            (label, monomial, coefficient)
+            for label, index in zip(dimension_labels(load.tensor), load.index, strict=True)
+            for monomial, coefficient in integers.polynomial(index).items()
+            if any(self.roles.stream in atom.axes for atom in monomial)
+        ]
+        single = len(terms) == 1 and terms[0][1:] == ((Iota(self.roles.stream),), 1)
+        return terms[0][0] if single else None
+
+    @functools.cached_property
+    def describes(self) -> bool:
+        """Whether descriptors can read some tensor, so that the kernel has a choice."""
+        chains = (item.reduce.arg for one in self.schedule.passes for item in one.accumulators)
+        loads = (node for node in walk(*chains) if isinstance(node, Load) and self.roles.stream in node.axes)
+        return any(self._is_block(load) and self._moving(load) is not None for load in loads)
 
     def _is_block(self, load: Load) -> bool:
         """Whether the tile is a block of whole rows of a matrix: keys by a last dimension, the rest fixed."""

@@ -4,42 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-Tile = tuple[int, int, int, int]
-"""Rows and keys of a tile, warps, pipeline stages."""
+Tile = tuple[int, int, int, int, bool]
+"""Rows and keys of a tile, warps, pipeline stages, whether descriptors read it."""
 Key = tuple[str, str, int, int]
 """Function, architecture, padded head width, bytes an element."""
 
 MODEL = '''
-def configuration(function, tensor, widest):
-    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size):
-    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
-    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
-    products unroll over the head dimension, which only small tiles bear.
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
     if size > 2:
-        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
-    if width > 256:
-        return 32, 16, 4, 1
-    if architecture.startswith(("sm_9", "sm_10")):
-        if width > 128:
-            return 64, 32, 4, 2
-        if architecture.startswith("sm_10"):
-            return 128, 64, 8, 2
-        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
-    if architecture.startswith("gfx"):
-        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
-    if width > 128:
-        return 64, 32, 8, 2
-    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = 64, 64, 4, 3
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    # short rows gain nothing from descriptors, which each program has to write first
+    return rows, keys, warps, stages, width > 64
 
 
 @functools.lru_cache(maxsize=None)
@@ -89,7 +104,7 @@ def precision(tensor):
 def table(tiles: Mapping[Key, Tile]) -> str:
     """The table as source."""
     lines = ["# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;"]
-    lines += ["# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry."]
+    lines += ["# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry."]
     if not tiles:
         return "\n".join([*lines, "TILES = {}"])
     entries = [f"    ({', '.join(map(_quoted, key))}): {tile!r}," for key, tile in sorted(tiles.items())]

@@ -71,6 +71,11 @@ def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
     return program, parts
 
 
+def legible(program: Program) -> Program:
+    """The program as a reader should see it: its rows and streamed axis called i and j."""
+    return called(program, assign(apart(program)))[0]
+
+
 def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
     outputs = tuple(
         replace(output, axes=tuple(new if old is axis else old for old in output.axes)) for output in program.outputs
