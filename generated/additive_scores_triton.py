@@ -115,13 +115,15 @@ def bahdanau_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -295,17 +297,16 @@ def graph_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, N
+            # the blocks at the end of the range
+            start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 h_2 = h_blocks.load([key_start, 0])
             else:
@@ -326,7 +327,7 @@ def graph_attention_kernel(
                 other=0,
             )
             e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
-            if partial:
+            if part > 0:
                 e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(e_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -458,26 +459,23 @@ def graph_attention_scores_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, N
+            # the blocks at the end of the range
+            start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            target = load_tile(
-                target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0 or DESCRIPTORS
-            )
+            target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
             pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
             pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
             scores = tl.where(
                 pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
             )  # additive_scores.py:44
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

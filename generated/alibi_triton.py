@@ -105,17 +105,16 @@ def alibi_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -126,7 +125,7 @@ def alibi_kernel(
                 )
             distance = keys[None, :] - rows[:, None]  # alibi.py:18
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * term  # alibi.py:20
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -259,7 +258,7 @@ def alibi_causal_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = power(2.0, (head + 1) * -8.0 / scale) * 1.4426950408889634
+    term = power(2.0, (head + 1) * scale) * 1.4426950408889634
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -273,17 +272,16 @@ def alibi_causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -295,7 +293,7 @@ def alibi_causal_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # alibi.py:35
             distance = rows[:, None] - keys[None, :]  # alibi.py:34
             scores_2 = scores - distance * term  # alibi.py:37
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S)[None, :] & (distance >= 0), scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -349,7 +347,7 @@ def alibi_causal(query, key, value):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        H,
+        1.0 / H * (-8.0),
         D ** (-0.5) * 1.4426950408889634,
         S,
         H,
@@ -439,17 +437,16 @@ def alibi_symmetric_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -461,7 +458,7 @@ def alibi_symmetric_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
             alibi = -tl.abs(rows[:, None] - keys[None, :]) * term  # alibi.py:51
             scores_2 = scores + alibi
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

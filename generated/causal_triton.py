@@ -98,13 +98,15 @@ def causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -257,13 +259,15 @@ def causal_tril_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -419,13 +423,15 @@ def causal_additive_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -578,13 +584,15 @@ def causal_bottom_right_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q))
     full_stop = tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -743,14 +751,14 @@ def causal_positions_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(3):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         elif part == 1:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         else:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
             unseen = tl.min(running_max) < scale + 150.0
@@ -758,7 +766,6 @@ def causal_positions_kernel(
             stop = tl.where(unseen, S, start)
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -768,9 +775,9 @@ def causal_positions_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # causal.py:72
-            if partial:
+            if part > 0:
                 scores = tl.where(keys[None, :] <= rows[:, None], scores, scale)
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -117,13 +117,15 @@ def diff_attn_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -326,17 +328,16 @@ def diff_attn_chunk_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -346,7 +347,7 @@ def diff_attn_chunk_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -371,7 +372,7 @@ def diff_attn_chunk_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION) * scale
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
@@ -537,13 +538,15 @@ def diff_attn_norm_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -597,7 +600,7 @@ def diff_attn_norm_kernel(
 
     out = accumulator / running_sum[:, None] - accumulator_2 * lam_2 / running_sum_2[:, None]  # differential.py:57
     normed = (
-        out * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], out * out, 0.0), 1) / scale_2 + 1e-05)[:, None]
+        out * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], out * out, 0.0), 1) * scale_2 + 1e-05)[:, None]
     )  # differential.py:58
     weight = load_tile(weight_ptr + d_v * weight_stride_d, (d_v < D_v), BLOCK_D_v != D_v)
     output = normed * weight.to(tl.float32)[None, :] * scale_3
@@ -643,7 +646,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
         *output.stride(),
         D ** (-0.5) * 1.4426950408889634,
         lam,
-        D_v,
+        1.0 / D_v,
         1.0 - lambda_init,
         S,
         H,
@@ -760,13 +763,15 @@ def multihead_diff_attn_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -826,7 +831,7 @@ def multihead_diff_attn_kernel(
     )  # differential.py:76
     attn_2 = (
         attn
-        * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], attn * attn, 0.0), 1) / scale_2 + 1e-05)[:, None]
+        * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], attn * attn, 0.0), 1) * scale_2 + 1e-05)[:, None]
         * scale_3
     )  # differential.py:77
     tl.store(
@@ -867,7 +872,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
         *v.stride(),
         *output.stride(),
         D ** (-0.5) * 1.4426950408889634,
-        D_v,
+        1.0 / D_v,
         1.0 - lambda_init,
         S,
         H,

@@ -109,17 +109,16 @@ def disentangled_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -159,17 +158,12 @@ def disentangled_kernel(
             )
             p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
             score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
-            if partial:
-                visible = keys < S
-                score_2 = tl.where(visible[None, :], score_2, float("-inf"))
+            if part > 0:
+                score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(score_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            score_3 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
-            probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:25
-            if partial:
-                visible_2 = keys < S
-                probs = tl.where(visible_2[None, :], probs, 0.0)
+            probs = tl.exp2(score_2 - finite_max[:, None])  # disentangled.py:25
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -317,17 +311,16 @@ def disentangled_scores_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -362,7 +355,7 @@ def disentangled_scores_kernel(
                 other=0,
             )
             score_3 = score_2 + p2c.to(tl.float32) * scale  # disentangled.py:45
-            if partial:
+            if part > 0:
                 score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(score_3, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

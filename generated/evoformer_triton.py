@@ -113,17 +113,16 @@ def row_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -134,7 +133,7 @@ def row_attention_kernel(
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
             mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0 or DESCRIPTORS
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
             )
             pair_bias = tl.load(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
@@ -146,7 +145,7 @@ def row_attention_kernel(
                 + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
                 + pair_bias.to(tl.float32) * 1.4426950408889634
             )  # evoformer.py:13
-            if partial:
+            if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -330,17 +329,16 @@ def row_attention_with_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -351,7 +349,7 @@ def row_attention_with_mask_kernel(
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
             msa_mask = load_tile(
-                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0 or DESCRIPTORS
+                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
             )
             mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
             pair_bias = tl.load(
@@ -360,7 +358,7 @@ def row_attention_with_mask_kernel(
                 other=0,
             )
             logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
-            if partial:
+            if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -534,17 +532,16 @@ def column_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, N
+            # the blocks at the end of the range
+            start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -555,10 +552,10 @@ def column_attention_kernel(
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
             mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0 or DESCRIPTORS
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
             )
             logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
-            if partial:
+            if part > 0:
                 logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -733,17 +730,16 @@ def triangle_attention_starting_node_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -758,13 +754,11 @@ def triangle_attention_starting_node_kernel(
                 mask=(rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            mask = load_tile(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0 or DESCRIPTORS
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
             logits_2 = tl.where(
                 mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
             )  # evoformer.py:67
-            if partial:
+            if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -940,17 +934,16 @@ def triangle_attention_ending_node_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k = k_blocks.load([key_start, 0])
             else:
@@ -965,13 +958,11 @@ def triangle_attention_ending_node_kernel(
                 mask=(rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            mask = load_tile(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0 or DESCRIPTORS
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
             logits_2 = tl.where(
                 mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
             )  # evoformer.py:83
-            if partial:
+            if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

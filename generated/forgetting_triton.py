@@ -115,17 +115,16 @@ def forgetting_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -135,14 +134,12 @@ def forgetting_attention_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             cumulative_2 = load_tile(
-                cumulative_block + tl.cast(key_start, tl.int64) * cumulative_stride_s,
-                (keys < S),
-                part > 0 or DESCRIPTORS,
+                cumulative_block + tl.cast(key_start, tl.int64) * cumulative_stride_s, (keys < S), part > 0
             )  # forgetting.py:16
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + (
                 term[:, None] - (cumulative_2.to(tl.float32) * 1.4426950408889634)[None, :]
             )
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

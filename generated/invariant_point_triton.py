@@ -197,17 +197,16 @@ def invariant_point_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, N
+            # the blocks at the end of the range
+            start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             k = tl.load(
                 k_block + tl.cast(key_start, tl.int64) * k_stride_n,
                 mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
@@ -226,16 +225,14 @@ def invariant_point_attention_kernel(
                 mask=(rows < H)[:, None] & (keys < N)[None, :],
                 other=0,
             )
-            key_mask = load_tile(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0 or DESCRIPTORS
-            )
+            key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
             scores = (
                 scalar
                 - distance * term[:, None]
                 + pair_bias.to(tl.float32) * 0.8329403702157812
                 + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
             )
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -360,7 +357,7 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
         *o_scalar.stride(),
         *o_points.stride(),
         *o_pair.stride(),
-        math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.7213475204444817,
+        math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * 1.4426950408889634,
         math.sqrt(1.0 / (C * 3)) * 1.4426950408889634,
         H,
         N,
@@ -461,17 +458,16 @@ def point_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = N if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, N
+            # the blocks at the end of the range
+            start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 k_points = k_points_blocks.load([key_start, 0])
             else:
@@ -483,7 +479,7 @@ def point_attention_kernel(
             term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
             distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
             scores = distance * term
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -100,13 +100,15 @@ def key_lengths_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32)))
     full_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -271,17 +273,16 @@ def key_padding_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -293,14 +294,14 @@ def key_padding_mask_kernel(
             key_padding_mask = load_tile(
                 key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
                 (keys < S_k),
-                part > 0 or DESCRIPTORS,
+                part > 0,
             )
             scores = tl.where(
                 (~key_padding_mask)[None, :],
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
                 -14426950408.889633,
             )  # key_padding.py:33
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -449,17 +450,16 @@ def extended_attention_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -470,14 +470,12 @@ def extended_attention_mask_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
             attention_mask = load_tile(
-                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s,
-                (keys < S),
-                part > 0 or DESCRIPTORS,
+                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
             )
             extended = attention_mask.to(tl.float32)  # key_padding.py:45
             extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
             scores_2 = scores + extended_2[None, :]  # key_padding.py:48
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -627,13 +625,15 @@ def causal_key_lengths_kernel(
     full_stop = (
         tl.minimum(S, tl.maximum(0, tl.cast(tl.minimum(row_start + 1, lengths), tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
     )
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

@@ -110,17 +110,16 @@ def latent_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 kv_latent = kv_latent_blocks.load([key_start, 0])
             else:
@@ -141,7 +140,7 @@ def latent_attention_kernel(
                 tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) * scale
                 + tl.dot(q_rope, tl.trans(k_rope), input_precision=PRECISION) * scale
             )  # latent.py:15
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -299,17 +298,16 @@ def latent_attention_decode_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, s_q + S_k + 1 - S_q))
     full_stop = tl.minimum(S_k, tl.maximum(0, s_q + S_k + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 kv_cache = kv_cache_blocks.load([key_start, 0])
             else:
@@ -330,7 +328,7 @@ def latent_attention_decode_kernel(
                 tl.dot(q_nope, tl.trans(kv_cache), input_precision=PRECISION) * scale
                 + tl.dot(q_pe, tl.trans(pe_cache), input_precision=PRECISION) * scale
             )  # latent.py:31
-            if partial:
+            if part > 0:
                 scores = tl.where(((keys < S_k) & (keys <= s_q + S_k - S_q))[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -105,13 +105,15 @@ def boolean_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -283,17 +285,16 @@ def boolean_mask_per_batch_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -310,7 +311,7 @@ def boolean_mask_per_batch_kernel(
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
             )  # masks.py:31
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -462,13 +463,15 @@ def boolean_mask_shared_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -642,17 +645,16 @@ def boolean_mask_optional_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -669,7 +671,7 @@ def boolean_mask_optional_kernel(
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
             )  # masks.py:57
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -823,17 +825,16 @@ def additive_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -849,7 +850,7 @@ def additive_mask_kernel(
                 other=0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
-            if partial:
+            if part > 0:
                 attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1004,17 +1005,16 @@ def additive_bias_per_head_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1030,7 +1030,7 @@ def additive_bias_per_head_kernel(
                 other=0,
             )
             scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1177,17 +1177,16 @@ def additive_mask_keys_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1197,11 +1196,9 @@ def additive_mask_keys_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:96
-            mask = load_tile(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0 or DESCRIPTORS
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0)
             scores_2 = scores * scale + (mask.to(tl.float32) * 1.4426950408889634)[None, :]  # masks.py:97
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1357,17 +1354,16 @@ def additive_pair_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1378,7 +1374,7 @@ def additive_pair_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:110
             mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0 or DESCRIPTORS
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
             )
             pair_bias = tl.load(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3,
@@ -1390,7 +1386,7 @@ def additive_pair_kernel(
                 + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
                 + pair_bias.to(tl.float32) * 1.4426950408889634
             )  # masks.py:112
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -103,17 +103,16 @@ def sigmoid_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -122,9 +121,9 @@ def sigmoid_attention_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # normalisers.py:15
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:15
             weights = tl.sigmoid(scores - scale_2)  # normalisers.py:16
-            if partial:
+            if part > 0:
                 weights = tl.where((keys < S_k)[None, :], weights, 0.0)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -170,7 +169,7 @@ def sigmoid_attention(query, key, value):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        math.sqrt(D),
+        1.0 / math.sqrt(D),
         math.log(S_k),
         S_q,
         H,
@@ -255,17 +254,16 @@ def relu_squared_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -274,10 +272,10 @@ def relu_squared_attention_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # normalisers.py:26
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:26
             term = nan_max(scores, 0.0)
             weights = term * term  # normalisers.py:27
-            if partial:
+            if part > 0:
                 weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -324,7 +322,7 @@ def relu_squared_attention(query, key, value):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        math.sqrt(D),
+        1.0 / math.sqrt(D),
         S,
         H,
         D=D,
@@ -413,17 +411,16 @@ def retention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -434,11 +431,11 @@ def retention_kernel(
                 )
             distance = rows[:, None] - keys[None, :]  # normalisers.py:40
             decay = tl.exp2(distance * term)  # normalisers.py:41
-            if partial:
+            if part > 0:
                 visible = keys < S
                 decay = tl.where(visible[None, :] & (distance >= 0), decay, 0.0)
             term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
-            if partial:
+            if part > 0:
                 visible_2 = keys < S
                 term_2 = tl.where(visible_2[None, :], term_2, 0.0)
             if DESCRIPTORS:
@@ -451,7 +448,7 @@ def retention_kernel(
                 )
             accumulator = tl.dot(term_2.to(value.dtype), value, accumulator, input_precision=PRECISION)
             running_sum = running_sum + tl.sum(decay, 1)
-            if partial:
+            if part > 0:
                 visible_3 = keys < S
                 term_2 = tl.where(visible_3[None, :], term_2, 0.0)
             running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
@@ -584,13 +581,15 @@ def causal_linear_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

@@ -180,13 +180,15 @@ def packed_documents_kernel(
         full_start,
         tl.minimum(tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS, document_id_full_stop * BLOCK_KEYS),
     )
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -380,13 +382,15 @@ def packed_documents_bidirectional_kernel(
     live_stop = tl.minimum(S, segment_ids_stop * BLOCK_KEYS)
     full_start = tl.minimum(tl.maximum(live_start, segment_ids_full_start * BLOCK_KEYS), live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S // BLOCK_KEYS * BLOCK_KEYS, segment_ids_full_stop * BLOCK_KEYS))
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -575,13 +579,15 @@ def packed_documents_cross_kernel(
     live_stop = tl.minimum(S_k, key_document_stop * BLOCK_KEYS)
     full_start = tl.minimum(tl.maximum(live_start, key_document_full_start * BLOCK_KEYS), live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S_k // BLOCK_KEYS * BLOCK_KEYS, key_document_full_stop * BLOCK_KEYS))
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

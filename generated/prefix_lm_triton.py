@@ -103,13 +103,15 @@ def prefix_lm_kernel(
         // BLOCK_KEYS
         * BLOCK_KEYS
     )
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -272,13 +274,15 @@ def prefix_lm_shared_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, tl.maximum(0, tl.maximum(BLOCK_ROWS + row_start, prefix)))
     full_stop = tl.minimum(S, tl.maximum(0, tl.maximum(row_start + 1, prefix))) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

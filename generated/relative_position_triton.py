@@ -104,17 +104,16 @@ def bucketed_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -126,8 +125,9 @@ def bucketed_bias_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # relative_position.py:35
             position = keys[None, :] - rows[:, None]
             distance = tl.abs(position)  # relative_position.py:17
-            ratio = tl.log(nan_max(distance.to(tl.float32), 1.0) / 8.0)  # relative_position.py:18
-            wide = tl.minimum((ratio / 2.772588722239781 * 8.0).to(tl.int32) + 8, 15)  # relative_position.py:19
+            wide = tl.minimum(
+                (tl.log(nan_max(distance.to(tl.float32), 1.0) * 0.125) * 2.8853900817779268).to(tl.int32) + 8, 15
+            )  # relative_position.py:19
             bucket = tl.where(distance < 8, distance, wide)  # relative_position.py:20
             bucket_2 = tl.where(position > 0, 16, 0) + bucket  # relative_position.py:33
             bias_table = tl.load(
@@ -138,7 +138,7 @@ def bucketed_bias_kernel(
             scores_2 = (
                 scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
             )  # relative_position.py:36
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -290,17 +290,16 @@ def window_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -329,7 +328,7 @@ def window_bias_kernel(
                 other=0,
             )
             attn_2 = attn + relative_position_bias_table.to(tl.float32) * 1.4426950408889634  # relative_position.py:53
-            if partial:
+            if part > 0:
                 attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -476,17 +475,16 @@ def window_bias_by_coordinates_kernel(
 
     # The last block may reach past the keys
     full_stop = 49 // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = 49 if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, 49
+            # the blocks at the end of the range
+            start, stop = full_stop, 49
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -507,7 +505,7 @@ def window_bias_by_coordinates_kernel(
                 other=0,
             )
             scores_2 = scores + table.to(tl.float32) * 1.4426950408889634
-            if partial:
+            if part > 0:
                 scores_2 = tl.where((keys < 49)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -648,17 +646,16 @@ def clipped_distance_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S
+            # the blocks at the end of the range
+            start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -677,7 +674,7 @@ def clipped_distance_bias_kernel(
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
                 + table.to(tl.float32) * 1.4426950408889634
             )  # relative_position.py:84
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -103,13 +103,15 @@ def sdpa_kernel(
 
     # The last block may reach past the keys
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_kv if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_kv
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -271,13 +273,15 @@ def sdpa_causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S_k, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -446,13 +450,15 @@ def sdpa_boolean_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -628,17 +634,16 @@ def sdpa_additive_mask_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -656,7 +661,7 @@ def sdpa_additive_mask_kernel(
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
                 + bias.to(tl.float32) * 1.4426950408889634
             )
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -800,17 +805,16 @@ def sdpa_scale_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -820,7 +824,7 @@ def sdpa_scale_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -962,13 +966,15 @@ def sdpa_grouped_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -1132,13 +1138,15 @@ def sdpa_merged_heads_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

@@ -111,13 +111,15 @@ def attention_with_sinks_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -282,13 +284,15 @@ def softmax_off_by_one_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

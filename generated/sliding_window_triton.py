@@ -99,13 +99,15 @@ def sliding_window_kernel(
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -266,15 +268,18 @@ def sliding_window_symmetric_kernel(
         tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - radius - 1), BLOCK_KEYS) * BLOCK_KEYS, live_stop
     )
     full_stop = tl.maximum(full_start, tl.minimum(S, tl.maximum(0, radius + row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(4):
+    for part in tl.static_range(5):
         if part == 0:
-            start, stop = live_start, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = full_start, full_stop
         elif part == 1:
-            start, stop = tl.maximum(live_start, whole_stop), live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         elif part == 2:
+            # the blocks at its start
+            start, stop = live_start, full_start
+        elif part == 3:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
             unseen = tl.min(running_max) < scale + 150.0
             start = tl.cdiv(live_stop, BLOCK_KEYS) * BLOCK_KEYS
@@ -285,7 +290,6 @@ def sliding_window_symmetric_kernel(
             stop = tl.where(unseen, live_start, 0)
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -295,9 +299,9 @@ def sliding_window_symmetric_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # sliding_window.py:36
-            if partial:
+            if part > 0:
                 scores = tl.where(tl.abs(keys[None, :] - rows[:, None]) <= radius, scores, scale)
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -442,13 +446,15 @@ def sliding_window_band_kernel(
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -614,13 +620,15 @@ def sliding_window_bottom_right_kernel(
     full_stop = tl.maximum(
         full_start, tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
     )
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = live_start, tl.minimum(live_stop, whole_stop)
         else:
+            # the block that reaches past them, read with a mask
             start, stop = tl.maximum(live_start, whole_stop), live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

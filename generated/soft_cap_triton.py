@@ -49,7 +49,7 @@ def soft_cap_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, cap_2, scale_2,
+    scale, scale_2,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -109,17 +109,16 @@ def soft_cap_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -128,14 +127,15 @@ def soft_cap_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) / scale  # soft_cap.py:17
-            scores_2 = tanh(scores / cap_2, APPROXIMATE) * scale_2  # soft_cap.py:18
-            if partial:
-                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            scores = (
+                tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scale_2
+            )  # soft_cap.py:18
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # soft_cap.py:19
+            attn_weights = tl.exp2(scores - finite_max[:, None])  # soft_cap.py:19
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -183,8 +183,7 @@ def soft_cap(query, key, value, cap):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        math.sqrt(D),
-        cap,
+        1.0 / math.sqrt(D) * (1.0 / cap),
         cap * 1.4426950408889634,
         S_q,
         H,
@@ -277,17 +276,16 @@ def soft_cap_causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, live_stop
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -296,16 +294,15 @@ def soft_cap_causal_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # soft_cap.py:29
-            scores_2 = scores * scale  # soft_cap.py:30
-            scores_3 = tanh(scores_2 / 30.0, APPROXIMATE)  # soft_cap.py:31
-            scores_4 = scores_3 * 43.2808512266689
-            if partial:
-                scores_4 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_4, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores_4, 1))
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # soft_cap.py:30
+            scores_2 = tanh(scores * scale, APPROXIMATE)  # soft_cap.py:31
+            scores_3 = scores_2 * 43.2808512266689
+            if part > 0:
+                scores_3 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_3, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_3, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(scores_4 - finite_max[:, None])  # soft_cap.py:35
+            probs = tl.exp2(scores_3 - finite_max[:, None])  # soft_cap.py:35
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -354,7 +351,7 @@ def soft_cap_causal(query, key, value):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        D ** (-0.5),
+        D ** (-0.5) * 0.03333333333333333,
         S,
         H,
         D=D,
@@ -381,7 +378,7 @@ def soft_cap_sliding_window_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scaling_2, softcap_2, scale,
+    scale, scale_2,
     # sizes: one compiled kernel serves them all
     S, H, H_kv, window,
     # head dimensions and the widths of their tiles
@@ -446,17 +443,19 @@ def soft_cap_sliding_window_kernel(
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS)
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(3):
         if part == 0:
-            start, stop = live_start, tl.minimum(live_stop, whole_stop)
+            # blocks that need no mask
+            start, stop = full_start, full_stop
+        elif part == 1:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
         else:
-            start, stop = tl.maximum(live_start, whole_stop), live_stop
+            # the blocks at its start
+            start, stop = live_start, full_start
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = (key_start < full_start) | (key_start >= full_stop)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -465,17 +464,18 @@ def soft_cap_sliding_window_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling_2  # soft_cap.py:50
-            attn_weights_2 = tanh(attn_weights / softcap_2, APPROXIMATE) * scale  # soft_cap.py:51
-            if partial:
+            attn_weights = (
+                tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scale_2
+            )  # soft_cap.py:51
+            if part > 0:
                 distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
-                attn_weights_2 = tl.where(
-                    (keys < S)[None, :] & (distance >= 0) & (distance < window), attn_weights_2, float("-inf")
+                attn_weights = tl.where(
+                    (keys < S)[None, :] & (distance >= 0) & (distance < window), attn_weights, float("-inf")
                 )
-            new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
+            new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            attn_weights_3 = tl.exp2(attn_weights_2 - finite_max[:, None])  # soft_cap.py:55
+            attn_weights_2 = tl.exp2(attn_weights - finite_max[:, None])  # soft_cap.py:55
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -485,9 +485,9 @@ def soft_cap_sliding_window_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             accumulator = tl.dot(
-                attn_weights_3.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                attn_weights_2.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-            running_sum = running_sum * rescale + tl.sum(attn_weights_3, 1)
+            running_sum = running_sum * rescale + tl.sum(attn_weights_2, 1)
             running_max = new_max
 
     output = accumulator / running_sum[:, None]
@@ -527,8 +527,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         *key.stride(),
         *value.stride(),
         *output.stride(),
-        scaling,
-        softcap,
+        scaling * (1.0 / softcap),
         softcap * 1.4426950408889634,
         S,
         H,

@@ -95,13 +95,15 @@ def with_einsum_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -256,13 +258,15 @@ def with_einsum_dots_kernel(
 
     # The last block may reach past the keys
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_kv if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_kv
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -417,13 +421,15 @@ def with_at_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -576,13 +582,15 @@ def with_matmul_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -734,13 +742,15 @@ def with_bmm_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -900,17 +910,16 @@ def with_bmm_reshaped_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -926,7 +935,7 @@ def with_bmm_reshaped_kernel(
                 other=0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
-            if partial:
+            if part > 0:
                 attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1070,17 +1079,16 @@ def with_baddbmm_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1090,7 +1098,7 @@ def with_baddbmm_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # spellings.py:88
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1228,20 +1236,17 @@ def with_baddbmm_bias_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            alibi = load_tile(
-                alibi_block + tl.cast(key_start, tl.int64) * alibi_stride_s, (keys < S_k), part > 0 or DESCRIPTORS
-            )
+            alibi = load_tile(alibi_block + tl.cast(key_start, tl.int64) * alibi_stride_s, (keys < S_k), part > 0)
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -1253,7 +1258,7 @@ def with_baddbmm_bias_kernel(
             scores = (alibi.to(tl.float32) * 1.4426950408889634)[None, :] + tl.dot(
                 query, tl.trans(key), input_precision=PRECISION
             ) * scale  # spellings.py:101
-            if partial:
+            if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -1394,13 +1399,15 @@ def with_softmax_written_out_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

@@ -122,13 +122,15 @@ def talking_heads_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

@@ -89,13 +89,15 @@ def thresholded_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -131,8 +133,10 @@ def thresholded_kernel(
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
@@ -287,17 +291,16 @@ def with_entropy_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -307,7 +310,7 @@ def with_entropy_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:26
-            if partial:
+            if part > 0:
                 visible = keys < S_k
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -334,14 +337,15 @@ def with_entropy_kernel(
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
+    for part in tl.static_range(2):
         if part == 0:
-            start, stop = 0, whole_stop
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            start, stop = whole_stop, S_k
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            partial = key_start >= full_stop
             if DESCRIPTORS:
                 key_2 = key_blocks.load([key_start, 0])
             else:
@@ -351,12 +355,12 @@ def with_entropy_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:26
-            if partial:
+            if part > 0:
                 visible_2 = keys < S_k
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             probs_2 = tl.exp2(scores_2 * scale - term_2[:, None])  # thresholded.py:28
             scores_3 = (scores_2 * scale_2 - term[:, None]) * probs_2
-            if partial:
+            if part > 0:
                 visible_3 = keys < S_k
                 scores_3 = tl.where(visible_3[None, :], scores_3, 0.0)
             running_sum_2 = running_sum_2 + tl.sum(scores_3, 1)
@@ -501,13 +505,15 @@ def sharpened_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Pointers read a block that reaches past the last key with a mask, in a loop of its own
+    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
     whole_stop = S_k if DESCRIPTORS else full_stop
 
     for part in tl.static_range(1 if DESCRIPTORS else 2):
         if part == 0:
+            # blocks that lie within the keys
             start, stop = 0, whole_stop
         else:
+            # the block that reaches past them, read with a mask
             start, stop = whole_stop, S_k
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets

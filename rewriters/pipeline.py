@@ -9,6 +9,7 @@ from flashlight.ir.program import Program
 from rewriters.absorb import absorb
 from rewriters.base2 import base2
 from rewriters.exponents import exponents
+from rewriters.factors import factors
 from rewriters.hoist import hoist
 from rewriters.peel import peel
 from rewriters.scale import scale
@@ -26,6 +27,7 @@ LAWS: tuple[tuple[str, Law], ...] = (
     ("exponents", exponents),
     ("split", split),
     ("hoist", hoist),
+    ("factors", factors),
     ("scale", scale),
     ("base 2", base2),
 )

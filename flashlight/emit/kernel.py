@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class _KernelWriter:
             self.names.taken.add(axis.name)
         self.names.taken.update(grid_names(self.roles.grid).values())
         self.tiles = TileWriter(schedule, self.names, source_name)
+        self.tiles.joint = self.joint
         self.ranges: dict[str, str] = {}
         self.tables: dict[Tensor, None] = {}
         self.accumulators = self.scores = 0
@@ -128,7 +130,8 @@ class _KernelWriter:
         block.add()
         if number == 0:
             self._bounds()
-            self._whole()
+            if self.joint:
+                self._whole()
         self._loops(one, variables, number)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
@@ -221,7 +224,8 @@ class _KernelWriter:
             whole = "full_stop"
         if tiles.describes:
             whole = f"{size} if DESCRIPTORS else {whole}"
-        block.comment("Pointers read a block that reaches past the last key with a mask, in a loop of its own")
+        if tiles.describes:
+            block.comment("Descriptors stop at the last key by themselves; pointers need a mask on the last block")
         block.add(f"whole_stop = {whole}")
 
     def _matched_bounds(self, size: str) -> None:
@@ -275,15 +279,10 @@ class _KernelWriter:
         return f"tl.maximum(0, {code.text})"
 
     def _loops(self, one: Pass, variables: dict[Reduce, Code], number: int) -> None:
-        """The trip over the live blocks of keys, the body written once: only partial blocks among them are masked."""
+        """The trip over the live blocks of keys, the body written once."""
         tiles, block, ranges = self.tiles, self.block, self.ranges
-        start, stop = ranges["live_start"], ranges["live_stop"]
-        bounded = stop != tiles.size(self.roles.stream.extent)
-        parts: list[tuple[str, list[str]]] = [
-            ("", [f"start, stop = {start}, {f'tl.minimum({stop}, whole_stop)' if bounded else 'whole_stop'}"]),
-            ("", [f"start, stop = {'whole_stop' if start == '0' else f'tl.maximum({start}, whole_stop)'}, {stop}"]),
-        ]
-        count = "1 if DESCRIPTORS else 2" if tiles.describes else "2"
+        parts = self._joint_parts() if self.joint else self._separate_parts()
+        count = "1 if DESCRIPTORS else 2" if self.joint and tiles.describes else str(len(parts))
         if self.schedule.fills:
             parts.extend(self._dead_parts(variables, number))
             count = str(len(parts))
@@ -294,8 +293,7 @@ class _KernelWriter:
         for position, (what, lines) in enumerate(parts):
             test = f"{'if' if position == 0 else 'elif'} part == {position}:"
             inner.add(test if position < len(parts) - 1 else "else:")
-            if what:
-                inner.add(f"    # {what}")
+            inner.add(f"    # {what}")
             for line in lines:
                 inner.add(f"    {line}")
         inner.add("for key_start in tl.range(start, stop, BLOCK_KEYS):")
@@ -304,9 +302,10 @@ class _KernelWriter:
         tiles.in_loop = True
         before = dict(tiles.bound)
         body.add("keys = key_start + key_offsets")
-        late = "key_start >= full_stop"
-        early = f"key_start < {ranges['full_start']}"
-        body.add(f"partial = {late}" if ranges["full_start"] == "0" else f"partial = ({early}) | ({late})")
+        if self.joint:
+            late = "key_start >= full_stop"
+            early = f"key_start < {ranges['full_start']}"
+            body.add(f"partial = {late}" if ranges["full_start"] == "0" else f"partial = ({early}) | ({late})")
         self._step(one, variables)
         self._weigh(body.lines, variables)
         body.lines = _without_unused(body.lines, frozenset({"keys", "partial"}))
@@ -315,6 +314,37 @@ class _KernelWriter:
         inner.close(body)
         outer.close(inner)
         tiles.block = outer
+
+    @functools.cached_property
+    def joint(self) -> bool:
+        """Whether one loop serves full and partial blocks.
+
+        A mask that falls on a matrix product as it comes costs a select for each score, which is less than filling
+        and draining the pipeline of another loop. Behind other arithmetic it would keep multiplications and additions
+        from being fused as well: then full blocks have a loop without it.
+        """
+        return all(_is_product(mask.node.children[1]) for mask in self.schedule.masks if mask.ranged)
+
+    def _joint_parts(self) -> list[tuple[str, list[str]]]:
+        ranges = self.ranges
+        start, stop = ranges["live_start"], ranges["live_stop"]
+        bounded = stop != self.tiles.size(self.roles.stream.extent)
+        first = f"tl.minimum({stop}, whole_stop)" if bounded else "whole_stop"
+        last = "whole_stop" if start == "0" else f"tl.maximum({start}, whole_stop)"
+        return [
+            ("blocks that lie within the keys", [f"start, stop = {start}, {first}"]),
+            ("the block that reaches past them, read with a mask", [f"start, stop = {last}, {stop}"]),
+        ]
+
+    def _separate_parts(self) -> list[tuple[str, list[str]]]:
+        ranges = self.ranges
+        parts = [
+            ("blocks that need no mask", [f"start, stop = {ranges['full_start']}, full_stop"]),
+            ("the blocks at the end of the range", [f"start, stop = full_stop, {ranges['live_stop']}"]),
+        ]
+        if ranges["full_start"] != ranges["live_start"]:
+            parts.append(("the blocks at its start", [f"start, stop = {ranges['live_start']}, full_start"]))
+        return parts
 
     def _weigh(self, lines: list[str], variables: dict[Reduce, Code]) -> None:
         """Count the tiles that are alive at once, for the model that picks their size."""
@@ -532,6 +562,13 @@ def _filled(items: list[str]) -> list[str]:
         if item:
             lines[-1] += f"{item}, "
     return [line.rstrip() for line in lines if line]
+
+
+def _is_product(expr: Expr) -> bool:
+    """Whether the value is a contraction, at most rounded."""
+    while isinstance(expr, Map) and expr.op == "cast":
+        expr = expr.args[0]
+    return isinstance(expr, Reduce) and expr.op == "sum"
 
 
 def _folded(function: str, items: list[str]) -> str:

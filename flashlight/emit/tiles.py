@@ -42,8 +42,6 @@ from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 
 INT_CODE = "int"
-PARTIAL = "partial"
-"""The variable that is true on blocks that are not full."""
 
 
 class TileWriter:
@@ -63,6 +61,7 @@ class TileWriter:
         self.helpers: set[str] = set()
         self.deep: dict[Axis, None] = {}
         self.in_loop = False
+        self.joint = False
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
         self.numbers: dict[Expr, str] = {}
@@ -304,7 +303,7 @@ class TileWriter:
         if single:
             self.bound.pop(yes, None)
         if mask.ranged:
-            self.block.add(f"if {PARTIAL}:")
+            self.block.add("if partial:" if self.joint else "if part > 0:")
             outer, self.block = self.block, self.block.nested()
             before = dict(self.bound)
             test = self._conjunction(mask.ranged)
@@ -345,7 +344,8 @@ class TileWriter:
         padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
         if self.in_loop and self.roles.stream in axes:
             # descriptors stop at the last key by themselves, so that their one loop reaches past it
-            past = ["part > 0"] if load in self.descriptors or not self.describes else ["part > 0", "DESCRIPTORS"]
+            itself = load in self.descriptors or not self.describes or not self.joint
+            past = ["part > 0"] if itself else ["part > 0", "DESCRIPTORS"]
             padded = past + padded
         masked = " or ".join(padded)
         return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
