@@ -98,47 +98,38 @@ def causal_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:19
-            if partial:
-                scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:20
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:19
+        if partial:
+            scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:20
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(
+            attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        )
+        running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -259,45 +250,36 @@ def causal_tril_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            k = k_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # causal.py:29
-            if partial:
-                att = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), att, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(att, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            att_2 = tl.exp2(att * scale - (finite_max * scale)[:, None])  # causal.py:30
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d_v < D_v)[None, :],
-                    part > 0 or BLOCK_D_v != D_v,
-                )
-            accumulator = tl.dot(att_2.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(att_2, 1)
-            running_max = new_max
+            k = tl.load(
+                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # causal.py:29
+        if partial:
+            att = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), att, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(att, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        att_2 = tl.exp2(att * scale - (finite_max * scale)[:, None])  # causal.py:30
+        if DESCRIPTORS:
+            v = v_blocks.load([key_start, 0])
+        else:
+            v = tl.load(
+                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(att_2.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(att_2, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -423,47 +405,36 @@ def causal_additive_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:44
-            if partial:
-                scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:45
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:44
+        if partial:
+            scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:45
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(probs, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -584,49 +555,38 @@ def causal_bottom_right_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S_k, tl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q))
     full_stop = tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:59
-            if partial:
-                scores = tl.where(
-                    (keys < S_k)[None, :] & (keys[None, :] <= (rows + S_k - S_q)[:, None]), scores, float("-inf")
-                )
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:59
+        if partial:
+            scores = tl.where(
+                (keys < S_k)[None, :] & (keys[None, :] <= (rows + S_k - S_q)[:, None]), scores, float("-inf")
+            )
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -887,13 +847,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -902,8 +862,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

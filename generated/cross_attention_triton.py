@@ -96,47 +96,38 @@ def cross_attention_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S_k, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:16
-            if partial:
-                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:17
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d_v < D_v)[None, :],
-                    part > 0 or BLOCK_D_v != D_v,
-                )
-            accumulator = tl.dot(
-                attention.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(attention, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:16
+        if partial:
+            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:17
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S_k)[:, None] & (d_v < D_v)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(
+            attention.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        )
+        running_sum = running_sum * rescale + tl.sum(attention, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -447,47 +438,36 @@ def cross_attention_shared_context_kernel(
 
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S_k if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S_k, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:39
-            if partial:
-                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:40
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:39
+        if partial:
+            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:40
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -580,13 +560,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -595,8 +575,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

@@ -117,65 +117,56 @@ def diff_attn_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            k = k_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if partial:
-                visible = keys < S
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d_2 < D * 2)[None, :],
-                    part > 0 or BLOCK_D_2 != D * 2,
-                )
-            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(attn1, 1)
-            if DESCRIPTORS:
-                k_2 = k_blocks_2.load([key_start, 0])
-            else:
-                k_2 = load_tile(
-                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-            if partial:
-                visible_2 = keys < S
-                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
-            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
-            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
-            running_max = new_max
-            running_max_2 = new_max_2
+            k = tl.load(
+                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        if partial:
+            visible = keys < S
+            scores = tl.where(visible[None, :], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
+        if DESCRIPTORS:
+            v = v_blocks.load([key_start, 0])
+        else:
+            v = tl.load(
+                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                mask=(keys < S)[:, None] & (d_2 < D * 2)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(attn1, 1)
+        if DESCRIPTORS:
+            k_2 = k_blocks_2.load([key_start, 0])
+        else:
+            k_2 = tl.load(
+                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+        if partial:
+            visible_2 = keys < S
+            scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+        attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
+        accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+        running_max = new_max
+        running_max_2 = new_max_2
 
     output = accumulator / running_sum[:, None] - accumulator_2 * lam_2 / running_sum_2[:, None]
     tl.store(
@@ -538,65 +529,56 @@ def diff_attn_norm_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            k = k_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if partial:
-                visible = keys < S
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d_v < D_v)[None, :],
-                    part > 0 or BLOCK_D_v != D_v,
-                )
-            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(attn1, 1)
-            if DESCRIPTORS:
-                k_2 = k_blocks_2.load([key_start, 0])
-            else:
-                k_2 = load_tile(
-                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-            if partial:
-                visible_2 = keys < S
-                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
-            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
-            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
-            running_max = new_max
-            running_max_2 = new_max_2
+            k = tl.load(
+                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        if partial:
+            visible = keys < S
+            scores = tl.where(visible[None, :], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
+        if DESCRIPTORS:
+            v = v_blocks.load([key_start, 0])
+        else:
+            v = tl.load(
+                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(attn1, 1)
+        if DESCRIPTORS:
+            k_2 = k_blocks_2.load([key_start, 0])
+        else:
+            k_2 = tl.load(
+                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+        if partial:
+            visible_2 = keys < S
+            scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+        attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
+        accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+        running_max = new_max
+        running_max_2 = new_max_2
 
     out = accumulator / running_sum[:, None] - accumulator_2 * lam_2 / running_sum_2[:, None]  # differential.py:57
     normed = (
@@ -763,67 +745,56 @@ def multihead_diff_attn_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            k = k_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            attn_weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # differential.py:72
-            if partial:
-                visible = keys < S
-                attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d_v < D_v)[None, :],
-                    part > 0 or BLOCK_D_v != D_v,
-                )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            if DESCRIPTORS:
-                k_2 = k_blocks_2.load([key_start, 0])
-            else:
-                k_2 = load_tile(
-                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            attn_weights_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)  # differential.py:72
-            if partial:
-                visible_2 = keys < S
-                attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            weights_2 = tl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
-            accumulator_2 = tl.dot(
-                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
+            k = tl.load(
+                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-            running_max = new_max
-            running_max_2 = new_max_2
+        attn_weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # differential.py:72
+        if partial:
+            visible = keys < S
+            attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        weights = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
+        if DESCRIPTORS:
+            v = v_blocks.load([key_start, 0])
+        else:
+            v = tl.load(
+                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        if DESCRIPTORS:
+            k_2 = k_blocks_2.load([key_start, 0])
+        else:
+            k_2 = tl.load(
+                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        attn_weights_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)  # differential.py:72
+        if partial:
+            visible_2 = keys < S
+            attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
+        new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
+        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+        weights_2 = tl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
+        accumulator_2 = tl.dot(weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+        running_max = new_max
+        running_max_2 = new_max_2
 
     lambda_full = tl.load(lambda_full_ptr)
     attn = (
@@ -930,13 +901,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -945,8 +916,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

@@ -581,48 +581,39 @@ def causal_linear_attention_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.where(
-                key.to(tl.float32) > 0.0, key.to(tl.float32), tl.exp2(key.to(tl.float32) * 1.4426950408889634) - 1.0
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            key_2 = scores + 1.0  # normalisers.py:55
-            weights = tl.dot(
-                query_2.to(query_ptr.dtype.element_ty),
-                tl.trans(key_2.to(query_ptr.dtype.element_ty)),
-                input_precision=PRECISION,
-            )  # normalisers.py:56
-            if partial:
-                weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d_v < D_v)[None, :],
-                    part > 0 or BLOCK_D_v != D_v,
-                )
-            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
-            running_sum = running_sum + tl.sum(weights, 1)
+        scores = tl.where(
+            key.to(tl.float32) > 0.0, key.to(tl.float32), tl.exp2(key.to(tl.float32) * 1.4426950408889634) - 1.0
+        )
+        key_2 = scores + 1.0  # normalisers.py:55
+        weights = tl.dot(
+            query_2.to(query_ptr.dtype.element_ty),
+            tl.trans(key_2.to(query_ptr.dtype.element_ty)),
+            input_precision=PRECISION,
+        )  # normalisers.py:56
+        if partial:
+            weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+        running_sum = running_sum + tl.sum(weights, 1)
 
     output = accumulator / (running_sum + 1e-06)[:, None]
     tl.store(
@@ -715,13 +706,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -730,8 +721,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

@@ -17,16 +17,6 @@ TILES = {}
 
 
 @triton.jit
-def load_tile(pointers, exists, masked: tl.constexpr):
-    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
-    if masked:
-        tile = tl.load(pointers, mask=exists, other=0)
-    else:
-        tile = tl.load(pointers)
-    return tile
-
-
-@triton.jit
 def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
     """Blocks whose values meet [row_low, row_high] lie in [start, stop); in [full_start, full_stop) all values are one.
 
@@ -180,58 +170,47 @@ def packed_documents_kernel(
         full_start,
         tl.minimum(tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS, document_id_full_stop * BLOCK_KEYS),
     )
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = live_start, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = (key_start < full_start) | (key_start >= full_stop)
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = tl.maximum(live_start, whole_stop), live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = (key_start < full_start) | (key_start >= full_stop)
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:22
-            if partial:
-                key_document_id = load_tile(
-                    document_id_block + tl.cast(key_start, tl.int64) * document_id_stride_s,
-                    (keys < S),
-                    part > 0 or DESCRIPTORS,
-                )
-                scores = tl.where(
-                    (keys < S)[None, :]
-                    & (rows[:, None] >= keys[None, :])
-                    & (row_document_id[:, None] == key_document_id[None, :]),
-                    scores,
-                    float("-inf"),
-                )
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:22
+        if partial:
+            key_document_id = tl.load(
+                document_id_block + tl.cast(key_start, tl.int64) * document_id_stride_s, mask=(keys < S), other=0
+            )
+            scores = tl.where(
+                (keys < S)[None, :]
+                & (rows[:, None] >= keys[None, :])
+                & (row_document_id[:, None] == key_document_id[None, :]),
+                scores,
+                float("-inf"),
+            )
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(
+            attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        )
+        running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -382,54 +361,41 @@ def packed_documents_bidirectional_kernel(
     live_stop = tl.minimum(S, segment_ids_stop * BLOCK_KEYS)
     full_start = tl.minimum(tl.maximum(live_start, segment_ids_full_start * BLOCK_KEYS), live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S // BLOCK_KEYS * BLOCK_KEYS, segment_ids_full_stop * BLOCK_KEYS))
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = live_start, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = (key_start < full_start) | (key_start >= full_stop)
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = tl.maximum(live_start, whole_stop), live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = (key_start < full_start) | (key_start >= full_stop)
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:36
-            if partial:
-                key_segment_ids = load_tile(
-                    segment_ids_block + tl.cast(key_start, tl.int64) * segment_ids_stride_s,
-                    (keys < S),
-                    part > 0 or DESCRIPTORS,
-                )
-                scores = tl.where(
-                    (keys < S)[None, :] & (row_segment_ids[:, None] == key_segment_ids[None, :]), scores, float("-inf")
-                )
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:36
+        if partial:
+            key_segment_ids = tl.load(
+                segment_ids_block + tl.cast(key_start, tl.int64) * segment_ids_stride_s, mask=(keys < S), other=0
+            )
+            scores = tl.where(
+                (keys < S)[None, :] & (row_segment_ids[:, None] == key_segment_ids[None, :]), scores, float("-inf")
+            )
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(probs, 1)
+        running_max = new_max
 
     output = accumulator / running_sum[:, None]
     tl.store(
@@ -579,54 +545,41 @@ def packed_documents_cross_kernel(
     live_stop = tl.minimum(S_k, key_document_stop * BLOCK_KEYS)
     full_start = tl.minimum(tl.maximum(live_start, key_document_full_start * BLOCK_KEYS), live_stop)
     full_stop = tl.maximum(full_start, tl.minimum(S_k // BLOCK_KEYS * BLOCK_KEYS, key_document_full_stop * BLOCK_KEYS))
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S_k if DESCRIPTORS else S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = live_start, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = (key_start < full_start) | (key_start >= full_stop)
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = tl.maximum(live_start, whole_stop), live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = (key_start < full_start) | (key_start >= full_stop)
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-            if partial:
-                key_document = load_tile(
-                    key_document_block + tl.cast(key_start, tl.int64) * key_document_stride_s,
-                    (keys < S_k),
-                    part > 0 or DESCRIPTORS,
-                )
-                scores = tl.where(
-                    (keys < S_k)[None, :] & (query_document[:, None] == key_document[None, :]), scores, float("-inf")
-                )
-            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        if partial:
+            key_document = tl.load(
+                key_document_block + tl.cast(key_start, tl.int64) * key_document_stride_s, mask=(keys < S_k), other=0
+            )
+            scores = tl.where(
+                (keys < S_k)[None, :] & (query_document[:, None] == key_document[None, :]), scores, float("-inf")
+            )
+        new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S_k)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        running_max = new_max
 
     output = tl.where(
         (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator / running_sum[:, None], 0.0
@@ -730,13 +683,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -745,8 +698,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

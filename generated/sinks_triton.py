@@ -16,16 +16,6 @@ TILES = {}
 
 
 @triton.jit
-def load_tile(pointers, exists, masked: tl.constexpr):
-    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
-    if masked:
-        tile = tl.load(pointers, mask=exists, other=0)
-    else:
-        tile = tl.load(pointers)
-    return tile
-
-
-@triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
@@ -111,54 +101,41 @@ def attention_with_sinks_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
     full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, tl.minimum(live_stop, whole_stop)
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:17
-            if partial:
-                attn_weights = tl.where(
-                    (keys < S)[None, :] & (keys[None, :] <= rows[:, None]), attn_weights, float("-inf")
-                )
-            new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(
-                (nan_max(running_max * scale, sinks.to(tl.float32)) - nan_max(finite_max * scale, sinks.to(tl.float32)))
-                * 1.4426950408889634
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            term = nan_max(finite_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
-            combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:20
-            probs = tl.exp2(combined_logits)  # sinks.py:21
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:17
+        if partial:
+            attn_weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), attn_weights, float("-inf"))
+        new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2(
+            (nan_max(running_max * scale, sinks.to(tl.float32)) - nan_max(finite_max * scale, sinks.to(tl.float32)))
+            * 1.4426950408889634
+        )
+        term = nan_max(finite_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
+        combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:20
+        probs = tl.exp2(combined_logits)  # sinks.py:21
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+        accumulator = tl.dot(probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(probs, 1)
+        running_max = new_max
 
     term_2 = nan_max(running_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
     output = accumulator / (running_sum + tl.exp2(sinks.to(tl.float32) * 1.4426950408889634 - term_2))[:, None]
@@ -284,51 +261,38 @@ def softmax_off_by_one_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:32
-            if partial:
-                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
-            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(
-                (nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0)) * 1.4426950408889634
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            highest = nan_max(finite_max * scale, 0.0)  # sinks.py:33
-            term = highest * 1.4426950408889634
-            weights = tl.exp2(scores * scale_2 - term[:, None])  # sinks.py:34
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:32
+        if partial:
+            scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+        new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0)) * 1.4426950408889634)
+        highest = nan_max(finite_max * scale, 0.0)  # sinks.py:33
+        term = highest * 1.4426950408889634
+        weights = tl.exp2(scores * scale_2 - term[:, None])  # sinks.py:34
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        running_max = new_max
 
     highest_2 = nan_max(running_max * scale, 0.0)  # sinks.py:33
     term_2 = highest_2 * 1.4426950408889634
@@ -422,13 +386,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -437,8 +401,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

@@ -122,83 +122,68 @@ def talking_heads_kernel(
 
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
-    # Descriptors stop at the last key by themselves; pointers need a mask on the last block
-    whole_stop = S if DESCRIPTORS else full_stop
 
-    for part in tl.static_range(1 if DESCRIPTORS else 2):
-        if part == 0:
-            # blocks that lie within the keys
-            start, stop = 0, whole_stop
+    for key_start in tl.range(0, S, BLOCK_KEYS):
+        keys = key_start + key_offsets
+        partial = key_start >= full_stop
+        k = tl.load(
+            k_block + tl.cast(key_start, tl.int64) * k_stride_s,
+            mask=(keys < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
+            other=0,
+        )
+        total = tl.sum(q.to(tl.float32)[:, None, :, :] * k.to(tl.float32)[None, :, :, :], 2)
+        scores = tl.sum(total * proj_l.to(tl.float32)[None, None, :], 2)
+        if partial:
+            visible = keys < S
+            scores = tl.where(visible[None, :], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+        if DESCRIPTORS:
+            v = v_blocks.load([key_start, 0])
         else:
-            # the block that reaches past them, read with a mask
-            start, stop = whole_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            partial = key_start >= full_stop
-            k = load_tile(
-                k_block + tl.cast(key_start, tl.int64) * k_stride_s,
-                (keys < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
-                part > 0 or DESCRIPTORS or BLOCK_D != D or BLOCK_N4_2 != 4,
+            v = tl.load(
+                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
             )
-            total = tl.sum(q.to(tl.float32)[:, None, :, :] * k.to(tl.float32)[None, :, :, :], 2)
-            scores = tl.sum(total * proj_l.to(tl.float32)[None, None, :], 2)
-            if partial:
-                visible = keys < S
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * scale)
-            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            scores_2 = tl.sum(total * proj_l_2.to(tl.float32)[None, None, :], 2)
-            if partial:
-                visible_2 = keys < S
-                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-            weights_2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])
-            accumulator_2 = tl.dot(
-                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
-            )
-            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-            scores_3 = tl.sum(total * proj_l_3.to(tl.float32)[None, None, :], 2)
-            if partial:
-                visible_3 = keys < S
-                scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
-            new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
-            finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
-            rescale_3 = tl.exp2((running_max_3 - finite_max_3) * scale)
-            weights_3 = tl.exp2(scores_3 * scale - (finite_max_3 * scale)[:, None])
-            accumulator_3 = tl.dot(
-                weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
-            )
-            running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-            scores_4 = tl.sum(total * proj_l_4.to(tl.float32)[None, None, :], 2)
-            if partial:
-                visible_4 = keys < S
-                scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
-            new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
-            finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
-            rescale_4 = tl.exp2((running_max_4 - finite_max_4) * scale)
-            weights_4 = tl.exp2(scores_4 * scale - (finite_max_4 * scale)[:, None])
-            accumulator_4 = tl.dot(
-                weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
-            )
-            running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
-            running_max = new_max
-            running_max_2 = new_max_2
-            running_max_3 = new_max_3
-            running_max_4 = new_max_4
+        accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(weights, 1)
+        scores_2 = tl.sum(total * proj_l_2.to(tl.float32)[None, None, :], 2)
+        if partial:
+            visible_2 = keys < S
+            scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+        weights_2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])
+        accumulator_2 = tl.dot(weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+        scores_3 = tl.sum(total * proj_l_3.to(tl.float32)[None, None, :], 2)
+        if partial:
+            visible_3 = keys < S
+            scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
+        new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
+        finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
+        rescale_3 = tl.exp2((running_max_3 - finite_max_3) * scale)
+        weights_3 = tl.exp2(scores_3 * scale - (finite_max_3 * scale)[:, None])
+        accumulator_3 = tl.dot(weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION)
+        running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
+        scores_4 = tl.sum(total * proj_l_4.to(tl.float32)[None, None, :], 2)
+        if partial:
+            visible_4 = keys < S
+            scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
+        new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
+        finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
+        rescale_4 = tl.exp2((running_max_4 - finite_max_4) * scale)
+        weights_4 = tl.exp2(scores_4 * scale - (finite_max_4 * scale)[:, None])
+        accumulator_4 = tl.dot(weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION)
+        running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
+        running_max = new_max
+        running_max_2 = new_max_2
+        running_max_3 = new_max_3
+        running_max_4 = new_max_4
 
     proj_w = tl.load(proj_w_ptr + n4 * proj_w_stride_0)
     proj_w_2 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
@@ -306,13 +291,13 @@ def tile_for(function, architecture, width, size, accumulators, scores):
     elif width > 128:
         rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
     elif hopper:
-        rows, keys, warps, stages = 64, 64, 4, 3
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
     elif blackwell:
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
     lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 144 * lanes * warps and max(rows, keys) > 16:
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -321,8 +306,7 @@ def tile_for(function, architecture, width, size, accumulators, scores):
             rows //= 2
         else:
             keys //= 2
-    # short rows gain nothing from descriptors, which each program has to write first
-    return rows, keys, warps, stages, width > 64
+    return rows, keys, warps, stages, True
 
 
 @functools.lru_cache(maxsize=None)

@@ -20,7 +20,7 @@ from flashlight.schedule.roles import extent_name
 
 RESERVED = (
     *("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"),
-    *("start", "stop", "part", "partial", "live_start", "live_stop", "full_start", "full_stop", "whole_stop"),
+    *("start", "stop", "part", "partial", "live_start", "live_stop", "full_start", "full_stop"),
 )
 """Variables of every kernel, which the user's names must not take."""
 UNDERFLOW = 150.0
@@ -130,8 +130,6 @@ class _KernelWriter:
         block.add()
         if number == 0:
             self._bounds()
-            if self.joint:
-                self._whole()
         self._loops(one, variables, number)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
@@ -215,19 +213,6 @@ class _KernelWriter:
             stop = f"tl.maximum({self.ranges['full_start']}, {stop})"
         block.add(f"full_stop = {stop}")
 
-    def _whole(self) -> None:
-        """Name the end of the blocks that lie within the keys: pointers read them without a mask."""
-        tiles, block = self.tiles, self.block
-        size = tiles.size(self.roles.stream.extent)
-        whole = f"{size} // BLOCK_KEYS * BLOCK_KEYS"
-        if f"full_stop = {whole}" in block.lines[-1]:
-            whole = "full_stop"
-        if tiles.describes:
-            whole = f"{size} if DESCRIPTORS else {whole}"
-        if tiles.describes:
-            block.comment("Descriptors stop at the last key by themselves; pointers need a mask on the last block")
-        block.add(f"whole_stop = {whole}")
-
     def _matched_bounds(self, size: str) -> None:
         """Bounds where a value of the row must equal one of the key: those of `_bounds`, met with each match's."""
         tiles, block, keys = self.tiles, self.block, self.schedule.keys
@@ -281,23 +266,24 @@ class _KernelWriter:
     def _loops(self, one: Pass, variables: dict[Reduce, Code], number: int) -> None:
         """The trip over the live blocks of keys, the body written once."""
         tiles, block, ranges = self.tiles, self.block, self.ranges
-        parts = self._joint_parts() if self.joint else self._separate_parts()
-        count = "1 if DESCRIPTORS else 2" if self.joint and tiles.describes else str(len(parts))
+        parts = self._parts()
         if self.schedule.fills:
             parts.extend(self._dead_parts(variables, number))
-            count = str(len(parts))
         block.add()
-        block.add(f"for part in tl.static_range({count}):")
         outer = block
-        inner = block.nested()
-        for position, (what, lines) in enumerate(parts):
-            test = f"{'if' if position == 0 else 'elif'} part == {position}:"
-            inner.add(test if position < len(parts) - 1 else "else:")
-            inner.add(f"    # {what}")
-            for line in lines:
-                inner.add(f"    {line}")
-        inner.add("for key_start in tl.range(start, stop, BLOCK_KEYS):")
-        body = inner.nested()
+        if len(parts) > 1:
+            block.add(f"for part in tl.static_range({len(parts)}):")
+            block = block.nested()
+            for position, (what, lines) in enumerate(parts):
+                test = f"{'if' if position == 0 else 'elif'} part == {position}:"
+                block.add(test if position < len(parts) - 1 else "else:")
+                block.add(f"    # {what}")
+                for line in lines:
+                    block.add(f"    {line}")
+            block.add("for key_start in tl.range(start, stop, BLOCK_KEYS):")
+        else:
+            block.add(f"for key_start in tl.range({ranges['live_start']}, {ranges['live_stop']}, BLOCK_KEYS):")
+        body = block.nested()
         tiles.block = body
         tiles.in_loop = True
         before = dict(tiles.bound)
@@ -311,8 +297,9 @@ class _KernelWriter:
         body.lines = _without_unused(body.lines, frozenset({"keys", "partial"}))
         tiles.bound = before
         tiles.in_loop = False
-        inner.close(body)
-        outer.close(inner)
+        block.close(body)
+        if block is not outer:
+            outer.close(block)
         tiles.block = outer
 
     @functools.cached_property
@@ -325,19 +312,11 @@ class _KernelWriter:
         """
         return all(_is_product(mask.node.children[1]) for mask in self.schedule.masks if mask.ranged)
 
-    def _joint_parts(self) -> list[tuple[str, list[str]]]:
+    def _parts(self) -> list[tuple[str, list[str]]]:
+        """The loops: what each visits, and the lines that name its ends."""
         ranges = self.ranges
-        start, stop = ranges["live_start"], ranges["live_stop"]
-        bounded = stop != self.tiles.size(self.roles.stream.extent)
-        first = f"tl.minimum({stop}, whole_stop)" if bounded else "whole_stop"
-        last = "whole_stop" if start == "0" else f"tl.maximum({start}, whole_stop)"
-        return [
-            ("blocks that lie within the keys", [f"start, stop = {start}, {first}"]),
-            ("the block that reaches past them, read with a mask", [f"start, stop = {last}, {stop}"]),
-        ]
-
-    def _separate_parts(self) -> list[tuple[str, list[str]]]:
-        ranges = self.ranges
+        if self.joint:
+            return [("the blocks that some row sees", [f"start, stop = {ranges['live_start']}, {ranges['live_stop']}"])]
         parts = [
             ("blocks that need no mask", [f"start, stop = {ranges['full_start']}, full_stop"]),
             ("the blocks at the end of the range", [f"start, stop = full_stop, {ranges['live_stop']}"]),

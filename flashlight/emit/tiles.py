@@ -6,7 +6,6 @@ which axes its factors have, not because of where in an attention program it sta
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 
@@ -343,17 +342,14 @@ class TileWriter:
         resident = [axis for axis in axes if axis in self.roles.resident]
         padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
         if self.in_loop and self.roles.stream in axes:
-            # descriptors stop at the last key by themselves, so that their one loop reaches past it
-            itself = load in self.descriptors or not self.describes or not self.joint
-            past = ["part > 0"] if itself else ["part > 0", "DESCRIPTORS"]
-            padded = past + padded
+            padded = ["part > 0", *padded]
         masked = " or ".join(padded)
         return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
 
     def _bounds(self, load: Load) -> tuple[list[Code], bool]:
         """The tests under which the elements exist, and whether they are needed whatever the block."""
         tests: list[Code] = []
-        always = not (self.in_loop and self.roles.stream in load.axes)
+        always = self.joint or not (self.in_loop and self.roles.stream in load.axes)
         plain: set[Axis] = set()
         for index, extent in zip(load.index, load.tensor.shape, strict=True):
             if isinstance(index, Iota) and index.axis.extent is extent:
@@ -450,13 +446,6 @@ class TileWriter:
         ]
         single = len(terms) == 1 and terms[0][1:] == ((Iota(self.roles.stream),), 1)
         return terms[0][0] if single else None
-
-    @functools.cached_property
-    def describes(self) -> bool:
-        """Whether descriptors can read some tensor, so that the kernel has a choice."""
-        chains = (item.reduce.arg for one in self.schedule.passes for item in one.accumulators)
-        loads = (node for node in walk(*chains) if isinstance(node, Load) and self.roles.stream in node.axes)
-        return any(self._is_block(load) and self._moving(load) is not None for load in loads)
 
     def _is_block(self, load: Load) -> bool:
         """Whether the tile is a block of whole rows of a matrix: keys by a last dimension, the rest fixed."""
