@@ -168,7 +168,9 @@ def _number(name: str, annotation: Any) -> int | float:
 
 
 def _integers(check: TensorCheck, shape: tuple[int, ...], numbers: Mapping[str, int]) -> Any:
-    """Lengths for one number a row of the batch, twelve documents where the last dimension is a length, else zeros.
+    """Lengths for one number a row of the batch, documents where the last dimension is a length, else zeros.
+
+    Twelve documents a row, cut at random places: some long, some short, as packing makes them.
 
     Zeros are safe wherever the integers index another tensor.
     """
@@ -178,7 +180,10 @@ def _integers(check: TensorCheck, shape: tuple[int, ...], numbers: Mapping[str, 
     if len(shape) == 1 and shape[0] < longest:
         return torch.full(shape, longest // 2)
     if len(shape) <= 2 and shape[-1] >= 64 and "ind" not in check.name and check.shape[0] != check.shape[-1]:
-        return (torch.arange(shape[-1]) * 12 // shape[-1]).expand(shape).contiguous()
+        generator = torch.Generator().manual_seed(0)
+        cuts = torch.randint(1, shape[-1], (*shape[:-1], 11), generator=generator).sort(-1).values
+        places = torch.arange(shape[-1]).expand(shape).contiguous()
+        return torch.searchsorted(cuts, places, right=True)
     return torch.zeros(shape, dtype=torch.int64)
 
 

@@ -12,7 +12,10 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {}
+TILES = {
+    ("diff_attn", "sm_90", 128, 2): (64, 64, 4, 3, True),
+    ("diff_attn", "sm_90", 256, 2): (64, 32, 8, 2, True),
+}
 
 
 @triton.jit
