@@ -1,10 +1,11 @@
-"""Factors: numbers that multiply one value are multiplied together once, on the host.
+"""Factors: what multiplies a value and has fewer axes is multiplied together first, numbers on the host.
 
     x / c  =  x * (1 / c)        (x * a) * b  =  x * (a * b)
 
-for a, b and c without axes, floating point. A division by a number is several instructions for each element, a
-multiplication one, which the sum that follows often takes in. Both sides differ by roundings of float32 alone, and
-where 1 / c leaves its range (0 < c < 2 ** -127), which no scale, cap or temperature does.
+in floating point, for a, b and c that together lack an axis of x. A division is several instructions for each element
+of a tile, a multiplication one, which the sum that follows often takes in. Both sides differ by roundings of float32
+alone as long as 1 / c stays in its range: c is a number that the host knows (a scale, a cap, a temperature), or has a
+known lower bound above 2 ** -100, as a norm that was kept away from zero has.
 Associativity and commutativity of multiplication.
 """
 
@@ -13,6 +14,9 @@ from __future__ import annotations
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Expr, Map, is_float
 from flashlight.ir.program import Program, rewrite
+from flashlight.ir.signs import at_least
+
+SMALLEST = 2.0**-100
 
 
 def factors(program: Program) -> Program:
@@ -23,21 +27,25 @@ def _gathered(node: Expr) -> Expr:
     split = _factor(node)
     if split is None:
         return node
-    value, number = split
+    value, factor = split
     inner = _factor(value)
-    if inner is not None:
-        value, number = inner[0], build.op("mul", inner[1], number, dtype=FLOAT)
-    return build.op("mul", value, number, dtype=node.dtype)
+    if inner is not None and (inner[1].axes | factor.axes) < node.axes:
+        value, factor = inner[0], build.op("mul", inner[1], factor, dtype=FLOAT)
+    return build.op("mul", value, factor, dtype=node.dtype)
 
 
 def _factor(node: Expr) -> tuple[Expr, Expr] | None:
-    """``(x, number)`` where the value is ``x * number`` and x has axes."""
+    """``(x, a)`` where the value is ``x * a`` and a has fewer axes than x."""
     if not (isinstance(node, Map) and node.op in ("mul", "div") and is_float(node)):
         return None
     left, right = node.args
-    if left.axes and not right.axes:
-        number = build.cast(right, FLOAT)
-        return left, build.op("div", build.const(1.0, FLOAT), number, dtype=FLOAT) if node.op == "div" else number
-    if node.op == "mul" and right.axes and not left.axes:
-        return right, build.cast(left, FLOAT)
-    return None
+    if node.op == "mul" and left.axes < right.axes:
+        left, right = right, left
+    if not (right.axes < left.axes):
+        return None
+    factor = build.cast(right, FLOAT)
+    if node.op == "mul":
+        return left, factor
+    if right.axes and at_least(right) < SMALLEST:
+        return None
+    return left, build.op("div", build.const(1.0, FLOAT), factor, dtype=FLOAT)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashlight.ir import build
-from flashlight.ir.expr import Axis, Expr, Iota, Load, Reduce, Tensor, walk
+from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Tensor, walk
 from flashlight.ir.program import Program
+from rewriters.factors import factors
 from rewriters.merge import merge
 from rewriters.peel import peel
 from rewriters.pipeline import LAWS, run
@@ -144,3 +145,26 @@ def test_merge_needs_both_axes_everywhere() -> None:
     body = over("sum", op("mul", over("sum", at(RIGHT, J, POINTS, SPACE), SPACE), at(weight, POINTS)), POINTS)
     before = Program("law", (RIGHT, weight), program(over("max", body), I).outputs)
     assert merge(before, POINTS, SPACE) is None
+
+
+def _norm(floor: float) -> Expr:
+    row = over("sum", op("mul", at(Q, I, D), at(Q, I, D)), D)
+    return op("maximum", op("sqrt", row), floor) if floor else op("sqrt", row)
+
+
+@given(SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_factors_join(seed: int) -> None:
+    """Two divisions of a tile become one number and one row of reciprocals."""
+    tile = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
+    before = program(op("mul", op("div", op("div", tile, 3.0), _norm(1e-12)), 2.0), I, J)
+    after = factors(before)
+    same(before, after, seed)
+    products = [node for node in walk(after.outputs[0].expr) if isinstance(node, Map) and node.axes == {I, J}]
+    assert [node.op for node in products] == ["mul"]
+
+
+def test_a_reciprocal_that_may_overflow_is_not_taken() -> None:
+    tile = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
+    before = program(op("div", tile, _norm(0.0)), I, J)
+    assert factors(before).outputs[0].expr is before.outputs[0].expr

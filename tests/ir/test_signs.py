@@ -1,0 +1,41 @@
+"""Lower bounds hold for whatever the inputs are."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashlight.ir.expr import Expr
+from flashlight.ir.signs import at_least, is_positive
+from tests.rewriters.conftest import BIAS, SINK, I, J, at, op, over, program, values
+
+LEAVES = st.sampled_from([at(BIAS, I, J), at(SINK, I)]) | st.floats(-2, 2, width=32).map(lambda x: op("add", x, 0.0))
+
+
+def grown(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    one = st.sampled_from(["exp", "abs", "neg", "sigmoid", "tanh"])
+    two = st.sampled_from(["add", "sub", "mul", "maximum", "minimum"])
+    return (
+        st.builds(op, one, children)
+        | st.builds(op, two, children, children)
+        | children.map(lambda x: op("mul", x, x))
+        | children.map(lambda x: op("sqrt", op("abs", x)))
+        | st.builds(over, st.sampled_from(["max", "sum", "min"]), children)
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(LEAVES, grown, max_leaves=6), st.integers(0, 2**16))
+def test_bounds_hold(expr: Expr, seed: int) -> None:
+    smallest = values(program(expr, I, J), seed).min()
+    if torch.isfinite(smallest):
+        assert smallest >= at_least(expr) - 1e-6 * abs(smallest)
+        assert smallest >= 0 or not is_positive(expr)
+
+
+def test_a_norm_kept_from_zero_has_a_bound() -> None:
+    norm = op("sqrt", over("sum", op("mul", at(BIAS, I, J), at(BIAS, I, J))))
+    assert at_least(norm) == 0
+    assert at_least(op("maximum", norm, 1e-12)) == 1e-12
+    assert at_least(op("add", norm, 1e-6)) == 1e-6
