@@ -155,7 +155,7 @@ def multi_head(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("multi_head", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    multi_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    multi_head_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -308,7 +308,7 @@ def multi_head_by_name(q, k, v):
         "multi_head_by_name", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    multi_head_by_name_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    multi_head_by_name_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -470,7 +470,7 @@ def multi_head_scaled(query, key, value, scale):
         "multi_head_scaled", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    multi_head_scaled_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    multi_head_scaled_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -621,7 +621,7 @@ def multi_head_sequence_first(query, key, value):
         "multi_head_sequence_first", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    multi_head_sequence_first_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    multi_head_sequence_first_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -772,7 +772,7 @@ def multi_head_split_scale(query, key, value):
         "multi_head_split_scale", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    multi_head_split_scale_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    multi_head_split_scale_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -870,8 +870,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

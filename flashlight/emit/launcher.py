@@ -150,7 +150,7 @@ class _Body:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
             lines.append(f"descriptors = descriptors and describable({tensors})")
         grid = " * ".join(
-            [f"triton.cdiv({python(roles.rows.extent)}, block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
+            [f"-(-{python(roles.rows.extent, 9)} // block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
         )
         lines.append(f"{kernel.name}[({grid},)](")
         names = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
