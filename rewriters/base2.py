@@ -1,7 +1,8 @@
 """Base 2: exponentials are computed as the hardware does, with log2(e) folded into the scale of the scores.
 
     exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
-    max_j (c * x(j))  =  c * max_j x(j)      for c > 0
+    max_j (c * x(j))  =  c * max_j x(j)      for c > 0; likewise for max(x, y), min(x, y), |x| and cumulative sums
+    log(x) * log2(e)  =  log2(x)
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
 that finds nothing to join stays outside.
@@ -14,7 +15,7 @@ import math
 from dataclasses import replace
 
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, is_float, walk
+from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, Scan, is_float, walk
 from flashlight.ir.program import Name, Program, mapped, rebuilt
 
 LOG2_E = math.log2(math.e)
@@ -29,6 +30,7 @@ def base2(program: Program) -> Program:
     nodes = list(walk(*(output.expr for output in program.outputs)))
     if not any(isinstance(node, Map) and node.op == "exp" and node.axes for node in nodes):
         return program
+    scanned = any(isinstance(node, Scan) and _of_scores(node) for node in nodes)
     for node in nodes:
         new = rebuilt(node, tuple(done[child] for child in node.children))
         if isinstance(new, Map) and new.op == "exp" and new.axes:
@@ -37,6 +39,8 @@ def base2(program: Program) -> Program:
             # x is infinite exactly where x * log2(e) is: the maximum that the exponential needs serves the test too
             new = build.op(new.op, scaled(new.args[0], factor, names), new.args[1])
         done[node] = new
+        if scanned and node in program.names:
+            names.setdefault(new, program.names[node])
     result = mapped(program, done)
     return replace(result, names={**names, **result.names})
 
@@ -68,7 +72,13 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         # a factor that found nothing to join is cheaper outside the maximum
         if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, _unrounded(expr.arg))):
             return build.reduce("max", inner, expr.axis)
+    if isinstance(expr, Scan) and expr.op == "sum" and _of_scores(expr):
+        return build.scan("sum", down(expr.arg), expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
+        if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr):
+            return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
+        if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):
+            return build.op("log2", expr.args[0], dtype=FLOAT)
         if expr.op in ("add", "sub"):
             left, right = down(expr.args[0]), down(expr.args[1])
             if isinstance(left, Map) and isinstance(right, Map) and _number(left) and _number(left) is _number(right):
@@ -96,6 +106,11 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             number = build.op("div", factor, build.cast(expr.args[1], FLOAT), dtype=FLOAT)
             return scaled(expr.args[0], number, names)
     return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _of_scores(expr: Expr) -> bool:
+    """Whether it is computed for every score: what is loaded, or a statistic, costs little and stays as it is."""
+    return {node.op for node in walk(expr) if isinstance(node, Reduce)} == {"sum"}
 
 
 def _unrounded(expr: Expr) -> Expr:

@@ -12,6 +12,7 @@ from rewriters.exponents import exponents
 from rewriters.hoist import hoist
 from rewriters.peel import peel
 from rewriters.scale import scale
+from rewriters.scans import scans
 from rewriters.shift import shift
 from rewriters.split import split
 from rewriters.unroll import unroll
@@ -19,6 +20,7 @@ from rewriters.unroll import unroll
 Law = Callable[[Program], Program]
 
 LAWS: tuple[tuple[str, Law], ...] = (
+    ("scans", scans),
     ("peel", peel),
     ("shift", shift),
     ("unroll", unroll),

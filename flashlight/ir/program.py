@@ -62,7 +62,7 @@ def rebuilt(node: Expr, children: tuple[Expr, ...]) -> Expr:
     if isinstance(node, Reduce):
         return build.reduce(node.op, children[0], node.axis)
     assert isinstance(node, Scan)
-    return build.scan(node.op, children[0], node.axis, children[1])
+    return build.scan(node.op, children[0], node.axis, children[1], node.reverse)
 
 
 def rewrite(program: Program, rule: Callable[[Expr], Expr]) -> Program:
@@ -121,7 +121,7 @@ def renamed(expr: Expr, old: Axis, new: Axis) -> Expr:
         elif isinstance(node, Reduce) and node.axis is old:
             done[node] = Reduce(node.op, done[node.arg], new)
         elif isinstance(node, Scan) and node.axis is old:
-            done[node] = Scan(node.op, done[node.arg], new, done[node.at])
+            done[node] = Scan(node.op, done[node.arg], new, done[node.at], node.reverse)
         else:
             done[node] = rebuilt(node, tuple(done[child] for child in node.children))
     return done[expr]
