@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 
-from flashlight.ir.expr import Const, Expr, Map, Reduce
+from flashlight.ir.expr import Const, Expr, Map, Reduce, Scan
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.signs import is_positive
 
 Known = float | None
 
 
-def vanishes(reduction: Reduce, masked: Expr, fill: float) -> bool:
+def vanishes(reduction: Reduce | Scan, masked: Expr, fill: float) -> bool:
     """Whether the reduction ignores every position at which ``masked`` equals ``fill``."""
     return known_value(reduction.arg, masked, fill) == NEUTRAL[reduction.op]
 

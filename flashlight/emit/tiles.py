@@ -41,7 +41,7 @@ from flashlight.schedule.roles import extent_name
 
 INT_CODE = "int"
 MASKED = "part > 0"
-"""True in the loops over blocks that are not full."""
+"""True in the loops over blocks that are not full, the full ones being the first part."""
 
 
 class TileWriter:
@@ -61,6 +61,7 @@ class TileWriter:
         self.helpers: set[str] = set()
         self.deep: dict[Axis, None] = {}
         self.in_loop = False
+        self.masked = MASKED
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
         self.numbers: dict[Expr, str] = {}
@@ -300,7 +301,7 @@ class TileWriter:
         if single:
             self.bound.pop(yes, None)
         if mask.ranged:
-            self.block.add(f"if {MASKED}:")
+            self.block.add(f"if {self.masked}:")
             outer, self.block = self.block, self.block.nested()
             before = dict(self.bound)
             test = self._conjunction(mask.ranged)
@@ -339,7 +340,7 @@ class TileWriter:
         self.helpers.add("load_tile")
         resident = [axis for axis in axes if axis in self.roles.resident]
         padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
-        masked = " or ".join([MASKED, *padded] if self.in_loop and self.roles.stream in axes else padded)
+        masked = " or ".join([self.masked, *padded] if self.in_loop and self.roles.stream in axes else padded)
         return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
 
     def _bounds(self, load: Load) -> tuple[list[Code], bool]:
