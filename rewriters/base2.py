@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, Scan, is_float, walk
+from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, mapped, rebuilt
 
 LOG2_E = math.log2(math.e)
@@ -38,6 +39,9 @@ def base2(program: Program) -> Program:
         elif isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new):
             # x is infinite exactly where x * log2(e) is: the maximum that the exponential needs serves the test too
             new = build.op(new.op, scaled(new.args[0], factor, names), new.args[1])
+        elif scanned and isinstance(new, Map) and new.op in COMPARISONS and _of_scores(new) and is_float(new.args[0]):
+            # scores that are added up are wanted times log2(e) everywhere
+            new = build.op(new.op, *(scaled(arg, factor, names) for arg in new.args))
         done[node] = new
         if scanned and node in program.names:
             names.setdefault(new, program.names[node])
@@ -72,7 +76,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         # a factor that found nothing to join is cheaper outside the maximum
         if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, _unrounded(expr.arg))):
             return build.reduce("max", inner, expr.axis)
-    if isinstance(expr, Scan) and expr.op == "sum" and _of_scores(expr):
+    if isinstance(expr, Scan) and expr.op == "sum" and is_float(expr) and _of_scores(expr):
         return build.scan("sum", down(expr.arg), expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
         if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr):
@@ -92,7 +96,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             unjoined = yes is build.op("mul", expr.args[1], factor, dtype=FLOAT)
             if not (unjoined and isinstance(no, Const) and math.isinf(float(no.value))):
                 return build.where(expr.args[0], yes, no)
-        if expr.op == "cast" and expr.dtype == FLOAT and is_float(expr.args[0]):
+        if expr.op == "cast" and is_float(expr.args[0]) and (expr.dtype == FLOAT or _is_logarithm(expr)):
             return down(expr.args[0])
         if expr.op == "mul":
             left, right = expr.args
@@ -111,6 +115,11 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
 def _of_scores(expr: Expr) -> bool:
     """Whether it is computed for every score: what is loaded, or a statistic, costs little and stays as it is."""
     return {node.op for node in walk(expr) if isinstance(node, Reduce)} == {"sum"}
+
+
+def _is_logarithm(expr: Expr) -> bool:
+    """Whether it is the logarithm of a function of scores, which is computed in base 2 before any rounding."""
+    return _of_scores(expr) and any(isinstance(node, Map) and node.op == "log" for node in walk(expr))
 
 
 def _unrounded(expr: Expr) -> Expr:

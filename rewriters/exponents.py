@@ -4,8 +4,8 @@
     exp(x - (m + log(s)))  =  exp(x - m) / s
 
 Applied where s contains a reduction and lacks an axis of x, so that what was normalised in logarithms (``log_softmax``,
-``logsumexp``) is normalised by a division that `hoist` can take out of a sum. For s = 0 both sides are NaN or infinite alike.
-The functional equation of the exponential; the identity behind log-sum-exp.
+``logsumexp``) is normalised by a division that `hoist` can take out of a sum. For s = 0 both sides are NaN or infinite
+alike. The functional equation of the exponential; the identity behind log-sum-exp.
 """
 
 from __future__ import annotations

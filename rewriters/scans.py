@@ -3,14 +3,13 @@
     sum_(s <= E-1-j) f(s)               =  sum_(s >= j) f(E-1-s)              flip, cumsum, flip
     sum_s f(s)  -  sum_(s <= j) f(s)    =  sum_(s >= j) f(s)  -  f(j)         the total without a prefix
     sum_s where(s > j, f(s), 0)         =  sum_(s >= j) f(s)  -  f(j)         a product with a triangular matrix
-    sum_(s <= j-1) f(s)                 =  sum_(s <= j) f(s)  -  f(j)         padded in front and cut off behind
 
 for s and j that run over E positions, likewise with the two ends exchanged. A sum from one end needs no total: what is
 carried along the axis is all it needs, so that one trip over the keys in that direction suffices.
 
 A triangular matrix is taken for a scan only between two axes that are both summed over: a causal mask, whose j is a
-row of the output, stays a mask. Terms f(j) are taken to be finite: an infinite one makes its whole row NaN in PyTorch
-too, by the difference or by the product with zero. Prefix sums: Blelloch, Prefix Sums and Their Applications (1990).
+row of the output, stays a mask. Terms f(s) are taken to be finite: an infinite one gives NaN in PyTorch too, by the
+difference or by the product with zero (docs/semantics.md). Blelloch, Prefix Sums and Their Applications (1990).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def scans(program: Program) -> Program:
 
     def rule(node: Expr) -> Expr:
         if isinstance(node, Scan):
-            return _inclusive(_forward(node))
+            return _forward(node)
         if isinstance(node, Reduce) and node.op == "sum" and is_float(node):
             return _triangular(node, summed)
         if isinstance(node, Map) and node.op in ("add", "sub") and is_float(node):
@@ -61,16 +60,6 @@ def _forward(node: Scan) -> Scan:
     return Scan(node.op, arg, node.axis, mirrored(node.at), not node.reverse)
 
 
-def _inclusive(node: Scan) -> Expr:
-    """The scan up to and including a position, less its value there if the bound was next to it."""
-    step = -1 if not node.reverse else 1
-    for axis in node.at.axes:
-        at = integers.sub(node.at, build.integer(step))
-        if node.op == "sum" and at is Iota(axis) and axis.extent is node.axis.extent:
-            return _exclusive(node.arg, node.axis, axis, node.reverse)
-    return node
-
-
 def _exclusive(arg: Expr, axis: Axis, place: Axis, reverse: bool) -> Expr:
     """The sum of ``arg`` over the positions before the one along ``place``; after it, if ``reverse``."""
     own = substitute(arg, {Iota(axis): Iota(place)})
@@ -89,6 +78,9 @@ def _without_total(node: Map) -> Expr:
             rest = [term for term in terms if term is not total and term.value is not scan]
             left = _exclusive(scan.arg, scan.axis, scan.at.axis, not scan.reverse)
             return _sum([*rest, *_terms(left, total.positive)], node.dtype)
+        own = substitute(scan.arg, {Iota(scan.axis): scan.at})
+        if Term(own, True) in terms and Term(own, False) in terms:
+            return _sum(terms, node.dtype)
     return node
 
 
@@ -185,5 +177,3 @@ def _relation(condition: Expr, axis: Axis, summed: set[Axis]) -> Relation | None
     if len(difference) != 2 or abs(own) != 1 or difference.get((Iota(place),), 0) != -own:
         return None
     return place, own < 0, slack == 1
-
-

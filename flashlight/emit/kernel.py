@@ -9,7 +9,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import MASKED, TileWriter, representative
+from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
 from flashlight.ir import build
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, is_int, walk
 from flashlight.ir.ops import NEUTRAL
@@ -179,9 +179,10 @@ class _KernelWriter:
         given = names.get(scan.arg) or names.get(scan)
         name = self.names.fresh(f"running_{given.name if given else 'total'}")
         shape = ", ".join(self.tiles.width(axis) for axis in axes)
-        dtype = FLOAT32 if is_float(scan) else "int32"
-        self.block.add(f"{name} = tl.full([{shape}], {NEUTRAL[scan.op]:g}, tl.{dtype})")
-        return Code(name, ATOM, axes, dtype)
+        dtype = "tl.float32" if is_float(scan) else "tl.int32"
+        initial = f"tl.zeros([{shape}], {dtype})" if scan.op == "sum" else f"tl.full([{shape}], 1, {dtype})"
+        self.block.add(f"{name} = {initial}")
+        return Code(name, ATOM, axes, FLOAT32 if is_float(scan) else INT_CODE)
 
     # --- which keys -------------------------------------------------------------------------------------------------
 
@@ -374,7 +375,11 @@ class _KernelWriter:
         if total.axes:
             before = f"{before}[{', '.join('None' if axis is scan.axis else ':' for axis in arg.axes)}]"
         code = f"{before} {symbol} tl.cum{scan.op}({arg.text}, {place}{reverse})"
-        tiles.assign(scan, Code(code, precedence, arg.axes, total.dtype), None if scan in self.schedule.program.names else "cumulative")
+        tiles.assign(
+            scan,
+            Code(code, precedence, arg.axes, total.dtype),
+            None if scan in self.schedule.program.names else "cumulative",
+        )
         if scan.op == "sum":
             added = f"tl.sum({arg.text}, {place})"
         else:

@@ -71,10 +71,11 @@ def describe(unit: Unit) -> str:
     wrapped = [line for formula in formulas for line in _wrapped(formula)]
     roles = schedule.roles
     passes = "one pass" if len(schedule.passes) == 1 else f"{len(schedule.passes)} passes"
+    order = ", the last one first" if any(one.descending for one in schedule.passes) else ""
     grid = ", ".join(axis.name for axis in roles.grid)
     tiling = (
         f"One program for each {grid + ' and ' if grid else ''}block of {roles.rows.name}; "
-        f"{passes} over {roles.stream.name} in blocks."
+        f"{passes} over {roles.stream.name} in blocks{order}."
     )
     body = "\n".join(["", *(f"    {line}" for line in wrapped), "", tiling])
     return f"{unit.target.name}, with exponentials in base 2:\n{textwrap.indent(body, '    ')}\n    "

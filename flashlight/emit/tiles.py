@@ -296,10 +296,13 @@ class TileWriter:
         names = self.schedule.program.names
         given = self._name(node) or self._name(yes)
         called = yes if node not in names and yes in names else node
+        unmasked = self.bound.get(yes)
         bound = self.assign(called, inner, given.name if given else "scores")
         self.bound[node] = bound
         if single:
             self.bound.pop(yes, None)
+        elif unmasked is not None:
+            self.bound[yes] = unmasked
         if mask.ranged:
             self.block.add(f"if {self.masked}:")
             outer, self.block = self.block, self.block.nested()

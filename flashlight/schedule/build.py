@@ -114,6 +114,10 @@ def _bounded(program: Program, stream: Axis) -> Program:
             anchors[reduction.arg] = -math.inf
             left = [node for node in left if not vanishes(node, reduction.arg, -math.inf)]
     for reduction in left:
+        ending = _hiding(reduction, stream)
+        if ending is not None:
+            anchors[ending] = float(ending.args[2].value)  # type: ignore[attr-defined]
+            continue
         target = _beside_load(reduction.arg, stream) if reduction.op == "sum" else reduction.arg
         if target is not None:
             anchors[target] = NEUTRAL[reduction.op]
@@ -131,6 +135,17 @@ def _bounded(program: Program, stream: Axis) -> Program:
         done[node] = new
     result = mapped(program, done)
     return replace(result, names={**names, **result.names})
+
+
+def _hiding(reduction: Reduce, stream: Axis) -> Map | None:
+    """The selection by keys in an exponent, if one makes the reduction neutral where its condition fails."""
+    for node in reversed(list(walk(reduction.arg))):
+        if not (isinstance(node, Map) and node.op == "where" and is_float(node) and stream in node.args[0].axes):
+            continue
+        fill = node.args[2]
+        if isinstance(fill, Const) and fill.value < 0 and vanishes(reduction, node, float(fill.value)):
+            return node
+    return None
 
 
 def _beside_load(body: Expr, stream: Axis) -> Expr | None:
@@ -156,7 +171,7 @@ def _ranges(
     stream, rows = parts.stream, parts.rows
     reductions = chain(program, stream)
     carried = scans.along(program, stream)
-    chained = (*reductions, *carried)
+    chained: tuple[Reduce | Scan, ...] = (*reductions, *carried)
     inside = build.op("lt", Iota(stream), stream.extent)
     masks: list[Mask] = []
     keys = Keys()
@@ -252,7 +267,9 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
             level[reduction] = first
             found[reduction] = Accumulator(reduction)
             if settled:
-                reasons.append(f"pass {first + 1} for {_called(program, reduction)}: a cumulative sum depends on the pass before")
+                reasons.append(
+                    f"pass {first + 1} for {_called(program, reduction)}: a cumulative sum depends on the pass before"
+                )
             continue
         moving = tuple(_statistic(node, list(level).index(node)) for node in needed if level[node] == last)
         factor = None

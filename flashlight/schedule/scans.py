@@ -52,7 +52,7 @@ def along(program: Program, stream: Axis) -> tuple[Scan, ...]:
         raise Diagnostic(
             "FL403",
             f"{f'`{named.name}`' if named else 'a value'} accumulates, but not along the keys up to the key itself",
-            hint="a kernel carries sums from key to key; what accumulates over queries is computed before the attention",
+            hint="sums are carried from key to key, each up to and including its own: subtract that, if need be",
         )
     return found
 
@@ -74,5 +74,5 @@ def one_way(program: Program, stream: Axis) -> tuple[Program, tuple[str, ...]]:
         after = build.op("sub", build.reduce("sum", node.arg, stream), before, dtype=node.dtype)
         return build.op("add", after, node.arg, dtype=node.dtype)
 
-    reason = f"sums along {stream.name} from both ends: those from the last are totals, found before, less prefixes"
+    reason = "sums along the keys from both ends: those from the last are totals, found in a pass before, less prefixes"
     return rewrite(program, rule), (reason,)

@@ -1,0 +1,624 @@
+"""Triton kernels for stick_breaking.py.
+
+Written by flashlight 0.1.0 from examples/stick_breaking.py (sha256 b37a01ff69bfe3f6)
+with `flashlight transpile examples/stick_breaking.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages. `tile_for` says what serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def nan_min(a, b):
+    """The lesser of two numbers; NaN if either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def stick_breaking_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """stick_breaking, with exponentials in base 2:
+
+        t0[i, j] = j < S and j < i
+        logits[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        t2[b, h, i, j] = log2(exp2(-abs(logits[b, h, i, j])) + 1)
+        log_beta[b, h, i, j] = min(0, logits[b, h, i, j]) - t2[b, h, i, j]
+        log_left[b, h, i, j] = where(t0[i, j], min(0, -logits[b, h, i, j]) - t2[b, h, i, j], 0)
+        between[b, h, i, j] = Σ_(j' >= j) log_left[b, h, i, j'] - log_left[b, h, i, j]
+        weights[b, h, i, j] = where(t0[i, j], element(exp2(log_beta[b, h, i, j] + between[b, h, i, j])), 0)
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks, the last one first.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_log_left = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + row_start - 1))
+    full_stop = tl.minimum(S, row_start) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        else:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        # from the last block to the first
+        stop = start + tl.cdiv(stop - start, BLOCK_KEYS) * BLOCK_KEYS
+        for key_start in tl.range(stop - BLOCK_KEYS, start - BLOCK_KEYS, -BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:20
+            term = tl.log2(tl.exp2(-tl.abs(logits)) + 1.0)
+            log_left = nan_min(0.0, -logits) - term  # stick_breaking.py:24
+            if part == 0:
+                log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+            cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
+            running_log_left = running_log_left + tl.sum(log_left, 1)
+            log_beta = nan_min(0.0, logits) - term  # stick_breaking.py:23
+            between = cumulative - log_left  # stick_breaking.py:25
+            weights = tl.exp2(log_beta + between)  # stick_breaking.py:26
+            if part == 0:
+                weights = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), weights, 0.0)
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        accumulator.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def stick_breaking(query, key, value):
+    """Launch `stick_breaking_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration("stick_breaking", query, D)
+    descriptors = describable(key, value)
+    stick_breaking_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def stickbreaking_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, output_ptr, output_1_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    output_1_stride_b, output_1_stride_h, output_1_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """stickbreaking, with exponentials in base 2:
+
+        t0[i, j] = j < S and j < i
+        logits[b, h, i, j] = (Σ_d_2 q[b, h, i, d_2] * k[b, h, j, d_2]) * (1.44269504 / sqrt(float32(D)))
+        t2[b, h, i, j] = log2(exp2(-abs(logits[b, h, i, j])) + 1)
+        log_z[b, h, i, j] = where(t0[i, j], min(0, logits[b, h, i, j]) - t2[b, h, i, j], -144269.504)
+        log_om_beta[b, h, i, j] = where(t0[i, j], min(0, -logits[b, h, i, j]) - t2[b, h, i, j], 0)
+        re_cum_log_om_beta[b, h, i, j] = Σ_(j' >= j) log_om_beta[b, h, i, j'] - log_om_beta[b, h, i, j]
+        log_att[b, h, i, j] = log_z[b, h, i, j] + re_cum_log_om_beta[b, h, i, j]
+        att[b, h, i, j] = exp2(log_att[b, h, i, j])
+        output[b, h, i, d] = Σ_j att[b, h, i, j] * v[b, h, j, d]
+        output_1[b, h, i] = 1 - (Σ_j att[b, h, i, j])
+
+    One program for each b, h and block of i; one pass over j in blocks, the last one first.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_log_om_beta = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + row_start - 1))
+    full_stop = tl.minimum(S, row_start) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        else:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        # from the last block to the first
+        stop = start + tl.cdiv(stop - start, BLOCK_KEYS) * BLOCK_KEYS
+        for key_start in tl.range(stop - BLOCK_KEYS, start - BLOCK_KEYS, -BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # stick_breaking.py:39
+            term = tl.log2(tl.exp2(-tl.abs(logits)) + 1.0)
+            log_om_beta = nan_min(0.0, -logits) - term  # stick_breaking.py:43
+            if part == 0:
+                log_om_beta = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_om_beta, 0.0)
+            cumulative = running_log_om_beta[:, None] + tl.cumsum(log_om_beta, 1, reverse=True)
+            running_log_om_beta = running_log_om_beta + tl.sum(log_om_beta, 1)
+            log_z = nan_min(0.0, logits) - term  # stick_breaking.py:42
+            if part == 0:
+                log_z = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_z, -144269.50408889633)
+            re_cum_log_om_beta = cumulative - log_om_beta  # stick_breaking.py:44
+            log_att = log_z + re_cum_log_om_beta  # stick_breaking.py:45
+            att = tl.exp2(log_att)  # stick_breaking.py:46
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(att.to(v.dtype), v, accumulator, input_precision=PRECISION)
+            running_sum = running_sum + tl.sum(att, 1)
+
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        accumulator.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+    output_1 = 1.0 - running_sum
+    tl.store(
+        output_1_ptr
+        + batch * output_1_stride_b
+        + head * output_1_stride_h
+        + tl.cast(row_start, tl.int64) * output_1_stride_s
+        + row_offsets * output_1_stride_s,
+        output_1.to(output_1_ptr.dtype.element_ty),
+        mask=(rows < S),
+    )
+
+
+def stickbreaking(q, k, v):
+    """Launch `stickbreaking_kernel` on tensors of one device."""
+    B, H, S, D = q.shape
+    expect("q", q, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, H, S, D), (q.dtype,), q.device)
+    expect("v", v, (B, H, S, D), (q.dtype,), q.device)
+
+    output = torch.empty((B, H, S, D), dtype=q.dtype, device=q.device)
+    output_1 = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages = configuration("stickbreaking", q, D)
+    descriptors = describable(k, v)
+    stickbreaking_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        q,
+        k,
+        v,
+        output,
+        output_1,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *output.stride(),
+        *output_1.stride(),
+        1.4426950408889634 / math.sqrt(D),
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return (
+        output,
+        output_1,
+    )
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def stick_breaking_softplus_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """stick_breaking_softplus, with exponentials in base 2:
+
+        t0[i, j] = j < S and j < i
+        scores[b, h, i, j] = (Σ_d_2 query[b, h, i, d_2] * key[b, h, j, d_2]) * (float32(D) ** -0.5 * 1.44269504)
+        log_left[b, h, i, j] = where(t0[i, j], -where(scores[b, h, i, j] > 28.8539008, scores[b, h, i, j],
+            max(scores[b, h, i, j], 0) + log2(exp2(-abs(scores[b, h, i, j])) + 1)), 0)
+        log_weights[b, h, i, j] = scores[b, h, i, j] + (Σ_(j' >= j) log_left[b, h, i, j'])
+        weights[b, h, i, j] = exp2(where(t0[i, j], log_weights[b, h, i, j], -inf))
+        output[b, h, i, d] = Σ_j element(weights[b, h, i, j]) * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks, the last one first.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_log_left = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + row_start - 1))
+    full_stop = tl.minimum(S, row_start) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        else:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        # from the last block to the first
+        stop = start + tl.cdiv(stop - start, BLOCK_KEYS) * BLOCK_KEYS
+        for key_start in tl.range(stop - BLOCK_KEYS, start - BLOCK_KEYS, -BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:56
+            scores_2 = tl.where(
+                scores > 28.85390081777927, scores, nan_max(scores, 0.0) + tl.log2(tl.exp2(-tl.abs(scores)) + 1.0)
+            )  # stick_breaking.py:56
+            log_left = -scores_2  # stick_breaking.py:59
+            if part == 0:
+                log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+            cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
+            running_log_left = running_log_left + tl.sum(log_left, 1)
+            log_weights = scores + cumulative  # stick_breaking.py:61
+            if part == 0:
+                log_weights = tl.where(
+                    (keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_weights, float("-inf")
+                )
+            weights = tl.exp2(log_weights)  # stick_breaking.py:62
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        accumulator.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def stick_breaking_softplus(query, key, value):
+    """Launch `stick_breaking_softplus_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages = configuration("stick_breaking_softplus", query, D)
+    descriptors = describable(key, value)
+    stick_breaking_softplus_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest):
+    """Rows and keys of a tile, warps and pipeline stages, for the tensor's device and dtype and the widest head."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size())
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size):
+    """A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory.
+
+    The accumulator and the scores lie in registers, the keys and values of each stage in shared memory. Before Hopper
+    the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for one stage. Exact float32
+    products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    if size > 2:
+        return (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    if width > 256:
+        return 32, 16, 4, 1
+    if architecture.startswith(("sm_9", "sm_10")):
+        if width > 128:
+            return 64, 32, 4, 2
+        if architecture.startswith("sm_10"):
+            return 128, 64, 8, 2
+        return (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    if architecture.startswith("gfx"):
+        return 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    if width > 128:
+        return 64, 32, 8, 2
+    return (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+            return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
