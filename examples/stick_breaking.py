@@ -44,7 +44,8 @@ def stickbreaking(
     re_cum_log_om_beta = torch.einsum("bhij,jk->bhik", log_om_beta, cum_weight.to(log_om_beta))
     log_att = log_z + re_cum_log_om_beta
     att = log_att.exp()
-    return att @ v, 1 - att.sum(dim=-1)
+    rem = 1 - att.sum(dim=-1)
+    return att @ v, rem
 
 
 def stick_breaking_softplus(

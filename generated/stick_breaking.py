@@ -1,4 +1,4 @@
-# Written by flashlight 0.1.0 from examples/stick_breaking.py (sha256 b37a01ff69bfe3f6)
+# Written by flashlight 0.1.0 from examples/stick_breaking.py (sha256 aaac9d1ef550c28d)
 # with `flashlight transpile examples/stick_breaking.py`; change the source and run that again.
 """Stick-breaking attention (Tan et al. 2024): each key, from the nearest back, takes its share of what is left.
 
@@ -70,7 +70,8 @@ def _stickbreaking_pytorch(
     re_cum_log_om_beta = torch.einsum("bhij,jk->bhik", log_om_beta, cum_weight.to(log_om_beta))
     log_att = log_z + re_cum_log_om_beta
     att = log_att.exp()
-    return att @ v, 1 - att.sum(dim=-1)
+    rem = 1 - att.sum(dim=-1)
+    return att @ v, rem
 
 
 def stickbreaking(

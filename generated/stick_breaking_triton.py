@@ -1,6 +1,6 @@
 """Triton kernels for stick_breaking.py.
 
-Written by flashlight 0.1.0 from examples/stick_breaking.py (sha256 b37a01ff69bfe3f6)
+Written by flashlight 0.1.0 from examples/stick_breaking.py (sha256 aaac9d1ef550c28d)
 with `flashlight transpile examples/stick_breaking.py`; change the source and run that again.
 """
 
@@ -65,7 +65,7 @@ def stick_breaking_kernel(
         t2[b, h, i, j] = log2(exp2(-abs(logits[b, h, i, j])) + 1)
         log_beta[b, h, i, j] = min(0, logits[b, h, i, j]) - t2[b, h, i, j]
         log_left[b, h, i, j] = where(t0[i, j], min(0, -logits[b, h, i, j]) - t2[b, h, i, j], 0)
-        between[b, h, i, j] = Σ_(j' >= j) log_left[b, h, i, j'] - log_left[b, h, i, j]
+        between[b, h, i, j] = (Σ_(j' >= j) log_left[b, h, i, j']) - log_left[b, h, i, j]
         weights[b, h, i, j] = where(t0[i, j], element(exp2(log_beta[b, h, i, j] + between[b, h, i, j])), 0)
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
@@ -173,6 +173,8 @@ def stick_breaking(query, key, value):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages = configuration("stick_breaking", query, D)
+    # what is added up along the keys lies in registers several times over
+    block_keys = min(block_keys, 64)
     descriptors = describable(key, value)
     stick_breaking_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,
@@ -202,13 +204,13 @@ def stick_breaking(query, key, value):
 def stickbreaking_kernel(
     # fmt: off
     # tensors
-    q_ptr, k_ptr, v_ptr, output_ptr, output_1_ptr,
+    q_ptr, k_ptr, v_ptr, output_ptr, rem_ptr,
     # their strides, in elements
     q_stride_b, q_stride_h, q_stride_s, q_stride_d,
     k_stride_b, k_stride_h, k_stride_s, k_stride_d,
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    output_1_stride_b, output_1_stride_h, output_1_stride_s,
+    rem_stride_b, rem_stride_h, rem_stride_s,
     # numbers
     scale,
     # sizes: one compiled kernel serves them all
@@ -226,11 +228,11 @@ def stickbreaking_kernel(
         t2[b, h, i, j] = log2(exp2(-abs(logits[b, h, i, j])) + 1)
         log_z[b, h, i, j] = where(t0[i, j], min(0, logits[b, h, i, j]) - t2[b, h, i, j], -144269.504)
         log_om_beta[b, h, i, j] = where(t0[i, j], min(0, -logits[b, h, i, j]) - t2[b, h, i, j], 0)
-        re_cum_log_om_beta[b, h, i, j] = Σ_(j' >= j) log_om_beta[b, h, i, j'] - log_om_beta[b, h, i, j]
+        re_cum_log_om_beta[b, h, i, j] = (Σ_(j' >= j) log_om_beta[b, h, i, j']) - log_om_beta[b, h, i, j]
         log_att[b, h, i, j] = log_z[b, h, i, j] + re_cum_log_om_beta[b, h, i, j]
         att[b, h, i, j] = exp2(log_att[b, h, i, j])
         output[b, h, i, d] = Σ_j att[b, h, i, j] * v[b, h, j, d]
-        output_1[b, h, i] = 1 - (Σ_j att[b, h, i, j])
+        rem[b, h, i] = 1 - (Σ_j att[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks, the last one first.
     """
@@ -328,14 +330,14 @@ def stickbreaking_kernel(
         accumulator.to(output_ptr.dtype.element_ty),
         mask=(rows < S)[:, None] & (d < D)[None, :],
     )
-    output_1 = 1.0 - running_sum
+    rem = 1.0 - running_sum  # stick_breaking.py:47
     tl.store(
-        output_1_ptr
-        + batch * output_1_stride_b
-        + head * output_1_stride_h
-        + tl.cast(row_start, tl.int64) * output_1_stride_s
-        + row_offsets * output_1_stride_s,
-        output_1.to(output_1_ptr.dtype.element_ty),
+        rem_ptr
+        + batch * rem_stride_b
+        + head * rem_stride_h
+        + tl.cast(row_start, tl.int64) * rem_stride_s
+        + row_offsets * rem_stride_s,
+        rem.to(rem_ptr.dtype.element_ty),
         mask=(rows < S),
     )
 
@@ -348,20 +350,22 @@ def stickbreaking(q, k, v):
     expect("v", v, (B, H, S, D), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D), dtype=q.dtype, device=q.device)
-    output_1 = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
+    rem = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages = configuration("stickbreaking", q, D)
+    # what is added up along the keys lies in registers several times over
+    block_keys = min(block_keys, 64)
     descriptors = describable(k, v)
     stickbreaking_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         q,
         k,
         v,
         output,
-        output_1,
+        rem,
         *q.stride(),
         *k.stride(),
         *v.stride(),
         *output.stride(),
-        *output_1.stride(),
+        *rem.stride(),
         1.4426950408889634 / math.sqrt(D),
         S,
         H,
@@ -376,7 +380,7 @@ def stickbreaking(q, k, v):
     )
     return (
         output,
-        output_1,
+        rem,
     )
 
 
@@ -471,21 +475,21 @@ def stick_breaking_softplus_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part == 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:56
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:57
             scores_2 = tl.where(
                 scores > 28.85390081777927, scores, nan_max(scores, 0.0) + tl.log2(tl.exp2(-tl.abs(scores)) + 1.0)
-            )  # stick_breaking.py:56
-            log_left = -scores_2  # stick_breaking.py:59
+            )  # stick_breaking.py:57
+            log_left = -scores_2  # stick_breaking.py:60
             if part == 0:
                 log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
             cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
             running_log_left = running_log_left + tl.sum(log_left, 1)
-            log_weights = scores + cumulative  # stick_breaking.py:61
+            log_weights = scores + cumulative  # stick_breaking.py:62
             if part == 0:
                 log_weights = tl.where(
                     (keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_weights, float("-inf")
                 )
-            weights = tl.exp2(log_weights)  # stick_breaking.py:62
+            weights = tl.exp2(log_weights)  # stick_breaking.py:63
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -517,6 +521,8 @@ def stick_breaking_softplus(query, key, value):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages = configuration("stick_breaking_softplus", query, D)
+    # what is added up along the keys lies in registers several times over
+    block_keys = min(block_keys, 64)
     descriptors = describable(key, value)
     stick_breaking_softplus_kernel[(triton.cdiv(S, block_rows) * B * H,)](
         query,

@@ -77,7 +77,9 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, _unrounded(expr.arg))):
             return build.reduce("max", inner, expr.axis)
     if isinstance(expr, Scan) and expr.op == "sum" and is_float(expr) and _of_scores(expr):
-        return build.scan("sum", down(expr.arg), expr.axis, expr.at, expr.reverse)
+        inner = down(expr.arg)
+        if _selected(inner) is not build.op("mul", _selected(expr.arg), factor, dtype=FLOAT):
+            return build.scan("sum", inner, expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
         if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr):
             return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
@@ -115,6 +117,10 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
 def _of_scores(expr: Expr) -> bool:
     """Whether it is computed for every score: what is loaded, or a statistic, costs little and stays as it is."""
     return {node.op for node in walk(expr) if isinstance(node, Reduce)} == {"sum"}
+
+
+def _selected(expr: Expr) -> Expr:
+    return _selected(expr.args[1]) if isinstance(expr, Map) and expr.op == "where" else expr
 
 
 def _is_logarithm(expr: Expr) -> bool:

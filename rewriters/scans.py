@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from flashlight.ir import build, integers
 from flashlight.ir.expr import Axis, Expr, Iota, Map, Reduce, Scan, is_float, walk
-from flashlight.ir.program import Program, is_const, rewrite, substitute
+from flashlight.ir.program import Name, Program, is_const, rewrite, substitute, substituted_names, with_names
 
 
 class Term(NamedTuple):
@@ -34,19 +34,21 @@ def scans(program: Program) -> Program:
     kept = {axis for output in program.outputs for axis in output.axes}
     summed = {node.axis for node in nodes if isinstance(node, Reduce)} - kept
 
+    names: dict[Expr, Name] = {}
+
     def rule(node: Expr) -> Expr:
         if isinstance(node, Scan):
-            return _forward(node)
+            return _forward(node, program, names)
         if isinstance(node, Reduce) and node.op == "sum" and is_float(node):
             return _triangular(node, summed)
         if isinstance(node, Map) and node.op in ("add", "sub") and is_float(node):
             return _without_total(node)
         return node
 
-    return rewrite(program, rule)
+    return with_names(rewrite(program, rule), names)
 
 
-def _forward(node: Scan) -> Scan:
+def _forward(node: Scan, program: Program, names: dict[Expr, Name]) -> Scan:
     """The scan with a bound that grows with its position: one that falls counts from the other end."""
     terms = integers.polynomial(node.at)
     falling = [axis for axis in node.at.axes if terms.get((Iota(axis),), 0) < 0]
@@ -56,8 +58,9 @@ def _forward(node: Scan) -> Scan:
     def mirrored(position: Expr) -> Expr:
         return integers.sub(integers.sub(node.axis.extent, build.integer(1)), position)
 
-    arg = substitute(node.arg, {Iota(node.axis): mirrored(Iota(node.axis))})
-    return Scan(node.op, arg, node.axis, mirrored(node.at), not node.reverse)
+    values: dict[Expr, Expr] = {Iota(node.axis): mirrored(Iota(node.axis))}
+    names.update(substituted_names(program.names, node.arg, values))
+    return Scan(node.op, substitute(node.arg, values), node.axis, mirrored(node.at), not node.reverse)
 
 
 def _exclusive(arg: Expr, axis: Axis, place: Axis, reverse: bool) -> Expr:

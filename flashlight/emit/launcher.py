@@ -140,6 +140,9 @@ class _Body:
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
         tile = "block_rows, block_keys, warps, stages"
         lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest})')
+        if any(one.scans for one in self.schedule.passes):
+            lines.append("# what is added up along the keys lies in registers several times over")
+            lines.append("block_keys = min(block_keys, 64)")
         if kernel.deep:
             depths = ", ".join(f"padded({extent_name(axis)})" for axis in kernel.deep)
             depth = f"max({depths})" if len(kernel.deep) > 1 else depths

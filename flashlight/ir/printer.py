@@ -81,7 +81,7 @@ class _Printer:
             if expr.axis in expr.at.axes:
                 # the bound axis needs a name of its own
                 name, inner = f"{name}'", re.sub(rf"\b{re.escape(name)}\b", f"{name}'", inner)
-            return _wrapped(f"{sign}_({name} {relation} {self.show(expr.at, 5)}) {inner}", outer > 5)
+            return _wrapped(f"{sign}_({name} {relation} {self.show(expr.at, 5)}) {inner}", outer > 4)
         assert isinstance(expr, Map)
         if expr.op == "cast":
             return f"{expr.dtype}({self.show(expr.args[0], 0)})"

@@ -112,6 +112,17 @@ def _substituted(expr: Expr, values: Mapping[Expr, Expr], done: dict[Expr, Expr]
     return result
 
 
+def substituted_names(names: Mapping[Expr, Name], expr: Expr, values: Mapping[Expr, Expr]) -> dict[Expr, Name]:
+    """The names of subexpressions for what `substitute` makes of them."""
+    return {substitute(node, values): names[node] for node in walk(expr) if node in names}
+
+
+def with_names(program: Program, names: Mapping[Expr, Name]) -> Program:
+    """The program with further names, for values in it that have none."""
+    nodes = set(walk(*(output.expr for output in program.outputs)))
+    return replace(program, names={**{node: name for node, name in names.items() if node in nodes}, **program.names})
+
+
 def renamed(expr: Expr, old: Axis, new: Axis) -> Expr:
     """Rename a free or bound axis throughout."""
     done: dict[Expr, Expr] = {}

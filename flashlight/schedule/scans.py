@@ -12,12 +12,10 @@ whose total takes a pass of its own before.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build
 from flashlight.ir.expr import Axis, Expr, Iota, Scan, walk
-from flashlight.ir.program import Name, Program, rewrite, substitute
+from flashlight.ir.program import Name, Program, rewrite, substitute, substituted_names, with_names
 
 
 def aligned(program: Program) -> Program:
@@ -30,15 +28,11 @@ def aligned(program: Program) -> Program:
         old, new = node.axis, node.at.axis
         if old is new or old.extent is not new.extent or new in node.arg.axes:
             return node
-        for inner in walk(node.arg):
-            if inner in program.names:
-                names.setdefault(substitute(inner, {Iota(old): Iota(new)}), program.names[inner])
-        return Scan(node.op, substitute(node.arg, {Iota(old): Iota(new)}), new, node.at, node.reverse)
+        moved: dict[Expr, Expr] = {Iota(old): Iota(new)}
+        names.update(substituted_names(program.names, node.arg, moved))
+        return Scan(node.op, substitute(node.arg, moved), new, node.at, node.reverse)
 
-    result = rewrite(program, rule)
-    kept = set(walk(*(output.expr for output in result.outputs)))
-    found = {node: name for node, name in names.items() if node in kept}
-    return replace(result, names={**found, **result.names})
+    return with_names(rewrite(program, rule), names)
 
 
 def along(program: Program, stream: Axis) -> tuple[Scan, ...]:
