@@ -18,6 +18,7 @@ from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, Scan, is_float, walk
 from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, mapped, rebuilt
+from flashlight.ir.signs import is_positive
 
 LOG2_E = math.log2(math.e)
 LOWEST = -3.3895e38
@@ -81,7 +82,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         if _selected(inner) is not build.op("mul", _selected(expr.arg), factor, dtype=FLOAT):
             return build.scan("sum", inner, expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
-        if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr):
+        if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr) and is_positive(factor):
             return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
         if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):
             return build.op("log2", expr.args[0], dtype=FLOAT)

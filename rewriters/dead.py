@@ -86,10 +86,10 @@ def _most(expr: Expr, masked: Expr | None, fill: float) -> float:
         left, right = expr.args
         if isinstance(left, Scan) and left.axis in left.at.axes and left.arg is right:
             return _most(left, masked, fill)  # the sum without its last term
-        return _most(left, masked, fill) - _least(right)
+        return _total([_most(left, masked, fill), -_least(right)])
     if expr.op in ("cast", "add", "minimum", "maximum", "where"):
         ends = [_most(arg, masked, fill) for arg in expr.args[expr.op == "where" :]]
-        return sum(ends) if expr.op == "add" else min(ends) if expr.op == "minimum" else max(ends)
+        return _total(ends) if expr.op == "add" else min(ends) if expr.op == "minimum" else max(ends)
     return -_least(expr.args[0]) if expr.op == "neg" else math.inf
 
 
@@ -103,8 +103,13 @@ def _least(expr: Expr) -> float:
         return 0.0 if _least(expr.args[0]) >= 1.0 else -math.inf
     if expr.op in ("cast", "add", "minimum", "maximum", "where"):
         ends = [_least(arg) for arg in expr.args[expr.op == "where" :]]
-        return sum(ends) if expr.op == "add" else max(ends) if expr.op == "maximum" else min(ends)
+        return -_total([-end for end in ends]) if expr.op == "add" else max(ends) if expr.op == "maximum" else min(ends)
     return 0.0 if expr.op in ("abs", "exp", "exp2", "sigmoid", "sqrt") else -math.inf
+
+
+def _total(ends: list[float]) -> float:
+    """The sum of upper bounds, of which some may be unknown."""
+    return math.inf if math.inf in ends else sum(ends)
 
 
 def _infinite(value: Known) -> bool:

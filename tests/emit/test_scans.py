@@ -19,6 +19,7 @@ KERNELS = {
     "cumulative_weights": ["2 passes over", "tl.cumsum("],
     "products": ["tl.cumprod(", "tl.reduce(", "tl.full([BLOCK_ROWS], 1, tl.float32)"],
     "counts": ["tl.zeros([BLOCK_ROWS], tl.int32)"],
+    "gates_of_keys": ["= tl.zeros([], tl.float32)", "tl.cumsum("],
     "reversed_gates": ["cumulative = torch.cumsum(", ").flip(-1)", "one pass over j in blocks."],
 }
 

@@ -119,3 +119,12 @@ def test_a_low_fill_hides_what_is_never_positive(fill: float, sign: float, hidde
     reduction = over("sum", op("mul", weight, at(V, J, D)))
     assert isinstance(reduction, Reduce) and masked.args[0].dtype == BOOL  # type: ignore[attr-defined]
     assert vanishes(reduction, masked, fill) == hidden
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(["abs", "minimum", "maximum"]), st.sampled_from([-0.5, 0.5]), SEEDS)
+def test_a_negative_factor_stays_outside(function: str, factor: float, seed: int) -> None:
+    scores = op("add", over("sum", op("mul", at(K, J, D), at(V, J, D)), D), at(SINK, I))
+    bent = op("abs", scores) if function == "abs" else op(function, scores, 0.25)
+    before = program(over("sum", op("exp", op("mul", bent, factor))), I)
+    same(before, run(before).program, seed)

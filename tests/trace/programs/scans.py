@@ -66,3 +66,15 @@ def reversed_gates(
     logits = q @ k.mT * q.shape[-1] ** -0.5 + cumulative[..., None, :] - cumulative[..., :, None]
     future = torch.ones_like(logits, dtype=torch.bool).triu(1)
     return torch.softmax(logits.masked_fill(future, float("-inf")), -1).to(v.dtype) @ v
+
+
+def gates_of_keys(
+    q,
+    k,
+    v,
+    w: torch.Tensor,  # [D]
+):
+    """Gates that the keys themselves give: the same sum for every query."""
+    cumulative = F.logsigmoid((k @ w).float()).cumsum(-1)
+    logits = q @ k.mT * q.shape[-1] ** -0.5 - 0.1 * cumulative[..., None, :]
+    return torch.softmax(logits, -1).to(v.dtype) @ v
