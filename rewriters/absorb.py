@@ -2,6 +2,7 @@
 
     x + where(c, a, -inf)   =  where(c, x + a, -inf)
     where(c, x, F) * k      =  where(c, x * k, F * k)      for constants F and k; also division
+    -where(c, x, 0)         =  where(c, -x, 0)
     where(c, F, x)          =  where(not c, x, F)          for a constant F and x that is none
 
 Side condition: x is neither +inf nor NaN where c fails (what a mask hides is not read: docs/semantics.md). Only with
@@ -15,7 +16,7 @@ from typing import TypeGuard
 
 from flashlight.ir import build
 from flashlight.ir.expr import Const, Expr, Map, Reduce, walk
-from flashlight.ir.program import Program, rewrite
+from flashlight.ir.program import Program, is_const, rewrite
 
 
 def absorb(program: Program) -> Program:
@@ -39,6 +40,10 @@ def _absorbed(node: Expr) -> Expr:
                 continue
             inner = build.op(node.op, *((yes, other) if is_left else (other, yes)), dtype=node.dtype)
             return build.where(condition, _absorbed(inner), build.const(no.value, node.dtype))
+    if node.op == "neg" and isinstance(node.args[0], Map) and node.args[0].op == "where":
+        condition, yes, no = node.args[0].args
+        if is_const(no, 0.0):
+            return build.where(condition, build.op("neg", yes, dtype=node.dtype), no)
     if node.op in ("mul", "div") and isinstance(node.args[0], Map) and node.args[0].op == "where":
         condition, yes, no = node.args[0].args
         factor = node.args[1]

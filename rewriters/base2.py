@@ -1,7 +1,8 @@
 """Base 2: exponentials are computed as the hardware does, with log2(e) folded into the scale of the scores.
 
     exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
-    max_j (c * x(j))  =  c * max_j x(j)      for c > 0
+    max_j (c * x(j))  =  c * max_j x(j)      for c > 0; likewise for max(x, y), min(x, y), |x| and cumulative sums
+    log(x) * log2(e)  =  log2(x)
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
 that finds nothing to join stays outside.
@@ -14,8 +15,10 @@ import math
 from dataclasses import replace
 
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, is_float, walk
+from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, Scan, is_float, walk
+from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, mapped, rebuilt
+from flashlight.ir.signs import is_positive
 
 LOG2_E = math.log2(math.e)
 LOWEST = -3.3895e38
@@ -29,6 +32,7 @@ def base2(program: Program) -> Program:
     nodes = list(walk(*(output.expr for output in program.outputs)))
     if not any(isinstance(node, Map) and node.op == "exp" and node.axes for node in nodes):
         return program
+    scanned = any(isinstance(node, Scan) and _of_scores(node) for node in nodes)
     for node in nodes:
         new = rebuilt(node, tuple(done[child] for child in node.children))
         if isinstance(new, Map) and new.op == "exp" and new.axes:
@@ -36,13 +40,18 @@ def base2(program: Program) -> Program:
         elif isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new):
             # x is infinite exactly where x * log2(e) is: the maximum that the exponential needs serves the test too
             new = build.op(new.op, scaled(new.args[0], factor, names), new.args[1])
+        elif scanned and isinstance(new, Map) and new.op in COMPARISONS and _of_scores(new) and is_float(new.args[0]):
+            # scores that are added up are wanted times log2(e) everywhere
+            new = build.op(new.op, *(scaled(arg, factor, names) for arg in new.args))
         done[node] = new
+        if scanned and node in program.names:
+            names.setdefault(new, program.names[node])
     result = mapped(program, done)
     return replace(result, names={**names, **result.names})
 
 
 def scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
-    """``expr * factor`` for a positive factor without axes, the factor moved down as far as it goes."""
+    """``expr * factor`` for a factor without axes, moved down as far as it goes (a run-time scale may be negative)."""
     result = _scaled(expr, factor, names)
     if expr in names and not (isinstance(result, Map) and result.op == "mul" and result.args[0] in names):
         names.setdefault(result, names[expr])
@@ -58,17 +67,26 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         product = build.op("mul", build.const(value, FLOAT), factor, dtype=FLOAT)
         if isinstance(product, Const) and math.isfinite(value) and product.value < LOWEST:
             return build.const(LOWEST, FLOAT)
-        return product if value and math.isfinite(value) else build.const(value, FLOAT)
+        stays = not value or math.isnan(value) or (math.isinf(value) and is_positive(factor))
+        return build.const(value, FLOAT) if stays else product
     if not expr.axes and is_float(expr):
         product = build.op("mul", expr, factor, dtype=FLOAT)
         # a run-time fill such as finfo.min must stay finite
         return build.op("maximum", product, build.const(LOWEST, FLOAT)) if _is_limit(expr) else product
-    if isinstance(expr, Reduce) and expr.op == "max":
+    if isinstance(expr, Reduce) and expr.op == "max" and is_positive(factor):
         inner = down(expr.arg)
         # a factor that found nothing to join is cheaper outside the maximum
         if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, _unrounded(expr.arg))):
             return build.reduce("max", inner, expr.axis)
+    if isinstance(expr, Scan) and expr.op == "sum" and is_float(expr) and _of_scores(expr):
+        inner = down(expr.arg)
+        if _selected(inner) is not build.op("mul", _selected(expr.arg), factor, dtype=FLOAT):
+            return build.scan("sum", inner, expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
+        if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr) and is_positive(factor):
+            return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
+        if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):
+            return build.op("log2", expr.args[0], dtype=FLOAT)
         if expr.op in ("add", "sub"):
             left, right = down(expr.args[0]), down(expr.args[1])
             return build.op(expr.op, left, right, dtype=FLOAT)
@@ -79,7 +97,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             unjoined = yes is build.op("mul", expr.args[1], factor, dtype=FLOAT)
             if not (unjoined and isinstance(no, Const) and math.isinf(float(no.value))):
                 return build.where(expr.args[0], yes, no)
-        if expr.op == "cast" and expr.dtype == FLOAT and is_float(expr.args[0]):
+        if expr.op == "cast" and is_float(expr.args[0]) and (expr.dtype == FLOAT or _is_logarithm(expr)):
             return down(expr.args[0])
         if expr.op == "mul":
             left, right = expr.args
@@ -93,6 +111,20 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             inverse = build.op("div", build.const(1.0, FLOAT), build.cast(expr.args[1], FLOAT), dtype=FLOAT)
             return scaled(expr.args[0], build.op("mul", inverse, factor, dtype=FLOAT), names)
     return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _of_scores(expr: Expr) -> bool:
+    """Whether it is computed for every score: what is loaded, or a statistic, costs little and stays as it is."""
+    return {node.op for node in walk(expr) if isinstance(node, Reduce)} == {"sum"}
+
+
+def _selected(expr: Expr) -> Expr:
+    return _selected(expr.args[1]) if isinstance(expr, Map) and expr.op == "where" else expr
+
+
+def _is_logarithm(expr: Expr) -> bool:
+    """Whether it is the logarithm of a function of scores, which is computed in base 2 before any rounding."""
+    return _of_scores(expr) and any(isinstance(node, Map) and node.op == "log" for node in walk(expr))
 
 
 def _unrounded(expr: Expr) -> Expr:

@@ -3,9 +3,9 @@
     exp(x - log(s))  =  exp(x) / s          exp(x + log(s))  =  exp(x) * s          for s >= 0
     exp(x - (m + log(s)))  =  exp(x - m) / s
 
-Applied where s contains a reduction, so that what was normalised in logarithms (``log_softmax``, ``logsumexp``) is
-normalised by a division that `hoist` can take out of a sum. For s = 0 both sides are NaN or infinite alike.
-The functional equation of the exponential; the identity behind log-sum-exp.
+Applied where s contains a reduction and lacks an axis of x, so that what was normalised in logarithms (``log_softmax``,
+``logsumexp``) is normalised by a division that `hoist` can take out of a sum. For s = 0 both sides are NaN or infinite
+alike. The functional equation of the exponential; the identity behind log-sum-exp.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _freed(node: Expr) -> Expr:
     if not (isinstance(node, Map) and node.op == "exp"):
         return node
     terms = _terms(node.args[0], positive=True)
-    logs = [(term, positive) for term, positive in terms if _is_log(term)]
+    logs = [(term, positive) for term, positive in terms if _is_log(term) and term.axes < node.axes]
     if not logs or len(logs) == len(terms):
         return node
     result = build.op("exp", _sum([t for t in terms if t not in logs], node.args[0].dtype), dtype=node.dtype)

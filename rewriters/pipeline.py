@@ -13,6 +13,7 @@ from rewriters.factors import factors
 from rewriters.hoist import hoist
 from rewriters.peel import peel
 from rewriters.scale import scale
+from rewriters.scans import scans
 from rewriters.shift import shift
 from rewriters.split import split
 from rewriters.unroll import unroll
@@ -20,6 +21,7 @@ from rewriters.unroll import unroll
 Law = Callable[[Program], Program]
 
 LAWS: tuple[tuple[str, Law], ...] = (
+    ("scans", scans),
     ("peel", peel),
     ("shift", shift),
     ("unroll", unroll),

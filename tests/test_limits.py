@@ -65,10 +65,17 @@ def test_refused_at_the_line(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_sums_along_the_keys_are_refused(tmp_path: Path) -> None:
-    """Stick-breaking attention: each weight holds a sum over the keys that are nearer."""
-    path = Path(__file__).parent / "trace" / "programs" / "stick_breaking.py"
+@pytest.mark.parametrize(
+    "body",
+    ["scores = scores.sigmoid().cumsum(-2)", "scores = F.pad(scores.sigmoid().cumsum(-1)[..., :-1], (1, 0))"],
+    ids=["along_the_queries", "cut_off"],
+)
+def test_other_sums_than_along_the_keys_are_refused(body: str, tmp_path: Path) -> None:
+    """Sums along the queries would need other tiles; a sum that ends before its key is written as a difference."""
+    path = tmp_path / "sums.py"
+    path.write_text(f"{HEAD}    {body}\n{TAIL}")
     result = CliRunner().invoke(app, ["transpile", str(path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "error[FL403]" in result.output
-    assert "accumulates along the keys of each row" in result.output
+    assert "accumulates, but not along the keys" in result.output
+    assert not (tmp_path / "out").exists()

@@ -10,9 +10,9 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import TileWriter, representative
+from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
 from flashlight.ir import build
-from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Tensor, is_float, is_int, walk
+from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, is_int, walk
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Output
 from flashlight.schedule.model import Accumulator, Pass, Schedule
@@ -20,9 +20,10 @@ from flashlight.schedule.roles import extent_name
 
 RESERVED = (
     *("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"),
-    *("start", "stop", "part", "partial", "live_start", "live_stop", "full_start", "full_stop"),
+    *("start", "stop", "last", "part", "partial", "live_start", "live_stop", "full_start", "full_stop"),
 )
 """Variables of every kernel, which the user's names must not take."""
+UNMASKED = "blocks that need no mask"
 UNDERFLOW = 150.0
 """Weights are 2 ** (score - maximum): below 2 ** -149 float32 has nothing left."""
 
@@ -127,10 +128,11 @@ class _KernelWriter:
         variables: dict[Reduce, Code] = {}
         for item in one.accumulators:
             variables[item.reduce] = self._initial(item)
+        totals = {scan: self._initial_total(scan) for scan in one.scans}
         block.add()
         if number == 0:
             self._bounds()
-        self._loops(one, variables, number)
+        self._loops(one, variables, totals, number)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
 
@@ -179,6 +181,18 @@ class _KernelWriter:
         else:
             self.block.add(f'{name} = tl.full([{shape}], float("{neutral}"), tl.float32)')
         return Code(name, ATOM, axes, FLOAT32)
+
+    def _initial_total(self, scan: Scan) -> Code:
+        """What a cumulative sum has come to before the block at hand."""
+        axes = tuple(axis for axis in self.tiles.tile_axes(scan) if axis is not scan.axis)
+        names = self.schedule.program.names
+        given = names.get(scan.arg) or names.get(scan)
+        name = self.names.fresh(f"running_{given.name if given else 'total'}")
+        shape = ", ".join(self.tiles.width(axis) for axis in axes)
+        dtype = "tl.float32" if is_float(scan) else "tl.int32"
+        initial = f"tl.zeros([{shape}], {dtype})" if scan.op == "sum" else f"tl.full([{shape}], 1, {dtype})"
+        self.block.add(f"{name} = {initial}")
+        return Code(name, ATOM, axes, FLOAT32 if is_float(scan) else INT_CODE)
 
     # --- which keys -------------------------------------------------------------------------------------------------
 
@@ -263,14 +277,22 @@ class _KernelWriter:
             return code.within(8)
         return f"tl.maximum(0, {code.text})"
 
-    def _loops(self, one: Pass, variables: dict[Reduce, Code], number: int) -> None:
+    def _loops(self, one: Pass, variables: dict[Reduce, Code], totals: dict[Scan, Code], number: int) -> None:
         """The trip over the live blocks of keys, the body written once."""
         tiles, block, ranges = self.tiles, self.block, self.ranges
         parts = self._parts()
         if self.schedule.fills:
             parts.extend(self._dead_parts(variables, number))
+        tiles.masked = "partial" if self.joint else MASKED
+        if totals and not self.joint:
+            # what is added up along the keys needs the parts in their order
+            parts = [*parts[2:], *parts[:2]]
+            parts = parts[::-1] if one.descending else parts
+            full = next(n for n, (what, _) in enumerate(parts) if what == UNMASKED)
+            tiles.masked = MASKED if full == 0 else "part == 0" if len(parts) == 2 else f"part != {full}"
         block.add()
         outer = block
+        start, stop = ranges["live_start"], ranges["live_stop"]
         if len(parts) > 1:
             block.add(f"for part in tl.static_range({len(parts)}):")
             block = block.nested()
@@ -280,9 +302,14 @@ class _KernelWriter:
                 block.add(f"    # {what}")
                 for line in lines:
                     block.add(f"    {line}")
-            block.add("for key_start in tl.range(start, stop, BLOCK_KEYS):")
+            start, stop = "start", "stop"
+        if one.descending:
+            block.comment("From the last block to the first")
+            span = stop if start == "0" else f"({stop} - {start})"
+            block.add(f"last = {'' if start == '0' else f'{start} + '}(tl.cdiv({span}, BLOCK_KEYS) - 1) * BLOCK_KEYS")
+            block.add(f"for key_start in tl.range(last, {start} - BLOCK_KEYS, -BLOCK_KEYS):")
         else:
-            block.add(f"for key_start in tl.range({ranges['live_start']}, {ranges['live_stop']}, BLOCK_KEYS):")
+            block.add(f"for key_start in tl.range({start}, {stop}, BLOCK_KEYS):")
         body = block.nested()
         tiles.block = body
         tiles.in_loop = True
@@ -292,6 +319,8 @@ class _KernelWriter:
             late = "key_start >= full_stop"
             early = f"key_start < {ranges['full_start']}"
             body.add(f"partial = {late}" if ranges["full_start"] == "0" else f"partial = ({early}) | ({late})")
+        for scan, total in totals.items():
+            self._scanned(scan, total)
         self._step(one, variables)
         self._weigh(body.lines, variables)
         body.lines = _without_unused(body.lines, frozenset({"keys", "partial"}))
@@ -318,7 +347,7 @@ class _KernelWriter:
         if self.joint:
             return [("the blocks that some row sees", [f"start, stop = {ranges['live_start']}, {ranges['live_stop']}"])]
         parts = [
-            ("blocks that need no mask", [f"start, stop = {ranges['full_start']}, full_stop"]),
+            (UNMASKED, [f"start, stop = {ranges['full_start']}, full_stop"]),
             ("the blocks at the end of the range", [f"start, stop = full_stop, {ranges['live_stop']}"]),
         ]
         if ranges["full_start"] != ranges["live_start"]:
@@ -387,6 +416,31 @@ class _KernelWriter:
             self._accumulate(item, variable, factor)
         for old, new in moved:
             tiles.block.add(f"{old} = {new}")
+
+    def _scanned(self, scan: Scan, total: Code) -> None:
+        """A cumulative sum over a block: what has come before, and what the block adds; then the total moves on."""
+        tiles = self.tiles
+        symbol, precedence = ("+", 7) if scan.op == "sum" else ("*", 8)
+        arg = tiles.value(scan.arg, bind=True).widened()
+        if not arg.text.isidentifier():
+            arg = tiles.assign(scan.arg, arg)
+        place = arg.axes.index(scan.axis)
+        reverse = ", reverse=True" if scan.reverse else ""
+        before = total.along(tuple(axis for axis in arg.axes if axis is not scan.axis))
+        if total.axes:
+            before = f"{before}[{', '.join('None' if axis is scan.axis else ':' for axis in arg.axes)}]"
+        code = f"{before} {symbol} tl.cum{scan.op}({arg.text}, {place}{reverse})"
+        tiles.assign(
+            scan,
+            Code(code, precedence, arg.axes, total.dtype),
+            None if scan in self.schedule.program.names else "cumulative",
+        )
+        if scan.op == "sum":
+            added = f"tl.sum({arg.text}, {place})"
+        else:
+            tiles.helpers.add("product")
+            added = f"tl.reduce({arg.text}, {place}, product)"
+        tiles.block.add(f"{total.text} = {total.text} {symbol} {added}")
 
     def _moved(self, item: Accumulator, variable: Code) -> str:
         """Move a statistic that others depend on: its old value stays until they have been corrected."""

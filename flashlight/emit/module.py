@@ -73,10 +73,11 @@ def describe(unit: Unit) -> str:
     wrapped = [line for formula in formulas for line in _wrapped(formula)]
     roles = schedule.roles
     passes = "one pass" if len(schedule.passes) == 1 else f"{len(schedule.passes)} passes"
+    order = ", the last one first" if any(one.descending for one in schedule.passes) else ""
     grid = ", ".join(axis.name for axis in roles.grid)
     tiling = (
         f"One program for each {grid + ' and ' if grid else ''}block of {roles.rows.name}; "
-        f"{passes} over {roles.stream.name} in blocks."
+        f"{passes} over {roles.stream.name} in blocks{order}."
     )
     nodes = walk(*(output.expr for output in schedule.program.outputs))
     if any(isinstance(node, Map) and node.op == "exp2" for node in nodes):

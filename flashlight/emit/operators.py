@@ -83,6 +83,12 @@ def nan_min(a, b):
     """The lesser of two numbers; NaN if either is."""
     return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 ''',
+    "product": '''
+@triton.jit
+def product(a, b):
+    """What a block's factors come to."""
+    return a * b
+''',
     "matching_blocks": '''
 @triton.jit
 def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):

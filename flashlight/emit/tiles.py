@@ -41,6 +41,8 @@ from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 
 INT_CODE = "int"
+MASKED = "part > 0"
+"""True in the loops over blocks that are not full, the full ones being the first part."""
 
 
 class TileWriter:
@@ -61,6 +63,7 @@ class TileWriter:
         self.deep: dict[Axis, None] = {}
         self.in_loop = False
         self.joint = False
+        self.masked = MASKED
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
         self.numbers: dict[Expr, str] = {}
@@ -297,12 +300,15 @@ class TileWriter:
         names = self.schedule.program.names
         given = self._name(node) or self._name(yes)
         called = yes if node not in names and yes in names else node
+        unmasked = self.bound.get(yes)
         bound = self.assign(called, inner, given.name if given else "scores")
         self.bound[node] = bound
         if single:
             self.bound.pop(yes, None)
+        elif unmasked is not None:
+            self.bound[yes] = unmasked
         if mask.ranged:
-            self.block.add("if partial:" if self.joint else "if part > 0:")
+            self.block.add(f"if {self.masked}:")
             outer, self.block = self.block, self.block.nested()
             before = dict(self.bound)
             test = self._conjunction(mask.ranged)
@@ -341,9 +347,7 @@ class TileWriter:
         self.helpers.add("load_tile")
         resident = [axis for axis in axes if axis in self.roles.resident]
         padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
-        if self.in_loop and self.roles.stream in axes:
-            padded = ["part > 0", *padded]
-        masked = " or ".join(padded)
+        masked = " or ".join([self.masked, *padded] if self.in_loop and self.roles.stream in axes else padded)
         return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
 
     def _bounds(self, load: Load) -> tuple[list[Code], bool]:

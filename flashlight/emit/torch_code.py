@@ -13,6 +13,8 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 def prologue_lines(one: Prologue, first: str) -> list[str]:
     """The statement that computes a prologue's tensor; ``first`` is a tensor of the element dtype."""
     value = torch_code(one.value, one.axes, first)
+    if one.reverse:
+        return [f"{one.tensor.name} = torch.cum{one.op}({value}.flip(-1), dim=-1).flip(-1)"]
     return [f"{one.tensor.name} = torch.cum{one.op}({value}, dim=-1)"]
 
 

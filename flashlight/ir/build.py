@@ -67,8 +67,8 @@ def reduce(operator: str, arg: Expr, axis: Axis) -> Expr:
     return Reduce(operator, arg, axis)
 
 
-def scan(operator: str, arg: Expr, axis: Axis, at: Expr) -> Expr:
-    return Scan(operator, arg, axis, at)
+def scan(operator: str, arg: Expr, axis: Axis, at: Expr, reverse: bool = False) -> Expr:
+    return Scan(operator, arg, axis, at, reverse)
 
 
 def where(condition: Expr, yes: Expr, no: Expr) -> Expr:
@@ -184,8 +184,8 @@ def _float(name: str, args: tuple[Expr, ...], dtype: str) -> Expr:
         return cast(args[1 - values.index(0.0)], dtype)
     if name == "sub" and values[1] == 0.0:
         return cast(args[0], dtype)
-    if name == "neg" and isinstance(args[0], Map) and args[0].op == "neg":
-        return args[0].args[0]
+    if name in ("neg", "abs") and isinstance(args[0], Map) and args[0].op == "neg":
+        return args[0].args[0] if name == "neg" else op("abs", args[0].args[0], dtype=dtype)
     special = _through_selection(name, args, dtype)
     return special if special is not None else Map(name, args, dtype)
 

@@ -109,11 +109,14 @@ def _reduced(op: str, arg: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _scanned(node: Scan, arg: torch.Tensor, at: torch.Tensor, dim: int) -> torch.Tensor:
+    length = arg.shape[dim]
+    # from the last position down to `at` is from the first up to its mirror image
+    arg, at = (arg.flip(dim), length - 1 - at) if node.reverse else (arg, at)
     cumulative = {"sum": torch.cumsum, "prod": torch.cumprod}[node.op](arg, dim)
     others = [1 if position == dim else size for position, size in enumerate(cumulative.shape)]
     shape = [size if other == 1 else other for size, other in zip(at.shape, others, strict=True)]
     source = cumulative.expand([cumulative.shape[dim] if p == dim else s for p, s in enumerate(shape)])
-    index = at.expand(shape).clamp(min=0)
+    index = at.expand(shape).clamp(0, length - 1)
     empty = torch.full((), 1 if node.op == "prod" else 0, dtype=arg.dtype, device=arg.device)
     return torch.where(at < 0, empty, source.gather(dim, index))
 

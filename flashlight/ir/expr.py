@@ -188,12 +188,16 @@ class Reduce(Expr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scan(Expr):
-    """``op`` over the positions of ``axis`` from 0 up to and including the integer ``at``: a cumulative sum's value."""
+    """``op`` over the positions of ``axis`` from 0 up to and including the integer ``at``: a cumulative sum's value.
+
+    ``reverse``: from ``at`` up to the last position instead. Where that is no position at all, the neutral element.
+    """
 
     op: str
     arg: Expr
     axis: Axis
     at: Expr
+    reverse: bool = False
 
     @property
     def children(self) -> tuple[Expr, ...]:

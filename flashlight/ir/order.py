@@ -31,7 +31,7 @@ def _key(expr: Expr) -> Key:
     if isinstance(expr, Reduce):
         return (3, expr.op, expr.axis.name, sort_key(expr.arg))
     if isinstance(expr, Scan):
-        return (4, expr.op, expr.axis.name, sort_key(expr.arg), sort_key(expr.at))
+        return (4, expr.op, expr.axis.name, sort_key(expr.arg), sort_key(expr.at), expr.reverse)
     if isinstance(expr, Scalar):
         return (5, expr.name)
     assert isinstance(expr, Const)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from flashlight.ir.expr import ELEMENT, INTEGERS, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.ops import OPS
 from flashlight.ir.order import axis_key
@@ -75,7 +77,11 @@ class _Printer:
         if isinstance(expr, Scan):
             inner = self.show(expr.arg, 6)
             sign = _SIGNS.get(expr.op, expr.op)
-            return _wrapped(f"{sign}_({expr.axis.name} <= {self.show(expr.at, 5)}) {inner}", outer > 5)
+            name, relation = expr.axis.name, ">=" if expr.reverse else "<="
+            if expr.axis in expr.at.axes:
+                # the bound axis needs a name of its own
+                name, inner = f"{name}'", re.sub(rf"\b{re.escape(name)}\b", f"{name}'", inner)
+            return _wrapped(f"{sign}_({name} {relation} {self.show(expr.at, 5)}) {inner}", outer > 4)
         assert isinstance(expr, Map)
         if expr.op == "cast":
             return f"{expr.dtype}({self.show(expr.args[0], 0)})"

@@ -62,7 +62,7 @@ def rebuilt(node: Expr, children: tuple[Expr, ...]) -> Expr:
     if isinstance(node, Reduce):
         return build.reduce(node.op, children[0], node.axis)
     assert isinstance(node, Scan)
-    return build.scan(node.op, children[0], node.axis, children[1])
+    return build.scan(node.op, children[0], node.axis, children[1], node.reverse)
 
 
 def rewrite(program: Program, rule: Callable[[Expr], Expr]) -> Program:
@@ -112,6 +112,17 @@ def _substituted(expr: Expr, values: Mapping[Expr, Expr], done: dict[Expr, Expr]
     return result
 
 
+def substituted_names(names: Mapping[Expr, Name], expr: Expr, values: Mapping[Expr, Expr]) -> dict[Expr, Name]:
+    """The names of subexpressions for what `substitute` makes of them."""
+    return {substitute(node, values): names[node] for node in walk(expr) if node in names}
+
+
+def with_names(program: Program, names: Mapping[Expr, Name]) -> Program:
+    """The program with further names, for values in it that have none."""
+    nodes = set(walk(*(output.expr for output in program.outputs)))
+    return replace(program, names={**{node: name for node, name in names.items() if node in nodes}, **program.names})
+
+
 def renamed(expr: Expr, old: Axis, new: Axis) -> Expr:
     """Rename a free or bound axis throughout."""
     done: dict[Expr, Expr] = {}
@@ -121,7 +132,7 @@ def renamed(expr: Expr, old: Axis, new: Axis) -> Expr:
         elif isinstance(node, Reduce) and node.axis is old:
             done[node] = Reduce(node.op, done[node.arg], new)
         elif isinstance(node, Scan) and node.axis is old:
-            done[node] = Scan(node.op, done[node.arg], new, done[node.at])
+            done[node] = Scan(node.op, done[node.arg], new, done[node.at], node.reverse)
         else:
             done[node] = rebuilt(node, tuple(done[child] for child in node.children))
     return done[expr]

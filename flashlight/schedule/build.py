@@ -11,7 +11,7 @@ from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, walk
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
-from flashlight.schedule import intervals, roles
+from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from flashlight.schedule.prologue import prologues
@@ -23,27 +23,15 @@ from rewriters.online import correction
 def schedule(program: Program) -> Schedule:
     """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
     program, before = prologues(program)
-    _refuse_scans(program)
-    program = roles.apart(program)
+    program = scans.aligned(roles.apart(program))
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
+    program, both = scans.one_way(program, parts.stream)
     program, parts = roles.unambiguous(*roles.shared(*_merged(*roles.called(program, parts))))
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
-    return Schedule(program, parts, passes, masks, keys, matches, fills, reasons, before)
-
-
-def _refuse_scans(program: Program) -> None:
-    """Refuse cumulative sums of a value for every row and key: each would need a total carried along the keys."""
-    for node in walk(*(output.expr for output in program.outputs)):
-        if isinstance(node, Scan):
-            named = program.names.get(node)
-            raise Diagnostic(
-                "FL403",
-                f"{f'`{named.name}`' if named else 'a value'} accumulates along the keys of each row",
-                hint="a cumulative sum of one value a key (cumulative gates, say) is computed before the kernel",
-            )
+    return Schedule(program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before)
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:
@@ -126,9 +114,17 @@ def _bounded(program: Program, stream: Axis) -> Program:
             anchors[reduction.arg] = -math.inf
             left = [node for node in left if not vanishes(node, reduction.arg, -math.inf)]
     for reduction in left:
+        ending = _hiding(reduction, stream)
+        if ending is not None:
+            anchors[ending] = float(ending.args[2].value)  # type: ignore[attr-defined]
+            continue
         target = _beside_load(reduction.arg, stream) if reduction.op == "sum" else reduction.arg
         if target is not None:
             anchors[target] = NEUTRAL[reduction.op]
+    for scan in scans.along(program, stream):
+        if scan.reverse:
+            # what lies past the end comes first
+            anchors[scan.arg] = NEUTRAL[scan.op]
     done: dict[Expr, Expr] = {}
     names = dict(program.names)
     for node in walk(*(output.expr for output in program.outputs)):
@@ -139,6 +135,17 @@ def _bounded(program: Program, stream: Axis) -> Program:
         done[node] = new
     result = mapped(program, done)
     return replace(result, names={**names, **result.names})
+
+
+def _hiding(reduction: Reduce, stream: Axis) -> Map | None:
+    """The selection by keys in an exponent, if one makes the reduction neutral where its condition fails."""
+    for node in reversed(list(walk(reduction.arg))):
+        if not (isinstance(node, Map) and node.op == "where" and is_float(node) and stream in node.args[0].axes):
+            continue
+        fill = node.args[2]
+        if isinstance(fill, Const) and fill.value < 0 and vanishes(reduction, node, float(fill.value)):
+            return node
+    return None
 
 
 def _beside_load(body: Expr, stream: Axis) -> Expr | None:
@@ -163,31 +170,33 @@ def _ranges(
 ) -> tuple[tuple[Mask, ...], Keys, tuple[intervals.Matched, ...], tuple[Fill, ...]]:
     stream, rows = parts.stream, parts.rows
     reductions = chain(program, stream)
+    carried = scans.along(program, stream)
+    chained: tuple[Reduce | Scan, ...] = (*reductions, *carried)
     inside = build.op("lt", Iota(stream), stream.extent)
     masks: list[Mask] = []
     keys = Keys()
     matches: dict[Expr, intervals.Matched] = {}
     fills: list[Fill] = []
-    within = {reduction: set(walk(reduction.arg)) for reduction in reductions}
+    within = {node: set(walk(node.arg)) for node in chained}
     selections = [
         node
         for node in dict.fromkeys(node for reduction in reductions for node in walk(reduction.arg))
         if isinstance(node, Map) and node.op == "where" and stream in node.args[0].axes and is_float(node)
     ]
     # a condition ends the loop where, failing, it makes every reduction neutral, through one selection or several
-    hidden: dict[Expr, set[Reduce]] = {}
-    guarded: dict[Expr, set[Reduce]] = {}
+    hidden: dict[Expr, set[Reduce | Scan]] = {}
+    guarded: dict[Expr, set[Reduce | Scan]] = {}
     guards: dict[Expr, Fill] = {}
     for node in selections:
-        reaching = [reduction for reduction in reductions if node in within[reduction]]
+        reaching = [reduction for reduction in chained if node in within[reduction]]
         fill = node.args[2]
         conditions = intervals.conjuncts(node.args[0])
         if isinstance(fill, Const):
             ignoring = {reduction for reduction in reaching if vanishes(reduction, node, float(fill.value))}
             for condition in conditions:
                 hidden.setdefault(condition, set()).update(ignoring)
-        guard = _guard(node, reaching)
-        if guard is not None:
+        guard = _guard(node, [reduction for reduction in reaching if isinstance(reduction, Reduce)])
+        if guard is not None and not carried:
             guards[node] = guard
             for condition in conditions:
                 guarded.setdefault(condition, set()).update(reaching)
@@ -199,14 +208,19 @@ def _ranges(
                 tested.append(condition)
                 continue
             ignored = hidden.get(condition, set())
-            dead = len(ignored) == len(reductions)
-            almost = not dead and len(ignored | guarded.get(condition, set())) == len(reductions)
+            dead = ignored >= set(reductions)
+            almost = not dead and ignored | guarded.get(condition, set()) >= set(reductions)
+            still = ignored >= set(carried)
             found = intervals.keys(condition, rows, stream)
-            match = intervals.matched(condition, rows, stream) if dead and found is None else None
+            match = intervals.matched(condition, rows, stream) if dead and still and found is None else None
             if condition is inside:
                 ranged.append(condition)  # the loop's own end
             elif found is not None:
-                if not dead and not almost:
+                if dead and not still:
+                    # dead keys that the scans meet first count in them; those that they meet last do not matter
+                    last = {"live_start": found.live_start} if carried[0].reverse else {"live_stop": found.live_stop}
+                    found = Keys(full_start=found.full_start, full_stop=found.full_stop, **last)
+                elif not dead and not almost:
                     found = Keys(full_start=found.full_start, full_stop=found.full_stop)
                 elif almost and node in guards:
                     fills.append(guards[node])
@@ -243,12 +257,20 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
     found: dict[Reduce, Accumulator] = {}
     reasons: list[str] = []
     for reduction in chain(program, parts.stream):
-        needed = [node for node in walk(reduction.arg) if isinstance(node, Reduce) and node in level]
-        if not needed:
-            level[reduction] = 0
+        inner = list(walk(reduction.arg))
+        needed = [node for node in inner if isinstance(node, Reduce) and node in level]
+        # what accumulates along the keys cannot be corrected afterwards: what it depends on is settled before
+        settled = [node for scan in inner if isinstance(scan, Scan) for node in walk(scan.arg) if node in level]
+        first = max((level[node] + 1 for node in settled if isinstance(node, Reduce)), default=0)
+        last = max((level[node] for node in needed), default=0)
+        if not needed or last < first:
+            level[reduction] = first
             found[reduction] = Accumulator(reduction)
+            if settled:
+                reasons.append(
+                    f"pass {first + 1} for {_called(program, reduction)}: a cumulative sum depends on the pass before"
+                )
             continue
-        last = max(level[node] for node in needed)
         moving = tuple(_statistic(node, list(level).index(node)) for node in needed if level[node] == last)
         factor = None
         if reduction.op == "sum" and all(s.reduce.op != "sum" for s in moving):
@@ -259,12 +281,34 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
         else:
             level[reduction] = last + 1
             found[reduction] = Accumulator(reduction)
-            named = program.names.get(reduction.arg)
-            what = named.name if named else f"{reduction.op} over {parts.stream.name}"
+            what = _called(program, reduction)
             reasons.append(f"pass {last + 2} for {what}: no factor corrects it when what it depends on moves")
     count = 1 + max(level.values())
-    passes = tuple(Pass(tuple(found[r] for r in level if level[r] == number)) for number in range(count))
-    return passes, tuple(reasons)
+    passes = []
+    for number in range(count):
+        own = [reduction for reduction in level if level[reduction] == number]
+        done = [reduction for reduction in level if level[reduction] < number]
+        used = _above([reduction.arg for reduction in own], done)
+        carried = tuple(scan for scan in scans.along(program, parts.stream) if scan in used)
+        passes.append(Pass(tuple(found[reduction] for reduction in own), carried))
+    return tuple(passes), tuple(reasons)
+
+
+def _called(program: Program, reduction: Reduce) -> str:
+    named = program.names.get(reduction.arg)
+    return named.name if named else f"{reduction.op} over {reduction.axis.name}"
+
+
+def _above(roots: list[Expr], done: list[Reduce]) -> set[Expr]:
+    """What the roots are made of, down to the reductions of earlier passes."""
+    seen: set[Expr] = set()
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen and node not in done:
+            seen.add(node)
+            waiting.extend(node.children)
+    return seen
 
 
 def _divides(factor: Expr) -> bool:

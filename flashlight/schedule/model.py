@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashlight.ir.expr import Axis, Expr, Reduce
+from flashlight.ir.expr import Axis, Expr, Reduce, Scan
 from flashlight.ir.printer import show
 from flashlight.ir.program import Program
 from flashlight.schedule.intervals import Keys, Matched
@@ -36,9 +36,18 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class Pass:
-    """One trip over the keys."""
+    """One trip over the keys.
+
+    ``scans`` are the cumulative sums that it needs, in the order of their dependence. A total for each is carried from
+    block to block, so that reversed ones have it walk from the last key to the first.
+    """
 
     accumulators: tuple[Accumulator, ...]
+    scans: tuple[Scan, ...] = ()
+
+    @property
+    def descending(self) -> bool:
+        return any(scan.reverse for scan in self.scans)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,9 @@ class Schedule:
             f"resident  {', '.join(axis.name for axis in roles.resident) or '-'}",
         ]
         for number, one in enumerate(self.passes):
+            for scan in one.scans:
+                order = "last to first" if one.descending else "first to last"
+                lines.append(f"pass {number + 1}    {stream} from {order}, carrying {scan.op} of {_short(scan.arg)}")
             for item in one.accumulators:
                 lines.append(f"pass {number + 1}    {item.reduce.op} over {stream} of {_short(item.reduce.arg)}")
                 if item.correction is not None:

@@ -18,22 +18,23 @@ from flashlight.ir.program import Program, rewrite
 
 @dataclass(frozen=True)
 class Prologue:
-    """``tensor[axes]`` is the cumulative ``op`` of ``value`` along the last of its axes."""
+    """``tensor[axes]`` is the cumulative ``op`` of ``value`` along its last axis, from the end if ``reverse``."""
 
     tensor: Tensor
     op: str
     value: Expr
     axes: tuple[Axis, ...]
+    reverse: bool = False
 
 
 def prologues(program: Program) -> tuple[Program, tuple[Prologue, ...]]:
     """The program with its outer scans read from tensors, and what these hold."""
-    found: dict[tuple[str, Expr, Axis], Prologue] = {}
+    found: dict[tuple[str, Expr, Axis, bool], Prologue] = {}
 
     def rule(node: Expr) -> Expr:
         if not (isinstance(node, Scan) and isinstance(node.at, Iota) and _is_small(node)):
             return node
-        key = node.op, node.arg, node.axis
+        key = node.op, node.arg, node.axis, node.reverse
         if key not in found:
             named = program.names.get(node)
             taken = {tensor.name for tensor in program.inputs} | {one.tensor.name for one in found.values()}
@@ -41,7 +42,7 @@ def prologues(program: Program) -> tuple[Program, tuple[Prologue, ...]]:
             name = next(n for n in (wanted, *(f"{wanted}_{k}" for k in range(2, 99))) if n not in taken)
             axes = (*sorted(node.arg.axes - {node.axis}, key=axis_key), node.axis)
             tensor = Tensor(name, tuple(axis.extent for axis in axes), node.dtype)
-            found[key] = Prologue(tensor, node.op, node.arg, axes)
+            found[key] = Prologue(tensor, node.op, node.arg, axes, node.reverse)
         one = found[key]
         return build.load(one.tensor, (*(Iota(axis) for axis in one.axes[:-1]), node.at))
 

@@ -86,6 +86,8 @@ def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
             done[node] = Iota(new)
         elif isinstance(node, Reduce) and node.axis is axis:
             done[node] = Reduce(node.op, done[node.arg], new)
+        elif isinstance(node, Scan) and node.axis is axis:
+            done[node] = Scan(node.op, done[node.arg], new, done[node.at], node.reverse)
         else:
             done[node] = rebuilt(node, tuple(done[child] for child in node.children))
     return mapped(replace(program, outputs=outputs), done)

@@ -94,7 +94,7 @@ def _replaced(root: Expr, values: Values) -> Expr:
         elif isinstance(node, Reduce):
             done[node] = build.reduce(node.op, children[0], _axis(node.axis, values))
         elif isinstance(node, Scan):
-            done[node] = build.scan(node.op, children[0], _axis(node.axis, values), children[1])
+            done[node] = build.scan(node.op, children[0], _axis(node.axis, values), children[1], node.reverse)
         else:
             done[node] = rebuilt(node, children)
     return done[root]

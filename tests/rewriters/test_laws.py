@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashlight.ir import build
 from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Tensor, walk
 from flashlight.ir.program import Program
+from rewriters.base2 import base2
 from rewriters.factors import factors
 from rewriters.merge import merge
 from rewriters.peel import peel
@@ -29,10 +31,12 @@ from tests.rewriters.conftest import (
     Q,
     at,
     attentions,
+    masked,
     op,
     over,
     program,
     same,
+    values,
 )
 
 SEEDS = st.integers(0, 2**16)
@@ -168,3 +172,15 @@ def test_a_reciprocal_that_may_overflow_is_not_taken() -> None:
     tile = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
     before = program(op("div", tile, _norm(0.0)), I, J)
     assert factors(before).outputs[0].expr is before.outputs[0].expr
+
+
+@given(SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_a_negative_factor_stays_outside_a_maximum(seed: int) -> None:
+    tile = masked(over("sum", op("mul", at(Q, I, D), at(K, J, D)), D), "selection")
+    weights = op("exp", op("mul", op("sub", tile, over("max", tile)), -0.5))
+    before = program(op("div", weights, op("add", weights, 1.0)), I, J)
+    after = base2(before)
+    assert any(isinstance(node, Map) and node.op == "exp2" for node in walk(after.outputs[0].expr))
+    left, right = values(before, seed), values(after, seed)
+    torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9, equal_nan=True)

@@ -59,6 +59,7 @@ def rules() -> dict[str, Rule]:
         "gelu": _gelu,
         "silu": lambda ctx, self: _mul(ctx, self, ctx.pointwise("sigmoid", self, floating=True)),
         "softplus": _softplus,
+        "log_sigmoid": _log_sigmoid,
         "leaky_relu": lambda ctx, self, negative_slope=0.01: where(
             ctx, ctx.comparison("gt", self, 0), self, _mul(ctx, self, negative_slope)
         ),
@@ -229,6 +230,12 @@ def _gelu(ctx: Context, self: Value, *, approximate: str = "none") -> Value:
     else:
         cdf = _add(ctx, ctx.pointwise("erf", _mul(ctx, self, math.sqrt(0.5))), 1.0)
     return _mul(ctx, _mul(ctx, self, 0.5), cdf)
+
+
+def _log_sigmoid(ctx: Context, self: Value) -> Value:
+    # min(x, 0) - log(1 + exp(-|x|)) does not overflow
+    tail = ctx.pointwise("exp", ctx.pointwise("neg", ctx.pointwise("abs", self)))
+    return _sub(ctx, ctx.pointwise("minimum", 0.0, self), ctx.pointwise("log", _add(ctx, tail, 1.0)))
 
 
 def _softplus(ctx: Context, self: Value, beta: Any = 1, threshold: Any = 20) -> Value:

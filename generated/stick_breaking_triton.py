@@ -1,0 +1,664 @@
+"""Triton kernels for stick_breaking.py.
+
+Written by flashlight 0.1.0 from examples/stick_breaking.py (sha256 aaac9d1ef550c28d)
+with `flashlight transpile examples/stick_breaking.py`; change the source and run that again.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+TILES = {}
+
+
+@triton.jit
+def load_tile(pointers, exists, masked: tl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = tl.load(pointers, mask=exists, other=0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def nan_min(a, b):
+    """The lesser of two numbers; NaN if either is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def stick_breaking_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """stick_breaking:
+
+        logits[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t1[b, h, i, j] = log(exp(-abs(logits[b, h, i, j])) + 1)
+        log_beta[b, h, i, j] = min(0, logits[b, h, i, j]) - t1[b, h, i, j]
+        logits_2[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, S - j - 1, d]) / sqrt(float32(D))
+        log_left[b, h, i, j] = where(S - j - 1 >= i, 0, min(0, -logits_2[b, h, i, j]) - log(exp(-abs(logits_2[b,
+            h, i, j])) + 1))
+        log_left_2[b, h, i, j] = where(j >= i, 0, min(0, -logits[b, h, i, j]) - t1[b, h, i, j])
+        between[b, h, i, j] = (Σ_(j' <= S - j - 1) log_left[b, h, i, j']) - log_left_2[b, h, i, j]
+        weights[b, h, i, j] = where(j >= i, 0, element(exp(log_beta[b, h, i, j] + between[b, h, i, j])))
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks, the last one first.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_log_left = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + row_start - 1))
+    full_stop = tl.minimum(S, row_start) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        else:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        # From the last block to the first
+        last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
+        for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:20
+            term = tl.log2(tl.exp2(-tl.abs(logits)) + 1.0)
+            log_left = nan_min(0.0, -logits) - term  # stick_breaking.py:24
+            if part == 0:
+                log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+            cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
+            running_log_left = running_log_left + tl.sum(log_left, 1)
+            log_beta = nan_min(0.0, logits) - term  # stick_breaking.py:23
+            between = cumulative - log_left  # stick_breaking.py:25
+            weights = tl.exp2(log_beta + between)  # stick_breaking.py:26
+            if part == 0:
+                weights = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), weights, 0.0)
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        accumulator.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def stick_breaking(query, key, value):
+    """Launch `stick_breaking_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "stick_breaking", query, D, accumulators=1, scores=5
+    )
+    # what is added up along the keys lies in registers several times over
+    block_keys = min(block_keys, 64)
+    descriptors = descriptors and describable(key, value)
+    stick_breaking_kernel[(-(-S // block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def stickbreaking_kernel(
+    # fmt: off
+    # tensors
+    q_ptr, k_ptr, v_ptr, output_ptr, rem_ptr,
+    # their strides, in elements
+    q_stride_b, q_stride_h, q_stride_s, q_stride_d,
+    k_stride_b, k_stride_h, k_stride_s, k_stride_d,
+    v_stride_b, v_stride_h, v_stride_s, v_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    rem_stride_b, rem_stride_h, rem_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """stickbreaking:
+
+        mask[i, s_2] = s_2 >= i
+        logits[b, h, i, s_2] = (Σ_d q[b, h, i, d] * k[b, h, s_2, d]) / sqrt(float32(D))
+        logits_2[b, h, i, s_2] = float32(logits[b, h, i, s_2])
+        log_z[b, h, i, s_2] = where(mask[i, s_2], -100000, element(min(0, logits_2[b, h, i, s_2]) -
+            log(exp(-abs(logits_2[b, h, i, s_2])) + 1)))
+        mask_2[i, j] = j >= i
+        logits_3[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) / sqrt(float32(D))
+        logits_4[b, h, i, j] = float32(logits_3[b, h, i, j])
+        log_om_beta[b, h, i, j] = where(mask_2[i, j], 0, element(min(0, -logits_4[b, h, i, j]) -
+            log(exp(-abs(logits_4[b, h, i, j])) + 1)))
+        re_cum_log_om_beta[b, h, i, s_2] = Σ_j log_om_beta[b, h, i, j] * where(s_2 < j, 1, 0)
+        log_att[b, h, i, s_2] = log_z[b, h, i, s_2] + re_cum_log_om_beta[b, h, i, s_2]
+        att[b, h, i, s_2] = exp(log_att[b, h, i, s_2])
+        output[b, h, i, d] = Σ_s_2 att[b, h, i, s_2] * v[b, h, s_2, d]
+        rem[b, h, i] = 1 - (Σ_s_2 att[b, h, i, s_2])
+
+    One program for each b, h and block of i; one pass over j in blocks, the last one first.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    q = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + head * q_stride_h
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base = k_ptr + batch * k_stride_b + head * k_stride_h
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    v_base = v_ptr + batch * v_stride_b + head * v_stride_h
+    if DESCRIPTORS:
+        v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
+
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+    running_log_om_beta = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + row_start - 1))
+    full_stop = tl.minimum(S, row_start) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        else:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        # From the last block to the first
+        last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
+        for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # stick_breaking.py:39
+            term = tl.log2(tl.exp2(-tl.abs(logits)) + 1.0)
+            log_om_beta = nan_min(0.0, -logits) - term  # stick_breaking.py:43
+            if part == 0:
+                log_om_beta = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_om_beta, 0.0)
+            cumulative = running_log_om_beta[:, None] + tl.cumsum(log_om_beta, 1, reverse=True)
+            running_log_om_beta = running_log_om_beta + tl.sum(log_om_beta, 1)
+            log_z = nan_min(0.0, logits) - term  # stick_breaking.py:42
+            if part == 0:
+                log_z = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_z, -144269.50408889633)
+            re_cum_log_om_beta = cumulative - log_om_beta  # stick_breaking.py:44
+            log_att = log_z + re_cum_log_om_beta  # stick_breaking.py:45
+            att = tl.exp2(log_att)  # stick_breaking.py:46
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(att.to(v.dtype), v, accumulator, input_precision=PRECISION)
+            running_sum = running_sum + tl.sum(att, 1)
+
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        accumulator.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+    rem = 1.0 - running_sum  # stick_breaking.py:47
+    tl.store(
+        rem_ptr
+        + batch * rem_stride_b
+        + head * rem_stride_h
+        + tl.cast(row_start, tl.int64) * rem_stride_s
+        + row_offsets * rem_stride_s,
+        rem.to(rem_ptr.dtype.element_ty),
+        mask=(rows < S),
+    )
+
+
+def stickbreaking(q, k, v):
+    """Launch `stickbreaking_kernel` on tensors of one device."""
+    B, H, S, D = q.shape
+    expect("q", q, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
+    expect("k", k, (B, H, S, D), (q.dtype,), q.device)
+    expect("v", v, (B, H, S, D), (q.dtype,), q.device)
+
+    output = torch.empty((B, H, S, D), dtype=q.dtype, device=q.device)
+    rem = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
+    block_rows, block_keys, warps, stages, descriptors = configuration("stickbreaking", q, D, accumulators=1, scores=5)
+    # what is added up along the keys lies in registers several times over
+    block_keys = min(block_keys, 64)
+    descriptors = descriptors and describable(k, v)
+    stickbreaking_kernel[(-(-S // block_rows) * B * H,)](
+        q,
+        k,
+        v,
+        output,
+        rem,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *output.stride(),
+        *rem.stride(),
+        1.0 / math.sqrt(D) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return (
+        output,
+        rem,
+    )
+
+
+@triton.jit(do_not_specialize=["S", "H"])
+def stick_breaking_softplus_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S, H,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """stick_breaking_softplus:
+
+        hidden[i, j] = j >= i
+        scores[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        log_left[b, h, i, j] = -where(hidden[i, j], 0, where(scores[b, h, i, j] > 20, scores[b, h, i, j],
+            max(scores[b, h, i, j], 0) + log(exp(-abs(scores[b, h, i, j])) + 1)))
+        total[b, h, i] = Σ_j log_left[b, h, i, j]
+        log_weights[b, h, i, j] = scores[b, h, i, j] + log_left[b, h, i, j] + (total[b, h, i] - (Σ_(j' <= j)
+            log_left[b, h, i, j']))
+        weights[b, h, i, j] = exp(where(hidden[i, j], -inf, log_weights[b, h, i, j]))
+        output[b, h, i, d] = Σ_j element(weights[b, h, i, j]) * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks, the last one first.
+    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    """
+    # Which tile this program computes, those with the most keys first
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S, BLOCK_ROWS)
+    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    row_offsets = tl.arange(0, BLOCK_ROWS)
+    rows = row_start + row_offsets
+    key_offsets = tl.arange(0, BLOCK_KEYS)
+    d = tl.arange(0, BLOCK_D)
+
+    # What stays in the tile
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_log_left = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + row_start - 1))
+    full_stop = tl.minimum(S, row_start) // BLOCK_KEYS * BLOCK_KEYS
+
+    for part in tl.static_range(2):
+        if part == 0:
+            # the blocks at the end of the range
+            start, stop = full_stop, live_stop
+        else:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        # From the last block to the first
+        last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
+        for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:57
+            scores_2 = tl.where(
+                scores > 28.85390081777927, scores, nan_max(scores, 0.0) + tl.log2(tl.exp2(-tl.abs(scores)) + 1.0)
+            )  # stick_breaking.py:57
+            log_left = -scores_2  # stick_breaking.py:60
+            if part == 0:
+                log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+            cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
+            running_log_left = running_log_left + tl.sum(log_left, 1)
+            log_weights = scores + cumulative  # stick_breaking.py:62
+            if part == 0:
+                log_weights = tl.where(
+                    (keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_weights, float("-inf")
+                )
+            weights = tl.exp2(log_weights)  # stick_breaking.py:63
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part == 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        accumulator.to(output_ptr.dtype.element_ty),
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+    )
+
+
+def stick_breaking_softplus(query, key, value):
+    """Launch `stick_breaking_softplus_kernel` on tensors of one device."""
+    B, H, S, D = query.shape
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+
+    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "stick_breaking_softplus", query, D, accumulators=1, scores=3
+    )
+    # what is added up along the keys lies in registers several times over
+    block_keys = min(block_keys, 64)
+    descriptors = descriptors and describable(key, value)
+    stick_breaking_softplus_kernel[(-(-S // block_rows) * B * H,)](
+        query,
+        key,
+        value,
+        output,
+        *query.stride(),
+        *key.stride(),
+        *value.stride(),
+        *output.stride(),
+        D ** (-0.5) * 1.4426950408889634,
+        S,
+        H,
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return output
+
+
+def expect(name, tensor, shape, dtypes, device):
+    """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def configuration(function, tensor, widest, accumulators, scores):
+    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
+    size = tensor.element_size()
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+
+
+@functools.lru_cache(maxsize=None)
+def tile_for(function, architecture, width, size, accumulators, scores):
+    """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
+
+    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
+    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
+    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
+    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    """
+    if (function, architecture, width, size) in TILES:
+        return TILES[function, architecture, width, size]
+    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
+    amd = architecture.startswith("gfx")
+    if size > 2:
+        rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
+    elif width > 256:
+        rows, keys, warps, stages = 32, 16, 4, 1
+    elif amd:
+        rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
+    elif width > 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or blackwell else 8, 2
+    elif hopper:
+        rows, keys, warps, stages = (64, 64, 4, 3) if width > 64 else (64, 128, 4, 2)
+    elif blackwell:
+        rows, keys, warps, stages = 128, 64, 8, 2
+    else:
+        rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
+    lanes = 64 if amd else 32
+    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
+        if keys > 16 and scores * keys > accumulators * width:
+            keys //= 2
+        elif warps < 8:
+            warps *= 2
+        elif rows > 16:
+            rows //= 2
+        else:
+            keys //= 2
+    return rows, keys, warps, stages, True
+
+
+@functools.lru_cache(maxsize=None)
+def architecture(device):
+    """The device's architecture as the table names it, e.g. sm_90."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def describable(*tensors):
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
+        return False
+    for tensor in tensors:
+        size = tensor.element_size()
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
+            return False
+        for step in outer:
+            if step * size % 16:
+                return False
+    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    return True
+
+
+def scratch(size, alignment, stream):
+    """Memory for a launch, as Triton asks for it."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+@functools.lru_cache(maxsize=None)
+def padded(size):
+    """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(tensor):
+    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
