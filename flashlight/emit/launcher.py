@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from flashlight.diagnostics import Diagnostic
 from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
 from flashlight.emit.torch_code import prologue_lines
+from flashlight.ir import build, integers
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Output, Program
@@ -85,6 +87,33 @@ class _Body:
             known |= set(names) - {"_"}
             trailing = "," if len(names) == 1 else ""
             lines.append(f"{', '.join(names)}{trailing} = {tensor.name}.shape")
+        return [*lines, *self._solved(ordered, needed, known)]
+
+    def _solved(self, parameters: list[Parameter], needed: set[str], known: set[str]) -> list[str]:
+        """Sizes that no tensor has by themselves, from the dimensions that are made of them: 3 * E gives E."""
+        known = known | {p.scalar.name for p in self.traced.parameters if p.scalar is not None}
+        dimensions = [(p.tensor, n) for p in parameters if p.tensor for n in range(len(p.tensor.shape))]
+        lines: list[str] = []
+        found = True
+        while found:
+            found = False
+            for tensor, number in dimensions:
+                unknown = {s for s in walk(tensor.shape[number]) if isinstance(s, Scalar) and s.name not in known}
+                if len(unknown) == 1 and {s.name for s in unknown} <= needed:
+                    (scalar,) = unknown
+                    inverse = integers.solved(tensor.shape[number], scalar)
+                    if inverse is not None:
+                        factor, rest = inverse
+                        left = f"{tensor.name}.shape[{number}]"
+                        if rest is not build.integer(0):
+                            left = f"({left} - {python(rest, 6)})"
+                        lines.append(f"{scalar.name} = {left} // {python(factor, 7)}")
+                        known.add(scalar.name)
+                        found = True
+        for name in sorted(needed - known):
+            if not name.startswith("finfo_"):
+                hint = "state it as a dimension of its own, or pass it as a number"
+                raise Diagnostic("FL204", f"the size {name} does not follow from the tensors' shapes", hint)
         return lines
 
     def _needed(self) -> set[str]:

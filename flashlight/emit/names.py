@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 
-from flashlight.ir.expr import Axis, Tensor
+from flashlight.ir.expr import Axis, Scalar, Tensor, walk
 from flashlight.schedule.roles import extent_name
 
 _RESERVED = frozenset({"tl", "triton", "torch", "math", "part", "start", "stop", "program", "range", "tanh", "power"})
@@ -30,11 +30,15 @@ class Names:
 
 
 def grid_names(axes: tuple[Axis, ...]) -> dict[Axis, str]:
-    """The variables that hold a program's position along its grid axes: words where they are not ambiguous."""
+    """The variables that hold a program's position along its grid axes: words where they are not ambiguous.
+
+    A size may itself be called ``heads``: a position along it is then ``heads_index``.
+    """
     names: dict[Axis, str] = {}
+    sizes = {node.name for axis in axes for node in walk(axis.extent) if isinstance(node, Scalar)}
     for axis in sorted(axes, key=lambda axis: extent_name(axis) != "B"):
         word = _WORDS.get(extent_name(axis), axis.name.lower())
-        names[axis] = word if word not in names.values() else f"{axis.name.lower()}_index"
+        names[axis] = word if word not in sizes.union(names.values()) else f"{axis.name.lower()}_index"
     return names
 
 

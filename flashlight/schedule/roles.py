@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, walk
+from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.order import axis_key
 from flashlight.ir.printer import show
-from flashlight.ir.program import Program, mapped, rebuilt, substitute
+from flashlight.ir.program import Program, mapped, rebuilt, scalars, substitute
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,19 @@ def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
 
 
 def unambiguous(program: Program, parts: Roles) -> tuple[Program, Roles]:
-    """Resident axes of different extents under different names: they are different variables of the kernel."""
-    taken: dict[str, Expr] = {}
+    """Resident axes of different extents, and sizes, under different names: they are different variables."""
+    # a size may be called d, as the axis is
+    taken: dict[str, Expr] = {scalar.name: scalar for scalar in scalars(program)}
+    taken |= {node.name: node for axis in parts.resident for node in walk(axis.extent) if isinstance(node, Scalar)}
+    sizes = frozenset(taken)
     resident: list[Axis] = []
     for axis in sorted(parts.resident, key=lambda axis: isinstance(axis.extent, Map)):
-        if taken.setdefault(axis.name, axis.extent) is not axis.extent:
+        if axis.name in sizes or taken.setdefault(axis.name, axis.extent) is not axis.extent:
             names = (f"{extent_name(axis).lower()}", *(f"{axis.name}_{number}" for number in range(2, 99)))
-            name = next(name for name in names if name not in {other.name for other in (*parts.resident, *resident)})
+            if axis.name in sizes:
+                names = (f"{axis.name}_index", *names)
+            others = sizes.union(other.name for other in (*parts.resident, *resident))
+            name = next(name for name in names if name not in others)
             new = Axis(name, axis.extent)
             program, axis = _renamed(program, axis, new), new
             taken[name] = axis.extent
