@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
-from flashlight.emit.names import Names, dimension_labels, grid_names
+from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import TileWriter, representative
 from flashlight.ir import build
@@ -52,6 +52,9 @@ class _KernelWriter:
         for tensor in schedule.program.inputs:
             self.names.taken.add(f"{tensor.name}_ptr")
         for scalar in _scalars(schedule):
+            if scalar.name in RESERVED:
+                hint = "give the dimension or the parameter another name"
+                raise Diagnostic("FL203", f"`{scalar.name}` is a variable of every kernel", hint=hint)
             self.names.taken.add(scalar.name)
         for name in ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"):
             self.names.taken.add(name)

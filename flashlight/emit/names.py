@@ -9,6 +9,11 @@ from flashlight.ir.expr import Axis, Scalar, Tensor, walk
 from flashlight.schedule.roles import extent_name
 
 _RESERVED = frozenset({"tl", "triton", "torch", "math", "part", "start", "stop", "program", "range", "tanh", "power"})
+RESERVED = _RESERVED.union(
+    ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_blocks"),
+    ("live_start", "live_stop", "full_start", "full_stop", "unseen"),
+)
+"""What every kernel calls its own: neither a size nor a number of the user's can have these names in it."""
 _WORDS = {"B": "batch", "N": "batch", "H": "head", "W": "window", "R": "residue"}
 
 

@@ -62,18 +62,26 @@ def test_sizes_that_do_not_follow_from_the_shapes_are_refused(kernels: Write) ->
     assert raised.value.code == "FL204"
 
 
-@pytest.mark.parametrize("sizes", ["b h s d", "batch heads seq dim", "rows keys queries head"])
-def test_sizes_may_have_the_names_of_positions(sizes: str, verified: Write) -> None:
-    batch, heads, length, width = sizes.split()
+@pytest.mark.parametrize("sizes", ["b, h, s, d", "batch, heads, seq, dim"])
+def test_sizes_may_be_called_as_positions_are(sizes: str, verified: Write) -> None:
     verified(f"""
         def attend(
-            q: Tensor,  # [{batch}, {heads}, {length}, {width}]
-            k: Tensor,  # [{batch}, {heads}, {length}, {width}]
-            v: Tensor,  # [{batch}, {heads}, {length}, {width}]
+            q: Tensor,  # [{sizes}]
+            k: Tensor,  # [{sizes}]
+            v: Tensor,  # [{sizes}]
         ) -> Tensor:
-            scores = q @ k.mT * {width}_scale(q)
-            return scores.softmax(-1) @ v
+            return (q @ k.mT * q.size(-1) ** -0.5).softmax(-1) @ v
+    """)
 
-        def {width}_scale(q):
-            return q.size(-1) ** -0.5
-    """.replace("def " + width, "def _" + width).replace(f"* {width}_", f"* _{width}_"))
+
+def test_sizes_may_not_be_called_as_a_kernels_own_variables_are(kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match="`keys` is a variable of every kernel") as raised:
+        kernels("""
+            def attend(
+                q: Tensor,  # [B, H, S, D]
+                k: Tensor,  # [B, H, keys, D]
+                v: Tensor,  # [B, H, keys, D]
+            ) -> Tensor:
+                return (q @ k.mT).softmax(-1) @ v
+        """)
+    assert raised.value.code == "FL203"
