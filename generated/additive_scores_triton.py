@@ -172,9 +172,9 @@ def bahdanau_kernel(
 def bahdanau(query, key, value, w_v):
     """Launch `bahdanau_kernel` on tensors of one device."""
     B, S_q, D = query.shape
-    _, S_k, D_v = value.shape
+    _, S_k, _ = key.shape
+    _, _, D_v = value.shape
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
-    key = key.expand(B, S_k, D)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D_v), (query.dtype,), query.device)
     expect("w_v", w_v, (D,), (query.dtype,), query.device)
@@ -343,7 +343,7 @@ def graph_attention(h, adjacency, a_source, a_target):
     """Launch `graph_attention_kernel` on tensors of one device."""
     B, N, H, D = h.shape
     expect("h", h, (B, N, H, D), (torch.float16, torch.bfloat16, torch.float32), h.device)
-    adjacency = adjacency.expand(B, N, N)
+    adjacency = spread("adjacency", adjacency, (B, N, N))
     expect("adjacency", adjacency, (B, N, N), (torch.bool,), h.device)
     a_source = a_source.expand(H, D)
     expect("a_source", a_source, (H, D), (h.dtype,), h.device)
@@ -535,6 +535,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

@@ -164,9 +164,7 @@ def alibi(query, key, value, slopes):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    slopes = slopes.expand(
-        H,
-    )
+    slopes = spread("slopes", slopes, (H,))
     expect("slopes", slopes, (H,), (torch.float32,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -535,6 +533,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

@@ -338,7 +338,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("context_key", context_key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("context_value", context_value, (B, H, S_k, D_v), (query.dtype,), query.device)
-    context_mask = context_mask.expand(B, S_k)
+    context_mask = spread("context_mask", context_mask, (B, S_k))
     expect("context_mask", context_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
@@ -542,6 +542,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

@@ -394,9 +394,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
     expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
-    lambda_full = lambda_full.expand(
-        H,
-    )
+    lambda_full = spread("lambda_full", lambda_full, (H,))
     expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
@@ -875,6 +873,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

@@ -412,7 +412,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
     expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
     gate = gate.expand(B, N, S, H, D)
     expect("gate", gate, (B, N, S, H, D), (q.dtype,), q.device)
-    msa_mask = msa_mask.expand(B, N, S)
+    msa_mask = spread("msa_mask", msa_mask, (B, N, S))
     expect("msa_mask", msa_mask, (B, N, S), (q.dtype,), q.device)
     pair_bias = pair_bias.expand(B, 1, H, S, S)
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
@@ -808,7 +808,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("v", v, (B, S, S, H, D), (q.dtype,), q.device)
     gate = gate.expand(B, S, S, H, D)
     expect("gate", gate, (B, S, S, H, D), (q.dtype,), q.device)
-    mask = mask.expand(B, S, S)
+    mask = spread("mask", mask, (B, S, S))
     expect("mask", mask, (B, S, S), (torch.bool,), q.device)
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
@@ -1056,6 +1056,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

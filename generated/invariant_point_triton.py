@@ -316,11 +316,9 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     expect("v_points", v_points, (B, N, H, R, 3), (q.dtype,), q.device)
     expect("pair_bias", pair_bias, (B, N, N, H), (q.dtype,), q.device)
     expect("pair", pair, (B, N, N, Z), (q.dtype,), q.device)
-    head_weights = head_weights.expand(
-        H,
-    )
+    head_weights = spread("head_weights", head_weights, (H,))
     expect("head_weights", head_weights, (H,), (q.dtype,), q.device)
-    mask = mask.expand(B, N)
+    mask = spread("mask", mask, (B, N))
     expect("mask", mask, (B, N), (q.dtype,), q.device)
 
     o_scalar = torch.empty((B, N, H, C), dtype=q.dtype, device=q.device)
@@ -516,9 +514,7 @@ def point_attention(q_points, k_points, v, gamma):
     expect("q_points", q_points, (B, H, N, C), (torch.float16, torch.bfloat16, torch.float32), q_points.device)
     expect("k_points", k_points, (B, H, N, C), (q_points.dtype,), q_points.device)
     expect("v", v, (B, H, N, D), (q_points.dtype,), q_points.device)
-    gamma = gamma.expand(
-        H,
-    )
+    gamma = spread("gamma", gamma, (H,))
     expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
 
     output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
@@ -562,6 +558,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

@@ -157,9 +157,7 @@ def key_lengths(query, key, value, lengths):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    lengths = lengths.expand(
-        B,
-    )
+    lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -334,7 +332,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    key_padding_mask = key_padding_mask.expand(B, S_k)
+    key_padding_mask = spread("key_padding_mask", key_padding_mask, (B, S_k))
     expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -505,7 +503,7 @@ def extended_attention_mask(query, key, value, attention_mask):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    attention_mask = attention_mask.expand(B, S)
+    attention_mask = spread("attention_mask", attention_mask, (B, S))
     expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -674,9 +672,7 @@ def causal_key_lengths(query, key, value, lengths):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    lengths = lengths.expand(
-        B,
-    )
+    lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -718,6 +714,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

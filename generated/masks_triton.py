@@ -696,7 +696,7 @@ def boolean_mask_optional(query, key, value, mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    mask = mask.expand(B, S_q, S_k)
+    mask = spread("mask", mask, (B, S_q, S_k))
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -1448,6 +1448,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

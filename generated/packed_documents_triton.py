@@ -253,7 +253,7 @@ def packed_documents(query, key, value, document_id):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    document_id = document_id.expand(B, S)
+    document_id = spread("document_id", document_id, (B, S))
     expect("document_id", document_id, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -638,9 +638,9 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    query_document = query_document.expand(B, S_q)
+    query_document = spread("query_document", query_document, (B, S_q))
     expect("query_document", query_document, (B, S_q), (torch.int64, torch.int32), query.device)
-    key_document = key_document.expand(B, S_k)
+    key_document = spread("key_document", key_document, (B, S_k))
     expect("key_document", key_document, (B, S_k), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -686,6 +686,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

@@ -164,9 +164,7 @@ def prefix_lm(query, key, value, prefix_length):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    prefix_length = prefix_length.expand(
-        B,
-    )
+    prefix_length = spread("prefix_length", prefix_length, (B,))
     expect("prefix_length", prefix_length, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -369,6 +367,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest):

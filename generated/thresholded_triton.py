@@ -119,6 +119,7 @@ def thresholded_kernel(
             probs = tl.exp2((scores - finite_max[:, None]) * scale)  # thresholded.py:15
             running_sum = running_sum * rescale + tl.sum(probs, 1)
             running_max = new_max
+    running_sum = tl.where((running_max == float("-inf")), float("nan"), running_sum)
 
     # What the pass before has settled
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h

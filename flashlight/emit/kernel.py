@@ -124,6 +124,7 @@ class _KernelWriter:
         if number == 0:
             self._bounds()
         self._loops(one, variables, number)
+        self._undefine(one, variables)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
 
@@ -290,6 +291,14 @@ class _KernelWriter:
         inner.close(body)
         outer.close(inner)
         tiles.block = outer
+
+    def _undefine(self, one: Pass, variables: dict[Reduce, Code]) -> None:
+        """After the loops: sums of a row whose scores are all -inf are NaN where nothing else would show it."""
+        for item in one.accumulators:
+            for maximum in item.undefined:
+                variable, highest = variables[item.reduce], variables.get(maximum) or self.tiles.bound[maximum]
+                empty = Code(f'({highest.text} == float("-inf"))', ATOM, highest.axes, FLOAT32).along(variable.axes)
+                self.block.add(f'{variable.text} = tl.where({empty}, float("nan"), {variable.text})')
 
     def _dead_parts(self, variables: dict[Reduce, Code], number: int) -> list[tuple[str, list[str]]]:
         """Loops over the dead blocks, taken where a finite fill value is all that some row has seen."""

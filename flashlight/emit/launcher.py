@@ -14,16 +14,6 @@ from flashlight.schedule.model import Schedule
 from flashlight.schedule.roles import extent_name
 from flashlight.trace.traced import Parameter, Traced
 
-_DTYPES = {
-    "float32": "torch.float32",
-    "float64": "torch.float64",
-    "float16": "torch.float16",
-    "bfloat16": "torch.bfloat16",
-    "bool": "torch.bool",
-    "int64": "torch.int64",
-    "int32": "torch.int32",
-}
-
 HELPERS = '''
 def expect(name, tensor, shape, dtypes, device):
     """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
@@ -35,6 +25,14 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+'''
+
+SPREAD = '''
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 '''
 
 
@@ -130,7 +128,9 @@ class _Body:
             tensor = parameter.tensor
             assert tensor is not None
             shape = _tuple([python(size) for size in tensor.shape])
-            if parameter.broadcast:
+            if parameter.whole:
+                lines.append(f'{tensor.name} = spread("{tensor.name}", {tensor.name}, {shape})')
+            elif parameter.broadcast:
                 lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
             dtypes, device = self._dtypes(tensor), f"{self.first.name}.device"
             lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {dtypes}, {device})')
@@ -148,13 +148,13 @@ class _Body:
             return f"({self.first.name}.dtype,)"
         if tensor.dtype in ("int64", "int32"):
             return "(torch.int64, torch.int32)"
-        return f"({_DTYPES[tensor.dtype]},)"
+        return f"(torch.{tensor.dtype},)"
 
     def _outputs(self) -> list[str]:
         lines = []
         for output in self.program.outputs:
             shape = _tuple([python(axis.extent) for axis in output.axes])
-            dtype = f"{self.first.name}.dtype" if output.dtype == ELEMENT else _DTYPES[output.dtype]
+            dtype = f"{self.first.name}.dtype" if output.dtype == ELEMENT else f"torch.{output.dtype}"
             lines.append(f"{output.name} = torch.empty({shape}, dtype={dtype}, device={self.first.name}.device)")
         return lines
 

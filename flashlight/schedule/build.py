@@ -15,6 +15,7 @@ from flashlight.schedule import intervals, roles
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from flashlight.schedule.prologue import prologues
+from flashlight.schedule.undefined import undefined
 from rewriters.dead import vanishes
 from rewriters.merge import merge
 from rewriters.online import correction
@@ -262,6 +263,8 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
             named = program.names.get(reduction.arg)
             what = named.name if named else f"{reduction.op} over {parts.stream.name}"
             reasons.append(f"pass {last + 2} for {what}: no factor corrects it when what it depends on moves")
+    outputs = [output.expr for output in program.outputs]
+    found = {node: replace(item, undefined=undefined(outputs, node)) for node, item in found.items()}
     count = 1 + max(level.values())
     passes = tuple(Pass(tuple(found[r] for r in level if level[r] == number)) for number in range(count))
     return passes, tuple(reasons)

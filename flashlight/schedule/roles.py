@@ -147,6 +147,7 @@ def assign(program: Program) -> Roles:
     loads = [node for root in chain for node in walk(root.arg) if isinstance(node, Load)]
     streamed = [load for load in dict.fromkeys(loads) if stream in load.axes]
     fixed = [load for load in dict.fromkeys(loads) if stream not in load.axes]
+    _refuse_second_loops(program, reductions, stream)
     outputs = list(dict.fromkeys(axis for output in program.outputs for axis in output.axes))
     bound = {node.axis for node in reductions} - {stream}
     features = [axis for axis in outputs if _is_feature(axis, streamed, fixed)]
@@ -167,6 +168,28 @@ def assign(program: Program) -> Roles:
     resident = [*sorted(bound & _axes(nodes), key=axis_key), *features]
     grid = [axis for axis in outputs if axis is not rows[-1] and axis not in features and axis is not stream]
     return Roles(tuple(grid), rows[-1], stream, tuple(dict.fromkeys(resident)))
+
+
+def _refuse_second_loops(program: Program, reductions: list[Reduce], stream: Axis) -> None:
+    """Refuse another chain of reductions over pairs: its axis would lie in the tile at full length.
+
+    An axis that what is streamed has too (a head dimension, heads that are mixed) belongs in the tile.
+    """
+    outputs = {axis for output in program.outputs for axis in output.axes}
+    for node in reductions:
+        if node.axis is stream or _is_contraction(node) or not _pairs(node, outputs):
+            continue
+        inner = set(walk(node.arg))
+        below = [one for one in inner if isinstance(one, Reduce) and not _is_contraction(one)]
+        if not any(one.axis is stream or one.axis.extent is node.axis.extent for one in below):
+            continue
+        having = [load for load in inner if isinstance(load, Load) and node.axis in load.axes]
+        if not any(stream in load.axes for load in having):
+            raise Diagnostic(
+                "FL402",
+                f"`{program.name}` reduces scores along two axes, {stream.name} and {node.axis.name}: two loops",
+                hint="write what is reduced over the keys, and what over the queries, as functions of their own",
+            )
 
 
 def _axes(nodes: list[Expr]) -> set[Axis]:
