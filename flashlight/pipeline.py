@@ -107,10 +107,14 @@ def emit(source: Source, units: Sequence[Unit], origin: str, command: str, phase
         import flashlight.diagnostics
         import flashlight.emit
     with phases("emit"):
+        named = replace(source, path=Path(origin))
         try:
-            return flashlight.emit.emit(replace(source, path=Path(origin)), units, command)
-        except flashlight.diagnostics.Diagnostic as diagnostic:
-            raise diagnostic.located(source.path) from None
+            return flashlight.emit.emit(named, units, command)
+        except flashlight.diagnostics.Diagnostic:
+            for one in units:
+                with _located(source, one.target):
+                    flashlight.emit.emit(named, [one], command)
+            raise
 
 
 def command_line(origin: str, targets: Sequence[str], shapes: Shapes) -> str:

@@ -106,6 +106,7 @@ def bahdanau_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     w_v = load_tile(w_v_ptr + d * w_v_stride_d, (d < D), BLOCK_D != D)
+    term = w_v.to(tl.float32)
     value_base = value_ptr + batch * value_stride_b
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
@@ -133,7 +134,7 @@ def bahdanau_kernel(
         features = tanh(
             query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :], APPROXIMATE
         )  # additive_scores.py:15
-        scores = tl.sum(features * w_v.to(tl.float32)[None, None, :], 2)  # additive_scores.py:16
+        scores = tl.sum(features * term[None, None, :], 2)  # additive_scores.py:16
         if partial:
             scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -171,9 +172,9 @@ def bahdanau_kernel(
 def bahdanau(query, key, value, w_v):
     """Launch `bahdanau_kernel` on tensors of one device."""
     B, S_q, D = query.shape
-    _, S_k, D_v = value.shape
+    _, S_k, _ = key.shape
+    _, _, D_v = value.shape
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
-    key = key.expand(B, S_k, D)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D_v), (query.dtype,), query.device)
     expect("w_v", w_v, (D,), (query.dtype,), query.device)
@@ -184,7 +185,7 @@ def bahdanau(query, key, value, w_v):
     )
     block_rows, block_keys = deep_tile(block_rows, block_keys, S_q, padded(D))
     descriptors = descriptors and describable(key, value)
-    bahdanau_kernel[(triton.cdiv(S_q, block_rows) * B,)](
+    bahdanau_kernel[(-(-S_q // block_rows) * B,)](
         query,
         key,
         value,
@@ -282,8 +283,9 @@ def graph_attention_kernel(
     else:
         h_blocks = h_base + key_offsets[:, None] * h_stride_n + d[None, :] * h_stride_d
     a_target = load_tile(a_target_ptr + head * a_target_stride_h + d * a_target_stride_d, (d < D), BLOCK_D != D)
-    term = source * 1.4426950408889634
-    term_2 = source * 0.2885390081777927
+    term = a_target.to(tl.float32)
+    term_2 = source * 1.4426950408889634
+    term_3 = source * 0.2885390081777927
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -309,11 +311,11 @@ def graph_attention_kernel(
                     (keys < N)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            target = tl.sum(h_2.to(tl.float32) * a_target.to(tl.float32)[None, :], 1)  # additive_scores.py:29
+            target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
             e = tl.where(
                 source[:, None] + target[None, :] > 0.0,
-                term[:, None] + (target * 1.4426950408889634)[None, :],
-                term_2[:, None] + (target * 0.2885390081777927)[None, :],
+                term_2[:, None] + (target * 1.4426950408889634)[None, :],
+                term_3[:, None] + (target * 0.2885390081777927)[None, :],
             )  # additive_scores.py:30
             adjacency = tl.load(
                 adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2,
@@ -350,7 +352,7 @@ def graph_attention(h, adjacency, a_source, a_target):
     """Launch `graph_attention_kernel` on tensors of one device."""
     B, N, H, D = h.shape
     expect("h", h, (B, N, H, D), (torch.float16, torch.bfloat16, torch.float32), h.device)
-    adjacency = adjacency.expand(B, N, N)
+    adjacency = spread("adjacency", adjacency, (B, N, N))
     expect("adjacency", adjacency, (B, N, N), (torch.bool,), h.device)
     a_source = a_source.expand(H, D)
     expect("a_source", a_source, (H, D), (h.dtype,), h.device)
@@ -362,7 +364,7 @@ def graph_attention(h, adjacency, a_source, a_target):
         "graph_attention", h, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(h)
-    graph_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
+    graph_attention_kernel[(-(-N // block_rows) * B * H,)](
         h,
         adjacency,
         a_source,
@@ -515,7 +517,7 @@ def graph_attention_scores(source, target, features):
         "graph_attention_scores", source, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(features)
-    graph_attention_scores_kernel[(triton.cdiv(N, block_rows) * B * H,)](
+    graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
         source,
         target,
         features,
@@ -548,6 +550,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -612,8 +621,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -167,15 +167,13 @@ def alibi(query, key, value, slopes):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    slopes = slopes.expand(
-        H,
-    )
+    slopes = spread("slopes", slopes, (H,))
     expect("slopes", slopes, (H,), (torch.float32,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("alibi", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    alibi_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    alibi_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -341,7 +339,7 @@ def alibi_causal(query, key, value):
         "alibi_causal", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    alibi_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    alibi_causal_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -508,7 +506,7 @@ def alibi_symmetric(query, key, value, slopes):
         "alibi_symmetric", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    alibi_symmetric_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    alibi_symmetric_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -545,6 +543,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -609,8 +614,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

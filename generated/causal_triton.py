@@ -157,7 +157,7 @@ def causal(query, key, value):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("causal", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    causal_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -310,7 +310,7 @@ def causal_tril(q, k, v):
         "causal_tril", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    causal_tril_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    causal_tril_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -464,7 +464,7 @@ def causal_additive(query, key, value):
         "causal_additive", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_additive_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    causal_additive_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -617,7 +617,7 @@ def causal_bottom_right(query, key, value):
         "causal_bottom_right", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_bottom_right_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    causal_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -785,7 +785,7 @@ def causal_positions(query, key, value):
         "causal_positions", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_positions_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    causal_positions_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -884,8 +884,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -100,7 +100,7 @@ def cosine_attention_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
+    term = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
     logit_scale = tl.load(logit_scale_ptr + head * logit_scale_stride_h)
     term_2 = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * 1.4426950408889634) * 1.4426950408889634
     relative_bias_block = (
@@ -140,17 +140,17 @@ def cosine_attention_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            attn = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION)
-                / term[:, None]
-                / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12)[None, :]
-            )  # cosine.py:18
             relative_bias = tl.load(
                 relative_bias_block + tl.cast(key_start, tl.int64) * relative_bias_stride_2,
                 mask=(rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            scores = attn * term_2 + relative_bias.to(tl.float32) * 1.4426950408889634
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION)
+                * term[:, None]
+                * (1.0 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12) * term_2)[None, :]
+                + relative_bias.to(tl.float32) * 1.4426950408889634
+            )
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -197,10 +197,10 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "cosine_attention", query, D, accumulators=1, scores=4
+        "cosine_attention", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    cosine_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    cosine_attention_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -286,7 +286,7 @@ def query_key_norm_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-06)
+    term = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-06)
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -319,9 +319,8 @@ def query_key_norm_kernel(
                 )
             scores = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION)
-                / term[:, None]
-                / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-06)[None, :]
-                * scale_2
+                * term[:, None]
+                * (1.0 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-06) * scale_2)[None, :]
             )
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -369,7 +368,7 @@ def query_key_norm(query, key, value, scale):
         "query_key_norm", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    query_key_norm_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    query_key_norm_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -468,8 +467,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -159,7 +159,7 @@ def cross_attention(query, key, value):
         "cross_attention", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    cross_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    cross_attention_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -334,7 +334,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("context_key", context_key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("context_value", context_value, (B, H, S_k, D_v), (query.dtype,), query.device)
-    context_mask = context_mask.expand(B, S_k)
+    context_mask = spread("context_mask", context_mask, (B, S_k))
     expect("context_mask", context_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
@@ -342,7 +342,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
         "cross_attention_masked", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(context_key, context_value)
-    cross_attention_masked_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    cross_attention_masked_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         context_key,
         context_value,
@@ -498,7 +498,7 @@ def cross_attention_shared_context(query, key, value):
         "cross_attention_shared_context", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    cross_attention_shared_context_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    cross_attention_shared_context_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -533,6 +533,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -597,8 +604,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -198,7 +198,7 @@ def diff_attn(q, k, v, lam):
         "diff_attn", q, max(D, D_2), accumulators=2, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    diff_attn_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    diff_attn_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -398,9 +398,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
     expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
-    lambda_full = lambda_full.expand(
-        H,
-    )
+    lambda_full = spread("lambda_full", lambda_full, (H,))
     expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
@@ -408,7 +406,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
         "diff_attn_chunk", q, max(D, D_v), accumulators=2, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    diff_attn_chunk_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -588,7 +586,7 @@ def diff_attn_norm_kernel(
         out * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], out * out, 0.0), 1) * scale_2 + 1e-05)[:, None]
     )  # differential.py:58
     weight = load_tile(weight_ptr + d_v * weight_stride_d, (d_v < D_v), BLOCK_D_v != D_v)
-    output = normed * weight.to(tl.float32)[None, :] * scale_3
+    output = normed * (weight.to(tl.float32) * scale_3)[None, :]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -618,7 +616,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
         "diff_attn_norm", q, max(D, D_v), accumulators=2, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    diff_attn_norm_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -805,8 +803,7 @@ def multihead_diff_attn_kernel(
     )  # differential.py:76
     attn_2 = (
         attn
-        * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], attn * attn, 0.0), 1) * scale_2 + 1e-05)[:, None]
-        * scale_3
+        * (tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], attn * attn, 0.0), 1) * scale_2 + 1e-05) * scale_3)[:, None]
     )  # differential.py:77
     tl.store(
         output_ptr
@@ -835,7 +832,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
         "multihead_diff_attn", q, max(D, D_v), accumulators=2, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    multihead_diff_attn_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -874,6 +871,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -938,8 +942,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

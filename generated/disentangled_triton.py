@@ -207,7 +207,7 @@ def disentangled(query, key, value, pos_key, pos_query):
     )
     block_rows, block_keys = deep_tile(block_rows, block_keys, S, padded(D))
     descriptors = descriptors and describable(key, value)
-    disentangled_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    disentangled_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -403,7 +403,7 @@ def disentangled_scores(query, key, value, c2p, p2c):
         "disentangled_scores", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    disentangled_scores_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    disentangled_scores_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -506,8 +506,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

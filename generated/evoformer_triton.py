@@ -205,7 +205,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("row_attention", q, D, accumulators=1, scores=4)
     descriptors = descriptors and describable(k, v)
-    row_attention_kernel[(triton.cdiv(S, block_rows) * B * N * H,)](
+    row_attention_kernel[(-(-S // block_rows) * B * N * H,)](
         q,
         k,
         v,
@@ -410,7 +410,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
     expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
     gate = gate.expand(B, N, S, H, D)
     expect("gate", gate, (B, N, S, H, D), (q.dtype,), q.device)
-    msa_mask = msa_mask.expand(B, N, S)
+    msa_mask = spread("msa_mask", msa_mask, (B, N, S))
     expect("msa_mask", msa_mask, (B, N, S), (q.dtype,), q.device)
     pair_bias = pair_bias.expand(B, 1, H, S, S)
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
@@ -420,7 +420,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
         "row_attention_with_mask", q, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(k, v)
-    row_attention_with_mask_kernel[(triton.cdiv(S, block_rows) * B * N * H,)](
+    row_attention_with_mask_kernel[(-(-S // block_rows) * B * N * H,)](
         q,
         k,
         v,
@@ -614,7 +614,7 @@ def column_attention(q, k, v, gate, mask_bias):
         "column_attention", q, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    column_attention_kernel[(triton.cdiv(N, block_rows) * B * S * H,)](
+    column_attention_kernel[(-(-N // block_rows) * B * S * H,)](
         q,
         k,
         v,
@@ -809,7 +809,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("v", v, (B, S, S, H, D), (q.dtype,), q.device)
     gate = gate.expand(B, S, S, H, D)
     expect("gate", gate, (B, S, S, H, D), (q.dtype,), q.device)
-    mask = mask.expand(B, S, S)
+    mask = spread("mask", mask, (B, S, S))
     expect("mask", mask, (B, S, S), (torch.bool,), q.device)
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
@@ -818,7 +818,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
         "triangle_attention_starting_node", q, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(k, v)
-    triangle_attention_starting_node_kernel[(triton.cdiv(S, block_rows) * B * S * H,)](
+    triangle_attention_starting_node_kernel[(-(-S // block_rows) * B * S * H,)](
         q,
         k,
         v,
@@ -1021,7 +1021,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
         "triangle_attention_ending_node", q, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(k, v)
-    triangle_attention_ending_node_kernel[(triton.cdiv(S, block_rows) * B * S * H,)](
+    triangle_attention_ending_node_kernel[(-(-S // block_rows) * B * S * H,)](
         q,
         k,
         v,
@@ -1061,6 +1061,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -1125,8 +1132,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -158,7 +158,7 @@ def softmax_dtype(query, key, value):
         "softmax_dtype", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    softmax_dtype_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    softmax_dtype_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -319,7 +319,7 @@ def scores_float(query, key, value):
         "scores_float", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    scores_float_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    scores_float_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -470,7 +470,7 @@ def inputs_float(query, key, value):
         "inputs_float", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    inputs_float_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    inputs_float_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -569,8 +569,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -52,10 +52,10 @@ def forgetting_attention_kernel(
     """forgetting_attention:
 
         t0[b, h, i] = float32(forget_logit[b, h, i])
-        t1[b, h, i] = min(0, t0[b, h, i]) - log(exp(-abs(t0[b, h, i])) + 1)
-        cumulative[b, h, i] = Σ_(s <= i) t1[b, h, i]
-        cumulative_2[b, h, i, j] = Σ_(s <= j) t1[b, h, i]
-        bias[b, h, i, j] = cumulative[b, h, i] - cumulative_2[b, h, i, j]
+        log_fgate[b, h, i] = min(0, t0[b, h, i]) - log(exp(-abs(t0[b, h, i])) + 1)
+        cumulative[b, h, i] = Σ_(i' <= i) log_fgate[b, h, i']
+        cumulative_2[b, h, j] = Σ_(i <= j) log_fgate[b, h, i]
+        bias[b, h, i, j] = cumulative[b, h, i] - cumulative_2[b, h, j]
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 + bias[b, h, i, j]
         scores_2[b, h, i, j] = where(j > i, -inf, scores[b, h, i, j])
         t7[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
@@ -195,7 +195,7 @@ def forgetting_attention(query, key, value, forget_logit):
         "forgetting_attention", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    forgetting_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    forgetting_attention_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -295,8 +295,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

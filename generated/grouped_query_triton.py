@@ -164,7 +164,7 @@ def grouped_query_view(query, key, value):
         "grouped_query_view", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    grouped_query_view_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    grouped_query_view_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -319,7 +319,7 @@ def grouped_query_repeat_interleave(query, key, value):
         "grouped_query_repeat_interleave", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    grouped_query_repeat_interleave_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    grouped_query_repeat_interleave_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -483,7 +483,7 @@ def grouped_query_expand(query, key, value, scaling):
         "grouped_query_expand", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    grouped_query_expand_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    grouped_query_expand_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -641,7 +641,7 @@ def grouped_query_causal(query, key, value):
         "grouped_query_causal", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    grouped_query_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    grouped_query_causal_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -792,7 +792,7 @@ def multi_query(query, key, value):
         "multi_query", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    multi_query_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    multi_query_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -942,7 +942,7 @@ def multi_query_broadcast(query, key, value):
         "multi_query_broadcast", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    multi_query_broadcast_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    multi_query_broadcast_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1045,8 +1045,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

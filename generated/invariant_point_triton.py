@@ -313,11 +313,9 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     expect("v_points", v_points, (B, N, H, R, 3), (q.dtype,), q.device)
     expect("pair_bias", pair_bias, (B, N, N, H), (q.dtype,), q.device)
     expect("pair", pair, (B, N, N, Z), (q.dtype,), q.device)
-    head_weights = head_weights.expand(
-        H,
-    )
+    head_weights = spread("head_weights", head_weights, (H,))
     expect("head_weights", head_weights, (H,), (q.dtype,), q.device)
-    mask = mask.expand(B, N)
+    mask = spread("mask", mask, (B, N))
     expect("mask", mask, (B, N), (q.dtype,), q.device)
 
     o_scalar = torch.empty((B, N, H, C), dtype=q.dtype, device=q.device)
@@ -330,7 +328,7 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     )
     block_rows, block_keys = deep_tile(block_rows, block_keys, H, max(padded(C), padded(P_3), padded(R_3)))
     descriptors = descriptors and describable(pair)
-    invariant_point_attention_kernel[(triton.cdiv(H, block_rows) * B * N,)](
+    invariant_point_attention_kernel[(-(-H // block_rows) * B * N,)](
         q,
         k,
         v,
@@ -517,9 +515,7 @@ def point_attention(q_points, k_points, v, gamma):
     expect("q_points", q_points, (B, H, N, C), (torch.float16, torch.bfloat16, torch.float32), q_points.device)
     expect("k_points", k_points, (B, H, N, C), (q_points.dtype,), q_points.device)
     expect("v", v, (B, H, N, D), (q_points.dtype,), q_points.device)
-    gamma = gamma.expand(
-        H,
-    )
+    gamma = spread("gamma", gamma, (H,))
     expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
 
     output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
@@ -528,7 +524,7 @@ def point_attention(q_points, k_points, v, gamma):
     )
     block_rows, block_keys = deep_tile(block_rows, block_keys, N, padded(C))
     descriptors = descriptors and describable(k_points, v)
-    point_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
+    point_attention_kernel[(-(-N // block_rows) * B * H,)](
         q_points,
         k_points,
         v,
@@ -565,6 +561,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -629,8 +632,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -156,9 +156,7 @@ def key_lengths(query, key, value, lengths):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    lengths = lengths.expand(
-        B,
-    )
+    lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -166,7 +164,7 @@ def key_lengths(query, key, value, lengths):
         "key_lengths", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    key_lengths_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    key_lengths_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -335,7 +333,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    key_padding_mask = key_padding_mask.expand(B, S_k)
+    key_padding_mask = spread("key_padding_mask", key_padding_mask, (B, S_k))
     expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -343,7 +341,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
         "key_padding_mask", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    key_padding_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    key_padding_mask_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -508,7 +506,7 @@ def extended_attention_mask(query, key, value, attention_mask):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    attention_mask = attention_mask.expand(B, S)
+    attention_mask = spread("attention_mask", attention_mask, (B, S))
     expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -516,7 +514,7 @@ def extended_attention_mask(query, key, value, attention_mask):
         "extended_attention_mask", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    extended_attention_mask_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    extended_attention_mask_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -671,9 +669,7 @@ def causal_key_lengths(query, key, value, lengths):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    lengths = lengths.expand(
-        B,
-    )
+    lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -681,7 +677,7 @@ def causal_key_lengths(query, key, value, lengths):
         "causal_key_lengths", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_key_lengths_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    causal_key_lengths_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -717,6 +713,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -781,8 +784,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

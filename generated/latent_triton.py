@@ -180,7 +180,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
         "latent_attention", q_latent, max(R, C), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(kv_latent, k_rope)
-    latent_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    latent_attention_kernel[(-(-S_q // block_rows) * B * H,)](
         q_latent,
         q_rope,
         kv_latent,
@@ -368,7 +368,7 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
         "latent_attention_decode", q_nope, max(R, C), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(kv_cache, pe_cache)
-    latent_attention_decode_kernel[(triton.cdiv(H, block_rows) * B * S_q,)](
+    latent_attention_decode_kernel[(-(-H // block_rows) * B * S_q,)](
         q_nope,
         q_pe,
         kv_cache,
@@ -471,8 +471,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

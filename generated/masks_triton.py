@@ -172,7 +172,7 @@ def boolean_mask(query, key, value, mask):
         "boolean_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -349,7 +349,7 @@ def boolean_mask_per_batch(query, key, value, mask):
         "boolean_mask_per_batch", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_per_batch_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -521,7 +521,7 @@ def boolean_mask_shared(query, key, value, hidden):
         "boolean_mask_shared", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_shared_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -692,7 +692,7 @@ def boolean_mask_optional(query, key, value, mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    mask = mask.expand(B, S_q, S_k)
+    mask = spread("mask", mask, (B, S_q, S_k))
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -700,7 +700,7 @@ def boolean_mask_optional(query, key, value, mask):
         "boolean_mask_optional", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_optional_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -879,7 +879,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
         "additive_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1059,7 +1059,7 @@ def additive_bias_per_head(query, key, value, bias):
         "additive_bias_per_head", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    additive_bias_per_head_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1227,7 +1227,7 @@ def additive_mask_keys(query, key, value, mask):
         "additive_mask_keys", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    additive_mask_keys_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    additive_mask_keys_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1414,7 +1414,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
         "additive_pair", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    additive_pair_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    additive_pair_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1455,6 +1455,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -1519,8 +1526,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -163,7 +163,7 @@ def sigmoid_attention(query, key, value):
         "sigmoid_attention", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sigmoid_attention_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sigmoid_attention_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -316,7 +316,7 @@ def relu_squared_attention(query, key, value):
         "relu_squared_attention", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    relu_squared_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    relu_squared_attention_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -457,7 +457,9 @@ def retention_kernel(
             running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
 
     term_3 = tl.sqrt(running_sum)
-    output = accumulator * scale / term_3[:, None] / nan_max(tl.abs(running_sum_2 * scale / term_3), 1.0)[:, None]
+    output = (
+        accumulator * scale / term_3[:, None] * (1.0 / nan_max(tl.abs(running_sum_2 * scale / term_3), 1.0))[:, None]
+    )
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -483,7 +485,7 @@ def retention(query, key, value):
         "retention", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    retention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    retention_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -644,7 +646,7 @@ def causal_linear_attention(query, key, value):
         "causal_linear_attention", query, max(D, D_v), accumulators=1, scores=1
     )
     descriptors = descriptors and describable(key, value)
-    causal_linear_attention_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    causal_linear_attention_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -743,8 +745,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -236,7 +236,7 @@ def packed_documents(query, key, value, document_id):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    document_id = document_id.expand(B, S)
+    document_id = spread("document_id", document_id, (B, S))
     expect("document_id", document_id, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
@@ -244,7 +244,7 @@ def packed_documents(query, key, value, document_id):
         "packed_documents", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    packed_documents_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    packed_documents_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -428,7 +428,7 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
         "packed_documents_bidirectional", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    packed_documents_bidirectional_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    packed_documents_bidirectional_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -608,9 +608,9 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    query_document = query_document.expand(B, S_q)
+    query_document = spread("query_document", query_document, (B, S_q))
     expect("query_document", query_document, (B, S_q), (torch.int64, torch.int32), query.device)
-    key_document = key_document.expand(B, S_k)
+    key_document = spread("key_document", key_document, (B, S_k))
     expect("key_document", key_document, (B, S_k), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
@@ -618,7 +618,7 @@ def packed_documents_cross(query, key, value, query_document, key_document):
         "packed_documents_cross", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    packed_documents_cross_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    packed_documents_cross_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -658,6 +658,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -722,8 +729,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

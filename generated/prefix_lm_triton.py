@@ -154,15 +154,13 @@ def prefix_lm(query, key, value, prefix_length):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    prefix_length = prefix_length.expand(
-        B,
-    )
+    prefix_length = spread("prefix_length", prefix_length, (B,))
     expect("prefix_length", prefix_length, (B,), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("prefix_lm", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    prefix_lm_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    prefix_lm_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -320,7 +318,7 @@ def prefix_lm_shared(query, key, value, prefix):
         "prefix_lm_shared", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    prefix_lm_shared_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    prefix_lm_shared_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -355,6 +353,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, accumulators, scores):
@@ -419,8 +424,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -190,7 +190,7 @@ def bucketed_bias(query, key, value, bias_table):
         "bucketed_bias", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    bucketed_bias_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    bucketed_bias_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -381,7 +381,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
         "window_bias", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    window_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    window_bias_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -556,7 +556,7 @@ def window_bias_by_coordinates(query, key, value, table):
         "window_bias_by_coordinates", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    window_bias_by_coordinates_kernel[(triton.cdiv(49, block_rows) * B * H,)](
+    window_bias_by_coordinates_kernel[(-(-49 // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -725,7 +725,7 @@ def clipped_distance_bias(query, key, value, table):
         "clipped_distance_bias", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    clipped_distance_bias_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    clipped_distance_bias_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -825,8 +825,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -168,7 +168,7 @@ def sdpa(query, key, value):
         "sdpa", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    sdpa_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -327,7 +327,7 @@ def sdpa_causal(query, key, value):
         "sdpa_causal", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_causal_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sdpa_causal_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -498,7 +498,7 @@ def sdpa_boolean_mask(query, key, value, mask):
         "sdpa_boolean_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_boolean_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sdpa_boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -680,7 +680,7 @@ def sdpa_additive_mask(query, key, value, bias):
         "sdpa_additive_mask", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_additive_mask_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sdpa_additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -840,7 +840,7 @@ def sdpa_scale(query, key, value, scale):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("sdpa_scale", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    sdpa_scale_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sdpa_scale_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -999,7 +999,7 @@ def sdpa_grouped(query, key, value):
         "sdpa_grouped", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_grouped_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    sdpa_grouped_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1163,7 +1163,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
         "sdpa_merged_heads", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_merged_heads_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    sdpa_merged_heads_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1263,8 +1263,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

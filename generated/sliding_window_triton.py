@@ -163,7 +163,7 @@ def sliding_window(query, key, value, window):
         "sliding_window", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sliding_window_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    sliding_window_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -342,7 +342,7 @@ def sliding_window_symmetric(query, key, value, radius):
         "sliding_window_symmetric", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sliding_window_symmetric_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    sliding_window_symmetric_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -503,7 +503,7 @@ def sliding_window_band(q, k, v, window):
         "sliding_window_band", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    sliding_window_band_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    sliding_window_band_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -665,7 +665,7 @@ def sliding_window_bottom_right(query, key, value):
         "sliding_window_bottom_right", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sliding_window_bottom_right_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sliding_window_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -764,8 +764,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -179,7 +179,7 @@ def soft_cap(query, key, value, cap):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("soft_cap", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    soft_cap_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    soft_cap_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -347,7 +347,7 @@ def soft_cap_causal(query, key, value):
         "soft_cap_causal", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    soft_cap_causal_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    soft_cap_causal_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -523,7 +523,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         "soft_cap_sliding_window", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    soft_cap_sliding_window_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    soft_cap_sliding_window_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -625,8 +625,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

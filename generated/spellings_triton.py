@@ -155,7 +155,7 @@ def with_einsum(query, key, value):
         "with_einsum", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_einsum_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    with_einsum_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -308,7 +308,7 @@ def with_einsum_dots(q, k, v):
         "with_einsum_dots", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    with_einsum_dots_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    with_einsum_dots_kernel[(-(-S // block_rows) * B * H,)](
         q,
         k,
         v,
@@ -459,7 +459,7 @@ def with_at(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("with_at", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    with_at_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    with_at_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -611,7 +611,7 @@ def with_matmul(query, key, value):
         "with_matmul", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_matmul_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    with_matmul_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -759,7 +759,7 @@ def with_bmm(query, key, value):
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("with_bmm", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    with_bmm_kernel[(triton.cdiv(S_q, block_rows) * B,)](
+    with_bmm_kernel[(-(-S_q // block_rows) * B,)](
         query,
         key,
         value,
@@ -935,7 +935,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
         "with_bmm_reshaped", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    with_bmm_reshaped_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    with_bmm_reshaped_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1095,7 +1095,7 @@ def with_baddbmm(query, key, value, scale):
         "with_baddbmm", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_baddbmm_kernel[(triton.cdiv(S_q, block_rows) * B,)](
+    with_baddbmm_kernel[(-(-S_q // block_rows) * B,)](
         query,
         key,
         value,
@@ -1256,7 +1256,7 @@ def with_baddbmm_bias(query, key, value, alibi):
         "with_baddbmm_bias", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_baddbmm_bias_kernel[(triton.cdiv(S_q, block_rows) * B,)](
+    with_baddbmm_bias_kernel[(-(-S_q // block_rows) * B,)](
         query,
         key,
         value,
@@ -1408,7 +1408,7 @@ def with_softmax_written_out(query, key, value):
         "with_softmax_written_out", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_softmax_written_out_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    with_softmax_written_out_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -1507,8 +1507,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

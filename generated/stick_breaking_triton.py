@@ -178,8 +178,6 @@ def stick_breaking(query, key, value):
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "stick_breaking", query, D, accumulators=1, scores=5
     )
-    # what is added up along the keys lies in registers several times over
-    block_keys = min(block_keys, 64)
     descriptors = descriptors and describable(key, value)
     stick_breaking_kernel[(-(-S // block_rows) * B * H,)](
         query,
@@ -228,21 +226,21 @@ def stickbreaking_kernel(
 ):
     """stickbreaking:
 
-        mask[i, s_2] = s_2 >= i
-        logits[b, h, i, s_2] = (Σ_d q[b, h, i, d] * k[b, h, s_2, d]) / sqrt(float32(D))
-        logits_2[b, h, i, s_2] = float32(logits[b, h, i, s_2])
-        log_z[b, h, i, s_2] = where(mask[i, s_2], -100000, element(min(0, logits_2[b, h, i, s_2]) -
-            log(exp(-abs(logits_2[b, h, i, s_2])) + 1)))
-        mask_2[i, j] = j >= i
-        logits_3[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) / sqrt(float32(D))
-        logits_4[b, h, i, j] = float32(logits_3[b, h, i, j])
-        log_om_beta[b, h, i, j] = where(mask_2[i, j], 0, element(min(0, -logits_4[b, h, i, j]) -
-            log(exp(-abs(logits_4[b, h, i, j])) + 1)))
-        re_cum_log_om_beta[b, h, i, s_2] = Σ_j log_om_beta[b, h, i, j] * where(s_2 < j, 1, 0)
-        log_att[b, h, i, s_2] = log_z[b, h, i, s_2] + re_cum_log_om_beta[b, h, i, s_2]
-        att[b, h, i, s_2] = exp(log_att[b, h, i, s_2])
-        output[b, h, i, d] = Σ_s_2 att[b, h, i, s_2] * v[b, h, s_2, d]
-        rem[b, h, i] = 1 - (Σ_s_2 att[b, h, i, s_2])
+        mask[s, s_2] = s_2 >= s
+        logits[b, h, s, s_2] = (Σ_d q[b, h, s, d] * k[b, h, s_2, d]) / sqrt(float32(D))
+        logits_2[b, h, s, s_2] = float32(logits[b, h, s, s_2])
+        log_z[b, h, s, s_2] = where(mask[s, s_2], -100000, element(min(0, logits_2[b, h, s, s_2]) -
+            log(exp(-abs(logits_2[b, h, s, s_2])) + 1)))
+        mask_2[s, s_3] = s_3 >= s
+        logits_3[b, h, s, s_3] = (Σ_d q[b, h, s, d] * k[b, h, s_3, d]) / sqrt(float32(D))
+        logits_4[b, h, s, s_3] = float32(logits_3[b, h, s, s_3])
+        log_om_beta[b, h, s, s_3] = where(mask_2[s, s_3], 0, element(min(0, -logits_4[b, h, s, s_3]) -
+            log(exp(-abs(logits_4[b, h, s, s_3])) + 1)))
+        re_cum_log_om_beta[b, h, s, s_2] = Σ_s_3 log_om_beta[b, h, s, s_3] * where(s_2 < s_3, 1, 0)
+        log_att[b, h, s, s_2] = log_z[b, h, s, s_2] + re_cum_log_om_beta[b, h, s, s_2]
+        att[b, h, s, s_2] = exp(log_att[b, h, s, s_2])
+        output[b, h, s, d] = Σ_s_2 att[b, h, s, s_2] * v[b, h, s_2, d]
+        rem[b, h, s] = 1 - (Σ_s_2 att[b, h, s, s_2])
 
     One program for each b, h and block of i; one pass over j in blocks, the last one first.
     Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
@@ -363,8 +361,6 @@ def stickbreaking(q, k, v):
     output = torch.empty((B, H, S, D), dtype=q.dtype, device=q.device)
     rem = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("stickbreaking", q, D, accumulators=1, scores=5)
-    # what is added up along the keys lies in registers several times over
-    block_keys = min(block_keys, 64)
     descriptors = descriptors and describable(k, v)
     stickbreaking_kernel[(-(-S // block_rows) * B * H,)](
         q,
@@ -537,8 +533,6 @@ def stick_breaking_softplus(query, key, value):
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "stick_breaking_softplus", query, D, accumulators=1, scores=3
     )
-    # what is added up along the keys lies in registers several times over
-    block_keys = min(block_keys, 64)
     descriptors = descriptors and describable(key, value)
     stick_breaking_softplus_kernel[(-(-S // block_rows) * B * H,)](
         query,

@@ -57,12 +57,12 @@ def talking_heads_kernel(
 ):
     """talking_heads:
 
-        scores[b, i, j, n4] = Σ_d q[b, n4, i, d] * float32(D) ** -0.5 * k[b, n4, j, d]
-        scores_2[b, i, j, n4_2] = Σ_n4 scores[b, i, j, n4] * proj_l[n4_2, n4]
-        t2[b, i, j, n4_2] = exp(scores_2[b, i, j, n4_2] - (max_j scores_2[b, i, j, n4_2]))
-        attn[b, i, j, n4_2] = t2[b, i, j, n4_2] / (Σ_j t2[b, i, j, n4_2])
-        attn_2[b, i, j, n4] = Σ_n4_2 attn[b, i, j, n4_2] * proj_w[n4, n4_2]
-        output[b, n4, i, d] = Σ_j attn_2[b, i, j, n4] * v[b, n4, j, d]
+        scores[b, n4, s, s_2] = Σ_d q[b, n4, s, d] * float32(D) ** -0.5 * k[b, n4, s_2, d]
+        scores_2[b, n4_2, s, s_2] = Σ_n4 scores[b, n4, s, s_2] * proj_l[n4_2, n4]
+        t2[b, n4_2, s, s_2] = exp(scores_2[b, n4_2, s, s_2] - (max_s_2 scores_2[b, n4_2, s, s_2]))
+        attn[b, n4_2, s, s_2] = t2[b, n4_2, s, s_2] / (Σ_s_2 t2[b, n4_2, s, s_2])
+        attn_2[b, n4, s, s_2] = Σ_n4_2 attn[b, n4_2, s, s_2] * proj_w[n4, n4_2]
+        output[b, n4, s, d] = Σ_s_2 attn_2[b, n4, s, s_2] * v[b, n4, s_2, d]
 
     One program for each b, n4 and block of i; one pass over j in blocks.
     Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
@@ -98,14 +98,18 @@ def talking_heads_kernel(
         + d[None, :, None] * k_stride_d
     )
     proj_l = load_tile(proj_l_ptr + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
+    term = proj_l.to(tl.float32)
     v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
     proj_l_2 = load_tile(proj_l_ptr + 1 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
+    term_2 = proj_l_2.to(tl.float32)
     proj_l_3 = load_tile(proj_l_ptr + 2 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
+    term_3 = proj_l_3.to(tl.float32)
     proj_l_4 = load_tile(proj_l_ptr + 3 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
+    term_4 = proj_l_4.to(tl.float32)
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -132,7 +136,7 @@ def talking_heads_kernel(
             other=0,
         )
         total = tl.sum(q.to(tl.float32)[:, None, :, :] * k.to(tl.float32)[None, :, :, :], 2)
-        scores = tl.sum(total * proj_l.to(tl.float32)[None, None, :], 2)
+        scores = tl.sum(total * term[None, None, :], 2)
         if partial:
             visible = keys < S
             scores = tl.where(visible[None, :], scores, float("-inf"))
@@ -150,7 +154,7 @@ def talking_heads_kernel(
             )
         accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
         running_sum = running_sum * rescale + tl.sum(weights, 1)
-        scores_2 = tl.sum(total * proj_l_2.to(tl.float32)[None, None, :], 2)
+        scores_2 = tl.sum(total * term_2[None, None, :], 2)
         if partial:
             visible_2 = keys < S
             scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
@@ -160,7 +164,7 @@ def talking_heads_kernel(
         weights_2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])
         accumulator_2 = tl.dot(weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
         running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-        scores_3 = tl.sum(total * proj_l_3.to(tl.float32)[None, None, :], 2)
+        scores_3 = tl.sum(total * term_3[None, None, :], 2)
         if partial:
             visible_3 = keys < S
             scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
@@ -170,7 +174,7 @@ def talking_heads_kernel(
         weights_3 = tl.exp2(scores_3 * scale - (finite_max_3 * scale)[:, None])
         accumulator_3 = tl.dot(weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION)
         running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-        scores_4 = tl.sum(total * proj_l_4.to(tl.float32)[None, None, :], 2)
+        scores_4 = tl.sum(total * term_4[None, None, :], 2)
         if partial:
             visible_4 = keys < S
             scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
@@ -223,7 +227,7 @@ def talking_heads(q, k, v, proj_l, proj_w):
     )
     block_rows, block_keys = deep_tile(block_rows, block_keys, S, max(padded(N4_2), padded(D)))
     descriptors = descriptors and describable(v)
-    talking_heads_kernel[(triton.cdiv(S, block_rows) * B * 4,)](
+    talking_heads_kernel[(-(-S // block_rows) * B * 4,)](
         q,
         k,
         v,
@@ -325,8 +329,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

@@ -179,7 +179,7 @@ def thresholded(query, key, value, threshold):
         "thresholded", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    thresholded_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    thresholded_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -389,7 +389,7 @@ def with_entropy(query, key, value):
         "with_entropy", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    with_entropy_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    with_entropy_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -565,7 +565,7 @@ def sharpened(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("sharpened", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    sharpened_kernel[(triton.cdiv(S_q, block_rows) * B * H,)](
+    sharpened_kernel[(-(-S_q // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -664,8 +664,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

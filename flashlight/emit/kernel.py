@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
-from flashlight.emit.names import Names, dimension_labels, grid_names
+from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
 from flashlight.ir import build
@@ -18,11 +18,6 @@ from flashlight.ir.program import Output
 from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name
 
-RESERVED = (
-    *("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_block", "row_blocks"),
-    *("start", "stop", "last", "part", "partial", "live_start", "live_stop", "full_start", "full_stop"),
-)
-"""Variables of every kernel, which the user's names must not take."""
 UNMASKED = "blocks that need no mask"
 UNDERFLOW = 150.0
 """Weights are 2 ** (score - maximum): below 2 ** -149 float32 has nothing left."""
@@ -61,6 +56,9 @@ class _KernelWriter:
         for tensor in schedule.program.inputs:
             self.names.taken.add(f"{tensor.name}_ptr")
         for scalar in _scalars(schedule):
+            if scalar.name in RESERVED:
+                hint = "give the dimension or the parameter another name"
+                raise Diagnostic("FL203", f"`{scalar.name}` is a variable of every kernel", hint=hint)
             self.names.taken.add(scalar.name)
         for name in RESERVED:
             self.names.taken.add(name)
@@ -133,6 +131,7 @@ class _KernelWriter:
         if number == 0:
             self._bounds()
         self._loops(one, variables, totals, number)
+        self._undefine(one, variables)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
 
@@ -368,6 +367,14 @@ class _KernelWriter:
             # the 64-bit addresses of a tile that is gathered
             gathers = 2 if "tl.load(" in line and names else 0
             self.scores = max(self.scores, alive + gathers)
+
+    def _undefine(self, one: Pass, variables: dict[Reduce, Code]) -> None:
+        """After the loops: sums of a row whose scores are all -inf are NaN where nothing else would show it."""
+        for item in one.accumulators:
+            for maximum in item.undefined:
+                variable, highest = variables[item.reduce], variables.get(maximum) or self.tiles.bound[maximum]
+                empty = Code(f'({highest.text} == float("-inf"))', ATOM, highest.axes, FLOAT32).along(variable.axes)
+                self.block.add(f'{variable.text} = tl.where({empty}, float("nan"), {variable.text})')
 
     def _dead_parts(self, variables: dict[Reduce, Code], number: int) -> list[tuple[str, list[str]]]:
         """Loops over the dead blocks, taken where a finite fill value is all that some row has seen."""

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+from flashlight.diagnostics import Diagnostic
 from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
 from flashlight.emit.torch_code import prologue_lines
+from flashlight.ir import build, integers
 from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Output, Program
 from flashlight.schedule.model import Schedule
 from flashlight.schedule.roles import extent_name
 from flashlight.trace.traced import Parameter, Traced
-
-_DTYPES = {
-    "float32": "torch.float32",
-    "float64": "torch.float64",
-    "float16": "torch.float16",
-    "bfloat16": "torch.bfloat16",
-    "bool": "torch.bool",
-    "int64": "torch.int64",
-    "int32": "torch.int32",
-}
 
 HELPERS = '''
 def expect(name, tensor, shape, dtypes, device):
@@ -33,6 +25,14 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+'''
+
+SPREAD = '''
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor.expand(shape)
 '''
 
 
@@ -85,6 +85,33 @@ class _Body:
             known |= set(names) - {"_"}
             trailing = "," if len(names) == 1 else ""
             lines.append(f"{', '.join(names)}{trailing} = {tensor.name}.shape")
+        return [*lines, *self._solved(ordered, needed, known)]
+
+    def _solved(self, parameters: list[Parameter], needed: set[str], known: set[str]) -> list[str]:
+        """Sizes that no tensor has by themselves, from the dimensions that are made of them: 3 * E gives E."""
+        known = known | {p.scalar.name for p in self.traced.parameters if p.scalar is not None}
+        dimensions = [(p.tensor, n) for p in parameters if p.tensor for n in range(len(p.tensor.shape))]
+        lines: list[str] = []
+        found = True
+        while found:
+            found = False
+            for tensor, number in dimensions:
+                unknown = {s for s in walk(tensor.shape[number]) if isinstance(s, Scalar) and s.name not in known}
+                if len(unknown) == 1 and {s.name for s in unknown} <= needed:
+                    (scalar,) = unknown
+                    inverse = integers.solved(tensor.shape[number], scalar)
+                    if inverse is not None:
+                        factor, rest = inverse
+                        left = f"{tensor.name}.shape[{number}]"
+                        if rest is not build.integer(0):
+                            left = f"({left} - {python(rest, 6)})"
+                        lines.append(f"{scalar.name} = {left} // {python(factor, 7)}")
+                        known.add(scalar.name)
+                        found = True
+        for name in sorted(needed - known):
+            if not name.startswith("finfo_"):
+                hint = "state it as a dimension of its own, or pass it as a number"
+                raise Diagnostic("FL204", f"the size {name} does not follow from the tensors' shapes", hint)
         return lines
 
     def _needed(self) -> set[str]:
@@ -101,7 +128,9 @@ class _Body:
             tensor = parameter.tensor
             assert tensor is not None
             shape = _tuple([python(size) for size in tensor.shape])
-            if parameter.broadcast:
+            if parameter.whole:
+                lines.append(f'{tensor.name} = spread("{tensor.name}", {tensor.name}, {shape})')
+            elif parameter.broadcast:
                 lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
             dtypes, device = self._dtypes(tensor), f"{self.first.name}.device"
             lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {dtypes}, {device})')
@@ -119,13 +148,13 @@ class _Body:
             return f"({self.first.name}.dtype,)"
         if tensor.dtype in ("int64", "int32"):
             return "(torch.int64, torch.int32)"
-        return f"({_DTYPES[tensor.dtype]},)"
+        return f"(torch.{tensor.dtype},)"
 
     def _outputs(self) -> list[str]:
         lines = []
         for output in self.program.outputs:
             shape = _tuple([python(axis.extent) for axis in output.axes])
-            dtype = f"{self.first.name}.dtype" if output.dtype == ELEMENT else _DTYPES[output.dtype]
+            dtype = f"{self.first.name}.dtype" if output.dtype == ELEMENT else f"torch.{output.dtype}"
             lines.append(f"{output.name} = torch.empty({shape}, dtype={dtype}, device={self.first.name}.device)")
         return lines
 

@@ -49,6 +49,8 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     for kernel, launch in zip(kernels, launchers, strict=True):
         parts += [kernel.text, launch]
     parts.append(launcher.HELPERS.strip())
+    if " = spread(" in "\n".join(launchers):
+        parts.append(launcher.SPREAD.strip())
     parts += _used(tuning.MODEL.strip().split("\n\n\n"), "\n".join(launchers))
     return formatted("\n\n\n".join(parts) + "\n")
 

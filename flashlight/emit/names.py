@@ -5,10 +5,15 @@ from __future__ import annotations
 import keyword
 import re
 
-from flashlight.ir.expr import Axis, Tensor
+from flashlight.ir.expr import Axis, Scalar, Tensor, walk
 from flashlight.schedule.roles import extent_name
 
 _RESERVED = frozenset({"tl", "triton", "torch", "math", "part", "start", "stop", "program", "range", "tanh", "power"})
+RESERVED = _RESERVED.union(
+    ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_blocks"),
+    ("live_start", "live_stop", "full_start", "full_stop", "unseen", "partial", "last"),
+)
+"""What every kernel calls its own: neither a size nor a number of the user's can have these names in it."""
 _WORDS = {"B": "batch", "N": "batch", "H": "head", "W": "window", "R": "residue"}
 
 
@@ -30,11 +35,15 @@ class Names:
 
 
 def grid_names(axes: tuple[Axis, ...]) -> dict[Axis, str]:
-    """The variables that hold a program's position along its grid axes: words where they are not ambiguous."""
+    """The variables that hold a program's position along its grid axes: words where they are not ambiguous.
+
+    A size may itself be called ``heads``: a position along it is then ``heads_index``.
+    """
     names: dict[Axis, str] = {}
+    sizes = {node.name for axis in axes for node in walk(axis.extent) if isinstance(node, Scalar)}
     for axis in sorted(axes, key=lambda axis: extent_name(axis) != "B"):
         word = _WORDS.get(extent_name(axis), axis.name.lower())
-        names[axis] = word if word not in names.values() else f"{axis.name.lower()}_index"
+        names[axis] = word if word not in sizes.union(names.values()) else f"{axis.name.lower()}_index"
     return names
 
 

@@ -293,7 +293,9 @@ class TileWriter:
         fill_code = self.value(fill)
         if inner.axes != axes:
             widths = ", ".join(map(self.width, axes))
-            inner = Code(f"tl.broadcast_to({inner.text}, [{widths}])", ATOM, axes, inner.dtype)
+            # Triton spreads tiles of the same rank; a number is no tile
+            spread = "tl.broadcast_to({}, [{}])" if inner.axes else "tl.full([{1}], {0}, tl.float32)"
+            inner = Code(spread.format(inner.along(axes), widths), ATOM, axes, inner.dtype)
         for condition in mask.tested:
             test = self.value(condition)
             inner = Code(f"tl.where({test.along(axes)}, {inner.text}, {fill_code.text})", ATOM, axes, FLOAT32)

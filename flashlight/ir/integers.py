@@ -7,7 +7,7 @@ reasoning that makes view, expand, chunk and repeat_interleave disappear. Quotie
 
 from __future__ import annotations
 
-from flashlight.ir.expr import INT, Const, Expr, Iota, Map, Scalar
+from flashlight.ir.expr import INT, Const, Expr, Iota, Map, Scalar, walk
 from flashlight.ir.order import sort_key
 
 Monomial = tuple[Expr, ...]
@@ -94,6 +94,18 @@ def mod(left: Expr, right: Expr) -> Expr:
     if isinstance(rest, Const) and isinstance(right, Const):
         return constant(int(rest.value) % int(right.value))
     return Map("mod", (rest, right), INT)
+
+
+def solved(expr: Expr, unknown: Expr) -> tuple[Expr, Expr] | None:
+    """``(a, b)`` where the expression is ``a * unknown + b`` and neither has the unknown; None where it is not."""
+    with_unknown: Polynomial = {}
+    rest: Polynomial = {}
+    for monomial, coefficient in polynomial(expr).items():
+        left = tuple(atom for atom in monomial if atom is not unknown)
+        if any(unknown in walk(atom) for atom in left) or len(left) < len(monomial) - 1:
+            return None
+        (rest if len(left) == len(monomial) else with_unknown)[left] = coefficient
+    return (expression(with_unknown), expression(rest)) if with_unknown else None
 
 
 def is_nonnegative_below(poly: Polynomial, bound: Expr) -> bool:

@@ -15,6 +15,7 @@ from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from flashlight.schedule.prologue import prologues
+from flashlight.schedule.undefined import undefined
 from rewriters.dead import vanishes
 from rewriters.merge import merge
 from rewriters.online import correction
@@ -283,6 +284,8 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
             found[reduction] = Accumulator(reduction)
             what = _called(program, reduction)
             reasons.append(f"pass {last + 2} for {what}: no factor corrects it when what it depends on moves")
+    outputs = [output.expr for output in program.outputs]
+    found = {node: replace(item, undefined=undefined(outputs, node)) for node, item in found.items()}
     count = 1 + max(level.values())
     passes = []
     for number in range(count):

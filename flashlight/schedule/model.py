@@ -26,12 +26,13 @@ class Accumulator:
     """A reduction over the streamed axis, kept while the blocks of keys go by.
 
     ``correction`` multiplies what has been accumulated when a statistic of the same pass moves (the online law); it is
-    an expression over the stand-ins of ``statistics``.
+    an expression over the stand-ins of ``statistics``. Rows where one of the maxima in ``undefined`` is -inf are NaN.
     """
 
     reduce: Reduce
     statistics: tuple[Statistic, ...] = ()
     correction: Expr | None = None
+    undefined: tuple[Reduce, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, walk
+from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.order import axis_key
 from flashlight.ir.printer import show
-from flashlight.ir.program import Program, mapped, rebuilt, substitute
+from flashlight.ir.program import Program, mapped, rebuilt, scalars, substitute
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,14 @@ def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
 
 
 def legible(program: Program) -> Program:
-    """The program as a reader should see it: its rows and streamed axis called i and j."""
-    return called(program, assign(apart(program)))[0]
+    """The program as a reader should see it: its rows and streamed axis called i and j.
+
+    One that needs the laws before its axes have roles keeps the names that it was traced with.
+    """
+    try:
+        return called(program, assign(apart(program)))[0]
+    except Diagnostic:
+        return program
 
 
 def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
@@ -94,13 +100,19 @@ def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
 
 
 def unambiguous(program: Program, parts: Roles) -> tuple[Program, Roles]:
-    """Resident axes of different extents under different names: they are different variables of the kernel."""
-    taken: dict[str, Expr] = {}
+    """Resident axes of different extents, and sizes, under different names: they are different variables."""
+    # a size may be called d, as the axis is
+    taken: dict[str, Expr] = {scalar.name: scalar for scalar in scalars(program)}
+    taken |= {node.name: node for axis in parts.resident for node in walk(axis.extent) if isinstance(node, Scalar)}
+    sizes = frozenset(taken)
     resident: list[Axis] = []
     for axis in sorted(parts.resident, key=lambda axis: isinstance(axis.extent, Map)):
-        if taken.setdefault(axis.name, axis.extent) is not axis.extent:
+        if axis.name in sizes or taken.setdefault(axis.name, axis.extent) is not axis.extent:
             names = (f"{extent_name(axis).lower()}", *(f"{axis.name}_{number}" for number in range(2, 99)))
-            name = next(name for name in names if name not in {other.name for other in (*parts.resident, *resident)})
+            if axis.name in sizes:
+                names = (f"{axis.name}_index", *names)
+            others = sizes.union(other.name for other in (*parts.resident, *resident))
+            name = next(name for name in names if name not in others)
             new = Axis(name, axis.extent)
             program, axis = _renamed(program, axis, new), new
             taken[name] = axis.extent
@@ -148,6 +160,7 @@ def assign(program: Program) -> Roles:
     loads = [node for root in chain for node in walk(root.arg) if isinstance(node, Load)]
     streamed = [load for load in dict.fromkeys(loads) if stream in load.axes]
     fixed = [load for load in dict.fromkeys(loads) if stream not in load.axes]
+    _refuse_second_loops(program, reductions, stream)
     outputs = list(dict.fromkeys(axis for output in program.outputs for axis in output.axes))
     bound = {node.axis for node in reductions} - {stream}
     features = [axis for axis in outputs if _is_feature(axis, streamed, fixed)]
@@ -168,6 +181,28 @@ def assign(program: Program) -> Roles:
     resident = [*sorted(bound & _axes(nodes), key=axis_key), *features]
     grid = [axis for axis in outputs if axis is not rows[-1] and axis not in features and axis is not stream]
     return Roles(tuple(grid), rows[-1], stream, tuple(dict.fromkeys(resident)))
+
+
+def _refuse_second_loops(program: Program, reductions: list[Reduce], stream: Axis) -> None:
+    """Refuse another chain of reductions over pairs: its axis would lie in the tile at full length.
+
+    An axis that what is streamed has too (a head dimension, heads that are mixed) belongs in the tile.
+    """
+    outputs = {axis for output in program.outputs for axis in output.axes}
+    for node in reductions:
+        if node.axis is stream or _is_contraction(node) or not _pairs(node, outputs):
+            continue
+        inner = set(walk(node.arg))
+        below = [one for one in inner if isinstance(one, Reduce) and not _is_contraction(one)]
+        if not any(one.axis is stream or one.axis.extent is node.axis.extent for one in below):
+            continue
+        having = [load for load in inner if isinstance(load, Load) and node.axis in load.axes]
+        if not any(stream in load.axes for load in having):
+            raise Diagnostic(
+                "FL402",
+                f"`{program.name}` reduces scores along two axes, {stream.name} and {node.axis.name}: two loops",
+                hint="write what is reduced over the keys, and what over the queries, as functions of their own",
+            )
 
 
 def _axes(nodes: list[Expr]) -> set[Axis]:

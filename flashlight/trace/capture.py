@@ -100,6 +100,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         self.context = context
         self.names = names
         self.strict: set[str] = set()
+        self.whole: set[str] = set()
         self.table = operators.table()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -141,6 +142,8 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         given = (args, {k: v for k, v in kwargs.items() if k not in _IGNORED})
         values, named = tree_map(self._as_value, given)
         self._note_uses(name, [leaf for leaf in tree_leaves((values, named)) if isinstance(leaf, Value)])
+        if name == "unsqueeze" and values[0].origin is not None and (values[1:] or [named.get("dim")])[0] > 0:
+            self.whole.add(values[0].origin)
         try:
             result = rule(self.context, *values, **named)
         except TypeError as error:

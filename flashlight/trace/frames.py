@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir.expr import Expr
 from flashlight.ir.program import Name
 from flashlight.source.model import Source, Statement
-from flashlight.trace.problems import Unsupported
+from flashlight.trace.problems import Place, Unsupported
 from flashlight.trace.value import Value
 
 ANONYMOUS = frozenset({"<lambda>", "<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>"})
@@ -41,6 +41,7 @@ class Names:
         """Say that ``value`` has just been computed."""
         free = value.label is None
         for frame in user_frames(self.file):
+            value.place = value.place or Place(frame.f_code, frame.f_lasti, frame.f_lineno)
             statement = self.source.statement(frame.f_lineno)
             if statement is None:
                 continue
@@ -80,7 +81,7 @@ def located(problem: Unsupported, source: Source, frame: FrameType | None = None
     frame = frame or next(user_frames(str(source.path)), None)
     if frame is None:
         return Diagnostic(problem.code, problem.message, problem.hint, path=source.path)
-    return _placed(problem, source, frame, frame.f_lasti, frame.f_lineno)
+    return _placed(problem, source, frame.f_code, frame.f_lasti, frame.f_lineno)
 
 
 def located_in(problem: Unsupported, source: Source, traceback: TracebackType | None) -> Diagnostic:
@@ -91,13 +92,16 @@ def located_in(problem: Unsupported, source: Source, traceback: TracebackType | 
             found = traceback
         traceback = traceback.tb_next
     if found is None:
+        if problem.place is not None:
+            place = problem.place
+            return _placed(problem, source, place.f_code, place.f_lasti, place.f_lineno)
         return Diagnostic(problem.code, problem.message, problem.hint, path=source.path)
-    return _placed(problem, source, found.tb_frame, found.tb_lasti, found.tb_lineno)
+    return _placed(problem, source, found.tb_frame.f_code, found.tb_lasti, found.tb_lineno)
 
 
-def _placed(problem: Unsupported, source: Source, frame: FrameType, last: int, line: int) -> Diagnostic:
+def _placed(problem: Unsupported, source: Source, code: CodeType, last: int, line: int) -> Diagnostic:
     column = end_column = None
-    positions = getattr(frame.f_code, "co_positions", None)
+    positions = getattr(code, "co_positions", None)
     if positions is not None:
         place = list(positions())[last // 2] if last >= 0 else (line, line, None, None)
         if place[0] is not None and place[2] is not None:

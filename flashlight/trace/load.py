@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import math
@@ -33,7 +34,9 @@ def load(source: Source) -> types.ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, folder)
     try:
-        exec(compile(source.text, str(source.path), "exec"), module.__dict__)
+        module.__dict__.update(CONVERSIONS)
+        tree = _Conversions().visit(ast.parse(source.text, str(source.path)))
+        exec(compile(tree, str(source.path), "exec"), module.__dict__)
     except Exception as error:
         raise Diagnostic(
             "FL106", f"importing it fails: {type(error).__name__}: {error}", "it must be importable", path=source.path
@@ -42,6 +45,36 @@ def load(source: Source) -> types.ModuleType:
         sys.path.remove(folder)
         sys.modules.pop(name, None)
     return module
+
+
+class _Conversions(ast.NodeTransformer):
+    """Calls ``int(n)`` and ``float(n)`` by other names: the types themselves are also dtypes, and asked about."""
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        name = f"_flashlight_{node.func.id}" if isinstance(node.func, ast.Name) else ""
+        if name in CONVERSIONS and len(node.args) == 1 and not node.keywords:
+            node.func = ast.copy_location(ast.Name(name, ast.Load()), node.func)
+        return node
+
+
+def _int(number: Any) -> Any:
+    """``int``, but a symbolic number stays one: ``int(q.size(-1)) ** -0.5`` would fix the head dimension."""
+    if _plain(number):
+        return int(number)
+    expr = unwrap(number)
+    # towards zero, which is down for what is not negative
+    low, high = (build.op(name, expr) for name in ("floor", "ceil")) if expr.dtype != INT else (expr, expr)
+    rounded = low if expr.dtype == INT else build.where(build.op("lt", expr, build.const(0.0, FLOAT)), high, low)
+    return wrap(number.node.sizes, build.cast(rounded, INT))
+
+
+def _float(number: Any) -> Any:
+    """``float``, but a symbolic number stays one."""
+    return float(number) if _plain(number) else wrap(number.node.sizes, build.cast(unwrap(number), FLOAT))
+
+
+CONVERSIONS: dict[str, Callable[[Any], Any]] = {"_flashlight_int": _int, "_flashlight_float": _float}
 
 
 @contextlib.contextmanager

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import CodeType
 
 from flashlight.ir.expr import Expr, Scalar
+
+
+@dataclass(frozen=True)
+class Place:
+    """An instruction of the user's code: what a frame says of where it is."""
+
+    f_code: CodeType
+    f_lasti: int
+    f_lineno: int
 
 
 class Unsupported(Exception):
@@ -15,6 +26,8 @@ class Unsupported(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        self.place: Place | None = None
+        """The user's instruction that computed the value in question, where that has been left already."""
 
 
 class Inconsistent(Unsupported):

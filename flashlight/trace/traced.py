@@ -15,8 +15,9 @@ class Parameter:
     Exactly one of these holds: ``tensor`` (a tensor the program may read), ``scalar`` (an int or float that stays a
     run-time number), or neither (a Python value that the trace is specialised to: ``value``, as source text).
     ``broadcast`` marks a tensor that the program uses only where PyTorch broadcasts, so that sizes of 1 and missing
-    leading dimensions are allowed at run time. ``item`` is the
-    position in a list where the parameter is a list of tensors.
+    leading dimensions are allowed at run time; ``whole`` one whose dimensions are counted from the front
+    (``mask[:, None]``), so that none may be missing. ``item`` is the position in a list where the parameter is a list
+    of tensors.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Parameter:
     scalar: Scalar | None = None
     value: str | None = None
     broadcast: bool = False
+    whole: bool = False
     item: int | None = None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import Const, Expr, Scalar, walk
+from flashlight.ir.expr import Const, Expr, Iota, Load, Reduce, Scalar, walk
 from flashlight.ir.program import Name, Output, Program
 from flashlight.source.model import Source, Target
 from flashlight.trace.branches import discharged
@@ -183,6 +183,7 @@ def _traced(
         for tensor in tensors
         if tensor.name in smaller and all(isinstance(size, Const) or size in covered for size in tensor.shape)
     }
+    smaller -= _alone(outputs, smaller)
     reached = set(walk(*(output.expr for output in outputs)))
     program = Program(
         name=target.name,
@@ -191,8 +192,35 @@ def _traced(
         names={expr: name for expr, name in names.items() if expr in reached},
         assumptions=_assumptions(capture.context.sizes),
     )
-    parameters = tuple(_marked(parameter, smaller) for parameter in given.parameters)
+    parameters = tuple(_marked(parameter, smaller, capture.whole) for parameter in given.parameters)
     return program, parameters
+
+
+def _alone(outputs: tuple[Output, ...], smaller: set[str]) -> set[str]:
+    """Those of the tensors without which an axis of an output or a reduction would have nothing to say how long it is.
+
+    Row scores that are added to key scores make the rows: with a size of 1 there would be one row, not S equal ones.
+    """
+    scopes = [(axis, output.expr) for output in outputs for axis in output.axes]
+    nodes = walk(*(output.expr for output in outputs))
+    scopes += [(node.axis, node.arg) for node in nodes if isinstance(node, Reduce)]
+    alone: set[str] = set()
+    for axis, scope in scopes:
+        waiting, seen = [scope], {scope}
+        names: set[str] = set()
+        while waiting and axis in scope.axes:
+            node = waiting.pop()
+            if isinstance(node, Iota) and node.axis is axis:
+                names.add("")  # a position that is made from the size itself
+            if isinstance(node, Load) and axis in node.axes:
+                names.add(node.tensor.name)
+            for child in () if isinstance(node, Load) else node.children:
+                if child not in seen and axis in child.axes:
+                    seen.add(child)
+                    waiting.append(child)
+        if names <= smaller:
+            alone |= names
+    return alone
 
 
 def _assumptions(sizes: Sizes) -> tuple[Expr, ...]:
@@ -204,6 +232,8 @@ def _assumptions(sizes: Sizes) -> tuple[Expr, ...]:
     )
 
 
-def _marked(parameter: Parameter, smaller: set[str]) -> Parameter:
+def _marked(parameter: Parameter, smaller: set[str], whole: set[str]) -> Parameter:
     tensor = parameter.tensor
-    return replace(parameter, broadcast=True) if tensor is not None and tensor.name in smaller else parameter
+    if tensor is None or tensor.name not in smaller:
+        return parameter
+    return replace(parameter, broadcast=True, whole=tensor.name in whole)

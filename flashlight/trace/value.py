@@ -14,6 +14,7 @@ import torch
 from flashlight.ir import build
 from flashlight.ir.expr import BOOL, ELEMENT, INT, Axis, Const, Expr, Map, Reduce, Scalar, Scan, Tensor, walk
 from flashlight.ir.program import Name
+from flashlight.trace.problems import Place, Unsupported
 
 Index = tuple[Expr, ...]
 ZERO = build.integer(0)
@@ -30,12 +31,17 @@ class Value:
     origin: str | None = None
     label: tuple[Name, dict[Expr, Name]] | None = None
     memo: dict[Index, Expr] = field(default_factory=dict)
+    place: Place | None = None
 
     def at(self, index: Index) -> Expr:
         assert len(index) == len(self.shape), (index, self.shape)
         expr = self.memo.get(index)
         if expr is None:
-            expr = self.memo[index] = self.rule(index)
+            try:
+                expr = self.memo[index] = self.rule(index)
+            except Unsupported as problem:
+                problem.place = problem.place or self.place
+                raise
             if self.label is not None and isinstance(expr, (Map, Reduce, Scan)):
                 name, names = self.label
                 names.setdefault(expr, name)

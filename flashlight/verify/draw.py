@@ -177,7 +177,7 @@ def _drawn(parameter: Parameter, operand: bool) -> st.SearchStrategy[Drawn]:
         layout=st.sampled_from(("contiguous", *LAYOUTS)),
         values=st.sampled_from(("normal", "normal", "normal", *values)),
         ones=_subsets(rank) if parameter.broadcast else st.just(()),
-        dropped=st.sampled_from(range(rank + 1)) if parameter.broadcast else st.just(0),
+        dropped=st.sampled_from(range(rank + 1)) if parameter.broadcast and not parameter.whole else st.just(0),
     )
 
 

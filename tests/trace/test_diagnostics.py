@@ -68,3 +68,16 @@ def test_a_file_that_cannot_be_imported(program: Callable[[str], Source]) -> Non
     with pytest.raises(Diagnostic) as caught:
         trace(source, source.target("f"))
     assert caught.value.code == "FL106"
+
+
+def test_a_result_without_a_rule_is_refused_where_it_was_computed(program: Callable[[str], Source]) -> None:
+    source = program("""
+def f(q, k, v):
+    scores = q @ k.mT
+    best = scores.max(dim=-1).indices
+    return v.gather(2, best[..., None].expand(-1, -1, -1, v.shape[-1]))
+""")
+    with pytest.raises(Diagnostic, match="the position of the maximum has no rule") as raised:
+        trace(source, source.target("f"))
+    assert source.text.splitlines()[(raised.value.line or 0) - 1].strip() == "best = scores.max(dim=-1).indices"
+    assert raised.value.column == 12

@@ -215,3 +215,26 @@ def another_program(q, k, v, n: int):
     assert assumptions("by_sizes") == ["H % H_kv == 0"]
     assert assumptions("by_argument") == ["H == H_kv * n_rep"]
     assert assumptions("another_program") == ["n != 3"]
+
+
+def test_a_tensor_that_alone_makes_the_rows_is_not_merely_broadcast(program: Write) -> None:
+    source = program("""
+def f(
+    row: Tensor,  # [B, S]
+    key: Tensor,  # [B, S]
+    bias: Tensor,  # [S, S]
+    v: Tensor,  # [B, S, D]
+):
+    return (row[:, :, None] + key[:, None, :] + bias).relu().softmax(-1) @ v
+
+
+def g(
+    row: Tensor,  # [B, S]
+    q: Tensor,  # [B, S, D]
+    k: Tensor,  # [B, S, D]
+    v: Tensor,  # [B, S, D]
+):
+    return (q @ k.mT + row[:, :, None]).softmax(-1) @ v
+""")
+    smaller = [[p.name for p in traced(source, name).parameters if p.broadcast] for name in "fg"]
+    assert smaller == [[], ["row"]]

@@ -109,3 +109,97 @@ def test_where_eager_overflows_and_float64_does_not_either_is_right():
 def test_what_the_original_does_not_accept_is_no_failure():
     with pytest.raises(Rejected, match="not today"):
         compare(raises, attention, inputs())
+
+
+def documents(query, key, value, document):
+    """A boolean mask by the definition of scaled_dot_product_attention: -inf is added."""
+    mask = document[:, :, None] == document[:, None, :]
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def skipping(query, key, value, document):
+    """The same without a look at what the mask hides."""
+    hidden = document[:, :, None] != document[:, None, :]
+    scores = (query.double() @ key.double().mT / math.sqrt(query.size(-1))).masked_fill(hidden, -math.inf)
+    weights = torch.softmax(scores, dim=-1).masked_fill(hidden.all(-1, keepdim=True), 0.0)
+    products = weights.unsqueeze(-1) * value.double().unsqueeze(1)
+    return torch.where(hidden.unsqueeze(-1), 0.0, products).sum(2).to(query.dtype)
+
+
+def packed():
+    document = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 1, 1, 1]])
+    return {**inputs(torch.float32), "document": document}
+
+
+def finite(function):
+    return lambda **tensors: function(**tensors).nan_to_num(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "number"),
+    [
+        ("query", (0, 0, 3), -math.inf),  # +inf + -inf at the keys that the row does not see
+        ("key", (0, 3, 1), math.nan),
+        ("key", (1, 0, 1), math.inf),
+        ("value", (0, 2, 5), math.nan),
+        ("value", (0, 2, 5), -math.inf),
+    ],
+)
+def test_hidden_nan_and_infinity_need_not_spread(name, place, number):
+    arguments = packed()
+    arguments[name][place] = number
+    compare(documents, skipping, arguments)
+    with pytest.raises(Mismatch, match="pattern differs"):
+        compare(documents, finite(skipping), arguments)
+
+
+def test_a_hidden_nan_beside_a_visible_infinity_that_weighs_nothing():
+    arguments = packed()
+    arguments["query"][0, 0] = arguments["query"][0, 0].abs()
+    arguments["key"][0, 1, 0] = -math.inf  # a score of -inf: row 0 sees it and stays finite
+    arguments["key"][0, 3, 1] = math.nan
+    compare(documents, skipping, arguments)
+
+
+def test_a_query_that_sees_nothing_gives_zero_whatever_it_holds():
+    def cross(query, key, value, mask):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    def zero(query, key, value, mask):
+        return torch.zeros_like(query)
+
+    arguments = inputs(torch.float32)
+    arguments["mask"] = torch.zeros(2, 5, 5, dtype=torch.bool)
+    arguments["query"][0, 1, 2] = -math.inf
+    assert cross(**arguments).isnan().any()
+    compare(cross, zero, arguments)
+
+
+def test_an_additive_mask_stays_a_mask():
+    def biased(query, key, value, bias):
+        return torch.softmax(query @ key.mT + bias, dim=-1) @ value
+
+    def blind(query, key, value, bias):
+        hidden = bias.isneginf()
+        scores = (query @ key.mT + bias).masked_fill(hidden, -math.inf)
+        return torch.softmax(scores, dim=-1) @ value
+
+    arguments = inputs(torch.float32)
+    arguments["bias"] = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
+    arguments["key"][0, 4, 2] = math.nan
+    compare(biased, blind, arguments)
+    arguments["key"][0, 2, 2] = math.inf
+    with pytest.raises(Mismatch, match="pattern differs"):
+        compare(biased, finite(blind), arguments)
+
+
+def test_one_visible_key_shows_what_it_is():
+    """Row 0 of document 2 sees one key: a finite query there could not matter, NaN does."""
+    arguments = packed()
+    arguments["query"][0, 4, 3] = -math.inf  # the score of its one key is -inf or +inf, those that it does not see both
+    arguments["key"][0, 4, 3] = 1.0
+    compare(documents, skipping, arguments)
+    arguments["query"][0, 4, 3] = math.nan
+    compare(documents, skipping, arguments)
+    with pytest.raises(Mismatch, match="pattern differs"):
+        compare(documents, finite(skipping), arguments)

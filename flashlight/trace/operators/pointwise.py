@@ -34,6 +34,7 @@ def rules() -> dict[str, Rule]:
         "true_divide": _div,
         "floor_divide": lambda ctx, self, other: _div(ctx, self, other, rounding_mode="floor"),
         "remainder": lambda ctx, self, other: ctx.pointwise("mod", self, other),
+        "fmod": _fmod,
         "pow": _pow,
         "neg": lambda ctx, self: ctx.pointwise("neg", self),
         "positive": lambda ctx, self: self,
@@ -152,6 +153,12 @@ def _div(ctx: Context, self: Operand, other: Operand, rounding_mode: str | None 
     size = ctx.pointwise("floordiv", ctx.pointwise("abs", self), ctx.pointwise("abs", other))
     negative = ctx.comparison("ne", ctx.comparison("lt", self, 0), ctx.comparison("lt", other, 0))
     return where(ctx, negative, ctx.pointwise("neg", size), size)
+
+
+def _fmod(ctx: Context, self: Operand, other: Operand) -> Value:
+    """The remainder that has the dividend's sign."""
+    size = ctx.pointwise("mod", ctx.pointwise("abs", self), ctx.pointwise("abs", other))
+    return where(ctx, ctx.comparison("lt", self, 0), ctx.pointwise("neg", size), size)
 
 
 def _pow(ctx: Context, self: Operand, exponent: Operand) -> Value:

@@ -175,3 +175,27 @@ def finfo_uses(q, k, v, m: Tensor):  # [B, S_kv] bool
     s = s.masked_fill(~m[:, None, None], float(torch.finfo(s.dtype).min))
     s = s.clamp(min=torch.finfo(s.dtype).min)
     return s.softmax(-1) @ v
+
+
+def sizes_as_int(
+    q: Tensor,  # [B, D, S]
+    k: Tensor,  # [B, D, S]
+    v: Tensor,  # [B, D, S]
+):
+    """A convolutional network's attention: sizes go through int and float, which are also dtypes."""
+    channels = q.shape[1]
+    assert isinstance(int("3"), int) and torch.zeros(1, dtype=float).dtype == torch.float64
+    weights = torch.bmm(q.permute(0, 2, 1), k) * (int(channels) ** -0.5)
+    weights = F.softmax(weights / float(channels), dim=2).permute(0, 2, 1)
+    return torch.bmm(v, weights)
+
+
+def signed_remainder(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+):
+    """Strided attention as sparse transformers write it."""
+    x = torch.arange(q.shape[-2], device=q.device)
+    near = torch.fmod(x[:, None] - x[None, :], 5)
+    return (q @ k.mT).masked_fill(near < -2, -1e9).softmax(-1) @ v

@@ -1,0 +1,166 @@
+"""Programs of kinds that once went wrong between the schedule and the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from flashlight.diagnostics import Diagnostic
+
+pytestmark = pytest.mark.interpret
+Write = Callable[..., str]
+
+
+def test_selections_between_numbers_and_between_values_of_a_row(verified: Write) -> None:
+    """A tile of one number, and one of a number a row: Triton broadcasts neither by itself."""
+    verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            seen = torch.tril(torch.ones(q.size(2), q.size(2), device=q.device))
+            scores = q @ k.mT / math.sqrt(q.size(-1))
+            return nn.Softmax(dim=-1)(scores * seen - 1e4 * (1 - seen)) @ v
+
+        def rows(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            weight: Tensor,  # [H, S]
+        ) -> Tensor:
+            far = (torch.arange(q.size(2))[:, None] - torch.arange(q.size(2))) % 3 == 1
+            return (q @ k.mT + torch.where(far, weight[:, :, None], 0.5)).softmax(-1) @ v
+    """)
+
+
+def test_a_size_that_stands_only_within_a_product_is_solved_for(verified: Write) -> None:
+    verified("""
+        def attend(
+            qkv: Tensor,  # [B, S, 3 * E]
+            heads: int,
+        ) -> Tensor:
+            q, k, v = qkv.chunk(3, dim=-1)
+            b, s, e = q.shape
+            q, k, v = (t.reshape(b, s, heads, e // heads).transpose(1, 2) for t in (q, k, v))
+            return (q @ k.mT * (e // heads) ** -0.5).softmax(dim=-1).matmul(v).transpose(1, 2).reshape(b, s, e)
+    """)
+
+
+def test_sizes_that_do_not_follow_from_the_shapes_are_refused(kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match="does not follow from the tensors' shapes") as raised:
+        kernels("""
+            def attend(
+                q: Tensor,  # [B, S, H * D]
+                k: Tensor,  # [B, T, H * D]
+                v: Tensor,  # [B, T, H * D]
+                groups: Tensor,  # [B]
+            ) -> Tensor:
+                return (q @ k.mT).softmax(-1) @ v * groups[:, None, None]
+        """)
+    assert raised.value.code == "FL204"
+
+
+@pytest.mark.parametrize("sizes", ["b, h, s, d", "batch, heads, seq, dim"])
+def test_sizes_may_be_called_as_positions_are(sizes: str, verified: Write) -> None:
+    verified(f"""
+        def attend(
+            q: Tensor,  # [{sizes}]
+            k: Tensor,  # [{sizes}]
+            v: Tensor,  # [{sizes}]
+        ) -> Tensor:
+            return (q @ k.mT * q.size(-1) ** -0.5).softmax(-1) @ v
+    """)
+
+
+def test_sizes_may_not_be_called_as_a_kernels_own_variables_are(kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match="`keys` is a variable of every kernel") as raised:
+        kernels("""
+            def attend(
+                q: Tensor,  # [B, H, S, D]
+                k: Tensor,  # [B, H, keys, D]
+                v: Tensor,  # [B, H, keys, D]
+            ) -> Tensor:
+                return (q @ k.mT).softmax(-1) @ v
+        """)
+    assert raised.value.code == "FL203"
+
+
+def test_a_mask_whose_dimensions_are_counted_from_the_front_must_have_them_all(verified: Write) -> None:
+    """mask[:, None] of a mask [S, T] is [S, 1, T], which broadcasts otherwise than a mask [B, S, T] would."""
+    written = verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            keep: Tensor,  # [B, S, T] bool
+            bias: Tensor,  # [H, S, T]
+        ) -> Tensor:
+            scores = q @ k.mT + bias[None]
+            return scores.masked_fill(~keep[:, None], -65000.0).softmax(-1) @ v
+    """)
+    assert 'keep = spread("keep", keep, (B, S, T))' in written
+    assert "bias = bias.expand(H, S, T)" in written
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_narrow_integers(dtype: str, verified: Write) -> None:
+    verified(f"""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor,  # [B, T] {dtype}
+        ) -> Tensor:
+            scores = q @ k.mT - 100.0 * (mask[:, None, None] * 100 // 100 != mask[:, None, None])
+            return scores.masked_fill(mask[:, None, None] == 0, -1e9).softmax(-1) @ v
+    """)
+
+
+@pytest.mark.parametrize("slack", [" + 1e-6", "", ".clamp(min=1e-9)"])
+def test_a_row_without_a_finite_score_is_nan_though_its_denominator_is_not_zero(slack: str, verified: Write) -> None:
+    written = verified(
+        f"""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            keep: Tensor,  # [S, T] bool
+        ) -> Tensor:
+            scores = (q @ k.mT).masked_fill(~keep, float("-inf"))
+            weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+            return weights / (weights.sum(-1, keepdim=True){slack}) @ v
+    """,
+        examples=12,
+    )
+    # a plain softmax shows it by itself, as 0 / 0
+    assert ('float("nan")' in written) == bool(slack)
+
+
+@pytest.mark.parametrize("second", ["scores.softmax(1).mT @ a", "scores.softmax(-1).sum(1)"])
+def test_two_loops_are_refused(second: str, kernels: Write) -> None:
+    """One kernel would hold the other's axis in its tile at full length."""
+    with pytest.raises(Diagnostic, match="two loops") as raised:
+        kernels(f"""
+            def attend(
+                a: Tensor,  # [B, N, D]
+                b: Tensor,  # [B, M, D]
+            ) -> tuple[Tensor, Tensor]:
+                scores = a @ b.mT
+                return scores.softmax(-1) @ b, {second}
+        """)
+    assert raised.value.code == "FL402" and raised.value.line
+
+
+def test_what_cannot_be_emitted_is_refused_at_its_function(kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match="the size D does not follow") as raised:
+        kernels("""
+            def attend(
+                qkv: Tensor,  # [B, N, 3 * H * D]
+                num_heads: int = 8,
+            ) -> Tensor:
+                q, k, v = qkv.reshape(*qkv.shape[:2], 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+                return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*qkv.shape[:2], -1)
+        """)
+    assert raised.value.line and raised.value.column == 5

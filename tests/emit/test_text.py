@@ -1,0 +1,117 @@
+"""The small parts that texts are made of: names, pieces of Triton, numbers on the host, the table of tiles."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+
+from flashlight.emit import tuning
+from flashlight.emit.code import ELEMENT, FLOAT32, Block, Code
+from flashlight.emit.host import python
+from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
+from flashlight.emit.operators import ATOM
+from flashlight.ir import build
+from flashlight.ir.expr import FLOAT, INT, Axis, Scalar, Tensor
+
+B, H, D = (Scalar(name, INT, positive=True) for name in "BHD")
+ROW, KEY = Axis("i", B), Axis("j", H)
+
+
+def test_names_are_identifiers_given_out_once() -> None:
+    names = Names()
+    assert [names.fresh("scores"), names.fresh("scores"), names.fresh("scores")] == ["scores", "scores_2", "scores_3"]
+    assert names.fresh("a.b c") == "a_b_c" and names.fresh("lambda") == "lambda_" and names.fresh("2d") == "v2d"
+    assert names.fresh("tl") == "tl_2" and names.fresh("") == "value"
+    assert {"rows", "keys", "part", "tl"} <= RESERVED
+
+
+def test_grid_positions_are_words_that_no_size_has() -> None:
+    heads = Axis("heads", Scalar("heads", INT, positive=True))
+    windows, other = Axis("h", H), Axis("h_2", H)
+    assert list(grid_names((Axis("b", B), windows)).values()) == ["batch", "head"]
+    assert grid_names((windows, other))[other] == "h_2_index"
+    assert grid_names((heads,))[heads] == "heads_index"
+
+
+def test_strides_are_labelled_by_dimension_where_that_is_clear() -> None:
+    assert dimension_labels(Tensor("q", (B, H, D), FLOAT)) == ("b", "h", "d")
+    assert dimension_labels(Tensor("w", (B, H, H), FLOAT)) == ("b", "1", "2")
+
+
+def test_code_is_parenthesised_broadcast_and_widened() -> None:
+    total = Code("a + b", 7, (ROW,), FLOAT32)
+    assert total.within(7) == "a + b" and total.within(8) == "(a + b)"
+    assert total.along((ROW,)) == "a + b" and total.along((ROW, KEY)) == "(a + b)[:, None]"
+    assert Code("x", ATOM, (), FLOAT32).along((ROW, KEY)) == "x"
+    raw = Code("q", ATOM, (KEY,), ELEMENT)
+    assert raw.widened().text == "q.to(tl.float32)" and raw.widened().widened().text == "q.to(tl.float32)"
+
+
+def test_blocks_nest() -> None:
+    block = Block()
+    block.add("for key_start in keys:")
+    inner = block.nested()
+    inner.comment("a step")
+    inner.add()
+    block.close(inner)
+    assert block.lines == ["    for key_start in keys:", "        # a step", ""]
+
+
+@pytest.mark.parametrize(
+    ("expr", "expected"),
+    [
+        (build.op("pow", build.cast(D, FLOAT), build.const(-0.5, FLOAT)), 1 / 8),
+        (build.op("div", build.const(1.0, FLOAT), build.op("sqrt", build.cast(D, FLOAT))), 1 / 8),
+        (build.op("sub", H, build.op("sub", B, D)), 4 - (2 - 64)),
+        (build.op("floordiv", D, build.op("mul", B, H)), 8),
+        (build.op("neg", build.const(math.inf, FLOAT)), -math.inf),
+        (build.where(build.op("lt", B, H), build.const(1.0, FLOAT), build.const(2.0, FLOAT)), 1.0),
+        (build.op("not", build.op("and", build.op("lt", B, H), build.op("eq", H, D))), True),
+        (build.op("maximum", B, build.op("mod", D, build.integer(5))), 4),
+    ],
+)
+def test_numbers_on_the_host_are_what_they_say(expr: object, expected: float) -> None:
+    text = python(expr)  # type: ignore[arg-type]
+    assert eval(text, {"math": math}, {"B": 2, "H": 4, "D": 64}) == pytest.approx(expected)
+
+
+def test_the_table_of_tiles_is_python_and_sorted() -> None:
+    assert ast.literal_eval(tuning.table({}).split("TILES = ")[1]) == {}
+    entries = {("f", "sm_90", 128, 2): (64, 32, 4, 2), ("f", "sm_90", 64, 2): (64, 64, 4, 1)}
+    text = tuning.table(entries)
+    assert ast.literal_eval(text.split("TILES = ")[1]) == entries
+    assert text.index("64, 2)") < text.index("128, 2)")
+
+
+CROSS = """
+    def attend(
+        q: Tensor,  # [B, H, S_q, D]
+        k: Tensor,  # [B, H, S_k, D]
+        v: Tensor,  # [B, H, S_k, 2 * D]
+        window: int,
+    ) -> Tensor:
+        near = (torch.arange(S(q))[:, None] - torch.arange(S(k))[None, :]).abs() <= window
+        return (q @ k.mT).masked_fill(~near, float("-inf")).softmax(-1) @ v
+
+    def S(tensor):
+        return tensor.size(-2)
+"""
+
+
+def test_no_size_is_specialised_when_it_happens_to_be_one(kernels: Callable[[str], str]) -> None:
+    """Triton compiles anew for integers that are 1 or multiples of 16, unless it is told not to."""
+    text = kernels(CROSS.replace("S(", "_S("))
+    (free,) = re.findall(r"@triton\.jit\(do_not_specialize=(\[.*?\])\)\ndef attend_kernel", text)
+    assert set(ast.literal_eval(free)) == {"S_q", "S_k", "H", "window"}
+
+
+def test_axes_of_one_name_and_different_extents_are_two_variables(kernels: Callable[[str], str]) -> None:
+    """D and 2 * D both give axes called d."""
+    text = kernels(CROSS.replace("S(", "_S("))
+    widths = re.findall(r"^    (\w+) = tl\.arange\(0, (BLOCK_\w+)\)$", text, re.M)
+    resident = [(name, width) for name, width in widths if width not in ("BLOCK_ROWS", "BLOCK_KEYS")]
+    assert len({name for name, _ in resident}) == len({width for _, width in resident}) == len(resident) == 2
