@@ -171,7 +171,7 @@ class Prepared:
 
 
 class _Warm:
-    """Stands in for a kernel in a worker: compiles what it is asked to launch, and launches nothing."""
+    """Stands in for a kernel in a worker: compiles what it is asked to launch, launches nothing, refuses spills."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
@@ -180,7 +180,10 @@ class _Warm:
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        self.kernel.warmup(*args, grid=(1,), **kwargs)
+        made = self.kernel.warmup(*args, grid=(1,), **kwargs)
+        made._init_handles()  # spills are known once the driver has loaded it
+        if made.n_spills:
+            raise RuntimeError(f"spills {made.n_spills} bytes a thread")
 
 
 def compiled(job: Job, tile: Tile) -> str | None:

@@ -210,7 +210,7 @@ class _KernelWriter:
             self._matched_bounds(size)
             return
         if keys.live_start is not None:
-            start = self._clamped(keys.live_start)
+            start = self._clamped(keys.live_start, 8)
             block.add(f"live_start = {start} // BLOCK_KEYS * BLOCK_KEYS")
             self.ranges["live_start"] = self.ranges["full_start"] = "live_start"
         if keys.live_stop is not None:
@@ -231,7 +231,7 @@ class _KernelWriter:
         tiles, block, keys = self.tiles, self.block, self.schedule.keys
         live_start, live_stop, full_start = [], [size], []
         if keys.live_start is not None:
-            live_start.append(f"{self._clamped(keys.live_start)} // BLOCK_KEYS * BLOCK_KEYS")
+            live_start.append(f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS")
         if keys.live_stop is not None:
             live_stop.append(self._clamped(keys.live_stop))
         if keys.full_start is not None:
@@ -267,13 +267,13 @@ class _KernelWriter:
         block.add(f"full_stop = tl.maximum(full_start, {_folded('tl.minimum', full_stops)})")
         self.ranges = {"live_start": "live_start", "live_stop": "live_stop", "full_start": "full_start"}
 
-    def _clamped(self, bound: Expr) -> str:
+    def _clamped(self, bound: Expr, level: int = 0) -> str:
         code = self.tiles.value(bound, bind=False)
         if any(isinstance(node, Load) for node in walk(bound)):
             # bounds of loops are 32-bit whatever the dtype of the lengths they come from
             code = Code(f"tl.cast({code.text}, tl.int32)", ATOM, code.axes, code.dtype)
         if _certainly_nonnegative(bound):
-            return code.within(8)
+            return code.within(level)
         return f"tl.maximum(0, {code.text})"
 
     def _loops(self, one: Pass, variables: dict[Reduce, Code], totals: dict[Scan, Code], number: int) -> None:
