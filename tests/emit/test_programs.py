@@ -216,3 +216,21 @@ def test_nan_to_num_of_the_weights(verified: Write) -> None:
     """,
         examples=12,
     )
+
+
+def test_keyword_only_parameters_reach_the_original(verified: Write) -> None:
+    """Empty tensors go to the original, by its own signature."""
+    verified(
+        """
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            *,
+            mask: Tensor,  # [B, 1, 1, T] bool
+            training: bool = False,
+        ) -> Tensor:
+            return (q @ k.mT).masked_fill(~mask, -1e9).softmax(-1) @ v
+    """,
+        examples=12,
+    )
