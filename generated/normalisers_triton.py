@@ -37,8 +37,11 @@ def nan_max(a, b):
 
 @triton.jit
 def power(base, exponent):
-    """base ** exponent for a nonnegative base."""
-    return tl.where(base > 0.0, tl.exp2(exponent * tl.log2(base)), tl.where(exponent == 0.0, 1.0, 0.0))
+    """base ** exponent; NaN for a negative base unless the exponent is whole."""
+    size = tl.exp2(exponent * tl.log2(tl.abs(base)))
+    odd = exponent - 2.0 * tl.floor(exponent * 0.5) == 1.0
+    signed = tl.where(tl.floor(exponent) == exponent, tl.where(odd, -size, size), float("nan"))
+    return tl.where(exponent == 0.0, 1.0, tl.where(base < 0.0, signed, size))
 
 
 @triton.jit(do_not_specialize=["S_q", "H", "S_k"])

@@ -3,6 +3,8 @@
     sum_j a * f(j)  =  a * sum_j f(j)            a without axis j; likewise for division by a and for negation
     sum_j where(c, f(j), 0)  =  where(c, sum_j f(j), 0)      c without axis j
 
+Out of a selection ``where(c(j), f(j) / a, 0)`` a divisor leaves only if no mask of -inf can make it zero: where c fails for
+all j the sum is 0, and 0 / a would be NaN. (Weights that are zeroed after a softmax over -inf then take another pass.)
 The denominator of a softmax leaves the product with V this way. Roundings (casts between floats) commute with a factor
 up to one rounding, so a factor leaves through a cast; what the cast applied to keeps it. Distributivity of
 multiplication over addition, e.g. Knuth, The Art of Computer Programming 1, section 1.2.3.
@@ -13,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flashlight.ir import build
-from flashlight.ir.expr import Axis, Const, Expr, Map, Reduce, is_float
+from flashlight.ir.expr import Axis, Const, Expr, Map, Reduce, is_float, walk
 from flashlight.ir.program import Name, Program, is_const, rewrite
 
 
@@ -98,7 +100,16 @@ def _pulled(expr: Expr, axis: Axis, names: dict[Expr, Name]) -> tuple[Expr, list
         return build.cast(inside, expr.dtype), factors, divisors
     if expr.op == "where" and isinstance(expr.args[2], Const) and expr.args[2].value == 0:
         inside, factors, divisors = pull(expr.args[1], axis, names)
-        if factors or divisors:
+        safe = axis not in expr.args[0].axes or not any(map(_may_be_empty, divisors))
+        if safe and (factors or divisors):
             zero = build.const(0.0, inside.dtype)
             return build.where(expr.args[0], inside, zero), factors, divisors
     return expr, [], []
+
+
+def _may_be_empty(divisor: Expr) -> bool:
+    """Whether it is made of scores that a mask sets to -inf, perhaps all of them."""
+    return any(
+        isinstance(node, Map) and node.op == "where" and any(is_const(arg, float("-inf")) for arg in node.args[1:])
+        for node in walk(divisor)
+    )

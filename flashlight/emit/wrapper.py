@@ -99,7 +99,10 @@ class _Transformer(cst.CSTTransformer):
         parameters = unit.traced.parameters
         tensors = [_access(p) for p in parameters if p.tensor is not None]
         passed = [_access(p) for p in parameters if p.tensor is not None or p.scalar is not None]
-        every = list(dict.fromkeys(p.name for p in parameters))
+        known = {p.name for p in parameters}
+        listed = unit.target.parameters
+        keyword = {p.name for p in listed if p.kind == "keyword"}
+        every = [f"{p.name}={p.name}" if p.name in keyword else p.name for p in listed if p.name in known]
         lines = []
         fixed = [p for p in parameters if p.tensor is None and p.scalar is None and p.value is not None]
         lines.append(f"if not _runs_kernel({', '.join(tensors)}):")

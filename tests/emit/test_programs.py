@@ -164,3 +164,73 @@ def test_what_cannot_be_emitted_is_refused_at_its_function(kernels: Write) -> No
                 return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*qkv.shape[:2], -1)
         """)
     assert raised.value.line and raised.value.column == 5
+
+
+def test_powers_of_negative_numbers(verified: Write) -> None:
+    verified(
+        """
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            gamma: Tensor,  # [H]
+        ) -> Tensor:
+            i = torch.arange(q.shape[2], device=q.device)
+            distance = (i[:, None] - i).clamp(min=0)
+            return (q @ k.mT * (torch.tanh(gamma) * 0.9).view(-1, 1, 1) ** distance).tril() @ v
+    """,
+        examples=15,
+    )
+
+
+def test_nan_to_num_of_the_weights(verified: Write) -> None:
+    verified(
+        """
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor,  # [B, S, T] bool
+        ) -> Tensor:
+            weights = (q @ k.mT).masked_fill(~mask[:, None], float("-inf")).softmax(dim=-1)
+            return weights.nan_to_num(0.0) @ v
+
+        def where_nan(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor,  # [B, S, T] bool
+        ) -> Tensor:
+            weights = (q @ k.mT).masked_fill(~mask[:, None], float("-inf")).softmax(dim=-1)
+            return weights.masked_fill(torch.isnan(weights), 0.0) @ v
+
+        def zeroed(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor,  # [B, S, T] bool
+        ) -> Tensor:
+            hidden = ~mask[:, None]
+            weights = (q @ k.mT).masked_fill(hidden, float("-inf")).softmax(dim=-1)
+            return weights.masked_fill(hidden, 0.0) @ v
+    """,
+        examples=12,
+    )
+
+
+def test_keyword_only_parameters_reach_the_original(verified: Write) -> None:
+    """Empty tensors go to the original, by its own signature."""
+    verified(
+        """
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            *,
+            mask: Tensor,  # [B, 1, 1, T] bool
+            training: bool = False,
+        ) -> Tensor:
+            return (q @ k.mT).masked_fill(~mask, -1e9).softmax(-1) @ v
+    """,
+        examples=12,
+    )

@@ -65,11 +65,7 @@ def rules() -> dict[str, Rule]:
             ctx, ctx.comparison("gt", self, 0), self, _mul(ctx, self, negative_slope)
         ),
         "elu": _elu,
-        "isnan": lambda ctx, self: (
-            ctx.pointwise("isnan", self, dtype=torch.bool, floating=False)
-            if self.dtype.is_floating_point
-            else constant_like(ctx, self, False)
-        ),
+        "isnan": _isnan,
         "isinf": lambda ctx, self: ctx.comparison("eq", ctx.pointwise("abs", self), math.inf),
         "isfinite": lambda ctx, self: ctx.comparison("lt", ctx.pointwise("abs", self), math.inf),
         "nan_to_num": _nan_to_num,
@@ -260,10 +256,16 @@ def _elu(ctx: Context, self: Value, alpha: Any = 1, scale: Any = 1, input_scale:
     return _mul(ctx, chosen, scale) if scale != 1 else chosen
 
 
+def _isnan(ctx: Context, self: Value) -> Value:
+    if not self.dtype.is_floating_point:
+        return Value(self.shape, torch.bool, lambda index: build.false())
+    return Value(self.shape, torch.bool, lambda index: build.op("isnan", self.at(index), dtype=BOOL))
+
+
 def _nan_to_num(
     ctx: Context, self: Value, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Value:
-    filled = fill_where(ctx, self, ctx.pointwise("isnan", self, dtype=torch.bool), nan or 0.0)
+    filled = fill_where(ctx, self, _isnan(ctx, self), nan or 0.0)
     largest = torch.finfo(self.dtype).max
     top = largest if posinf is None else posinf
     bottom = -largest if neginf is None else neginf
