@@ -15,11 +15,8 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("grouped_query_causal", "sm_90", 64, 2): (64, 128, 4, 2, True),
-    ("grouped_query_causal", "sm_90", 128, 2): (64, 64, 4, 3, True),
     ("grouped_query_repeat_interleave", "sm_90", 64, 2): (64, 128, 4, 2, True),
-    ("grouped_query_repeat_interleave", "sm_90", 128, 2): (128, 64, 4, 2, True),
     ("grouped_query_view", "sm_90", 64, 2): (64, 128, 4, 2, True),
-    ("grouped_query_view", "sm_90", 128, 2): (128, 64, 4, 2, True),
 }
 
 

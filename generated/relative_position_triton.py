@@ -15,7 +15,6 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("bucketed_bias", "sm_90", 64, 2): (64, 32, 4, 2, True),
-    ("bucketed_bias", "sm_90", 128, 2): (64, 64, 4, 2, True),
     ("window_bias", "sm_90", 64, 2): (128, 32, 4, 3, False),
     ("window_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }

@@ -3,8 +3,9 @@
     sum_j a * f(j)  =  a * sum_j f(j)            a without axis j; likewise for division by a and for negation
     sum_j where(c, f(j), 0)  =  where(c, sum_j f(j), 0)      c without axis j
 
-Out of a selection ``where(c(j), f(j) / a, 0)`` a divisor leaves only if no mask of -inf can make it zero: where c fails for
-all j the sum is 0, and 0 / a would be NaN. (Weights that are zeroed after a softmax over -inf then take another pass.)
+Out of a selection ``where(c(j), f(j) / a, 0)`` a divisor leaves only if no mask of -inf can make it zero: where c fails
+for all j the sum is 0, and 0 / a would be NaN. (Weights that are zeroed after a softmax over -inf then take another
+pass.)
 The denominator of a softmax leaves the product with V this way. Roundings (casts between floats) commute with a factor
 up to one rounding, so a factor leaves through a cast; what the cast applied to keeps it. Distributivity of
 multiplication over addition, e.g. Knuth, The Art of Computer Programming 1, section 1.2.3.

@@ -40,6 +40,7 @@ class Kernel:
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     accumulators: int  # tiles of rows by head dimension that registers hold at once
     scores: int  # tiles of rows by keys that they hold beside them
+    float32: bool  # whether some matrix product is of float32 values whatever the inputs are
     helpers: frozenset[str]
 
 
@@ -362,11 +363,13 @@ class _KernelWriter:
         words = [set(re.findall(r"\w+", line)) & squares for line in lines]
         first = {name: number for number, names in reversed(list(enumerate(words))) for name in names}
         last = {name: number for number, names in enumerate(words) for name in names}
+        # scores that no product leaves in the layout of products are brought into it
+        moved = 0 if any("tl.dot(" in line and names for line, names in zip(lines, words, strict=True)) else 2
         for number, (line, names) in enumerate(zip(lines, words, strict=True)):
             alive = sum(first[name] <= number < last[name] or name in names for name in first)
-            # the 64-bit addresses of a tile that is gathered
-            gathers = 2 if "tl.load(" in line and names else 0
-            self.scores = max(self.scores, alive + gathers)
+            # the 64-bit addresses of a tile that is gathered; what a power is computed from
+            within = 2 * ("tl.load(" in line) + 3 * ("power(" in line) if names else 0
+            self.scores = max(self.scores, alive + within + moved)
 
     def _undefine(self, one: Pass, variables: dict[Reduce, Code]) -> None:
         """After the loops: sums of a row whose scores are all -inf are NaN where nothing else would show it."""
@@ -589,6 +592,7 @@ class _KernelWriter:
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             max(self.accumulators, 1),
             max(self.scores, 1),
+            tiles.float32,
             frozenset(tiles.helpers),
         )
 

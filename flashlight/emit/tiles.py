@@ -63,6 +63,7 @@ class TileWriter:
         self.deep: dict[Axis, None] = {}
         self.in_loop = False
         self.joint = False
+        self.float32 = False
         self.masked = MASKED
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
@@ -550,6 +551,7 @@ class TileWriter:
         elif left.dtype != RAW and body.dtype == ELEMENT:
             element = self._element(None)
             left, right = (Code(f"{c.within(ATOM)}.to({element})", ATOM, c.axes, RAW) for c in (left, right))
+        self.float32 = self.float32 or left.dtype != RAW
         texts = [
             code.text if code.axes == wanted else f"tl.trans({code.text})"
             for code, wanted in ((left, (axes[0], axis)), (right, (axis, axes[1])))
