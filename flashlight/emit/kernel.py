@@ -11,7 +11,7 @@ from flashlight.emit.names import Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import TileWriter, representative
 from flashlight.ir import build
-from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Tensor, is_float, is_int, walk
+from flashlight.ir.expr import ELEMENT, Axis, Expr, Iota, Load, Map, Reduce, Scalar, Tensor, is_float, is_int, walk
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Output
 from flashlight.schedule.model import Accumulator, Pass, Schedule
@@ -246,8 +246,8 @@ class _KernelWriter:
 
     def _clamped(self, bound: Expr) -> str:
         code = self.tiles.value(bound, bind=False)
-        if any(isinstance(node, Load) for node in walk(bound)):
-            # bounds of loops are 32-bit whatever the dtype of the lengths they come from
+        if any(isinstance(node, (Iota, Load)) for node in walk(bound)):
+            # bounds of loops are 32-bit, as descriptors need: what is loaded and places in the grid are not
             code = Code(f"tl.cast({code.text}, tl.int32)", ATOM, code.axes, code.dtype)
         if _certainly_nonnegative(bound):
             return code.within(8)
