@@ -255,11 +255,12 @@ def graph_attention_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, N - 1 - row_start)  # rows past the end read the last one
     adjacency_block = (
         adjacency_ptr
         + batch * adjacency_stride_b
         + tl.cast(row_start, tl.int64) * adjacency_stride_1
-        + row_offsets[:, None] * adjacency_stride_1
+        + existing_rows[:, None] * adjacency_stride_1
         + key_offsets[None, :] * adjacency_stride_2
     )
     h = tl.load(
@@ -308,10 +309,8 @@ def graph_attention_kernel(
             target = tl.sum(h_2.to(tl.float32) * a_target.to(tl.float32)[None, :], 1)  # additive_scores.py:29
             term = source[:, None] + target[None, :]
             e = tl.where(term > 0.0, term * 1.4426950408889634, term * 0.2885390081777927)  # additive_scores.py:30
-            adjacency = tl.load(
-                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2,
-                mask=(rows < N)[:, None] & (keys < N)[None, :],
-                other=0,
+            adjacency = load_tile(
+                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
             )
             e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
             if part > 0:

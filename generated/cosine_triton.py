@@ -98,11 +98,12 @@ def cosine_attention_kernel(
     term = nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
     logit_scale = tl.load(logit_scale_ptr + head * logit_scale_stride_h)
     term_2 = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * 1.4426950408889634) * 1.4426950408889634
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     relative_bias_block = (
         relative_bias_ptr
         + head * relative_bias_stride_h
         + tl.cast(row_start, tl.int64) * relative_bias_stride_1
-        + row_offsets[:, None] * relative_bias_stride_1
+        + existing_rows[:, None] * relative_bias_stride_1
         + key_offsets[None, :] * relative_bias_stride_2
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -140,10 +141,10 @@ def cosine_attention_kernel(
                 / term[:, None]
                 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12)[None, :]
             )  # cosine.py:18
-            relative_bias = tl.load(
+            relative_bias = load_tile(
                 relative_bias_block + tl.cast(key_start, tl.int64) * relative_bias_stride_2,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             scores = attn * term_2 + relative_bias.to(tl.float32) * 1.4426950408889634
             if part > 0:

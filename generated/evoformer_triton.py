@@ -94,12 +94,13 @@ def row_attention_kernel(
     mask_bias_block = (
         mask_bias_ptr + batch * mask_bias_stride_b + n_index * mask_bias_stride_n + key_offsets * mask_bias_stride_s
     )
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + batch * pair_bias_stride_b
         + head * pair_bias_stride_h
         + tl.cast(row_start, tl.int64) * pair_bias_stride_3
-        + row_offsets[:, None] * pair_bias_stride_3
+        + existing_rows[:, None] * pair_bias_stride_3
         + key_offsets[None, :] * pair_bias_stride_4
     )
     v_base = v_ptr + batch * v_stride_b + n_index * v_stride_n + head * v_stride_h
@@ -136,10 +137,8 @@ def row_attention_kernel(
             mask_bias = load_tile(
                 mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
             )
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
             )
             logits_2 = (
                 logits
@@ -311,12 +310,13 @@ def row_attention_with_mask_kernel(
     msa_mask_block = (
         msa_mask_ptr + batch * msa_mask_stride_b + n_index * msa_mask_stride_n + key_offsets * msa_mask_stride_s
     )
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + batch * pair_bias_stride_b
         + head * pair_bias_stride_h
         + tl.cast(row_start, tl.int64) * pair_bias_stride_3
-        + row_offsets[:, None] * pair_bias_stride_3
+        + existing_rows[:, None] * pair_bias_stride_3
         + key_offsets[None, :] * pair_bias_stride_4
     )
     v_base = v_ptr + batch * v_stride_b + n_index * v_stride_n + head * v_stride_h
@@ -354,10 +354,8 @@ def row_attention_with_mask_kernel(
                 msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
             )
             mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
             )
             logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
             if part > 0:
@@ -709,12 +707,13 @@ def triangle_attention_starting_node_kernel(
         k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_2, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         k_blocks = k_base + key_offsets[:, None] * k_stride_2 + d[None, :] * k_stride_d
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     triangle_bias_block = (
         triangle_bias_ptr
         + batch * triangle_bias_stride_b
         + tl.cast(row_start, tl.int64) * triangle_bias_stride_1
         + head * triangle_bias_stride_h
-        + row_offsets[:, None] * triangle_bias_stride_1
+        + existing_rows[:, None] * triangle_bias_stride_1
         + key_offsets[None, :] * triangle_bias_stride_2
     )
     v_base = v_ptr + batch * v_stride_b + s * v_stride_1 + head * v_stride_h
@@ -748,10 +747,10 @@ def triangle_attention_starting_node_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
-            triangle_bias = tl.load(
+            triangle_bias = load_tile(
                 triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
             logits_2 = tl.where(
@@ -911,13 +910,14 @@ def triangle_attention_ending_node_kernel(
         k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_1, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         k_blocks = k_base + key_offsets[:, None] * k_stride_1 + d[None, :] * k_stride_d
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     triangle_bias_block = (
         triangle_bias_ptr
         + batch * triangle_bias_stride_b
         + tl.cast(row_start, tl.int64) * triangle_bias_stride_2
         + head * triangle_bias_stride_h
         + key_offsets[None, :] * triangle_bias_stride_1
-        + row_offsets[:, None] * triangle_bias_stride_2
+        + existing_rows[:, None] * triangle_bias_stride_2
     )
     v_base = v_ptr + batch * v_stride_b + s_2 * v_stride_2 + head * v_stride_h
     if DESCRIPTORS:
@@ -950,10 +950,10 @@ def triangle_attention_ending_node_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
-            triangle_bias = tl.load(
+            triangle_bias = load_tile(
                 triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
             logits_2 = tl.where(

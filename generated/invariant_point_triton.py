@@ -115,12 +115,13 @@ def invariant_point_attention_kernel(
         mask=(rows < H)[:, None] & (c < C)[None, :],
         other=0,
     )
+    existing_rows = tl.minimum(row_offsets, H - 1 - row_start)  # rows past the end read the last one
     k_block = (
         k_ptr
         + batch * k_stride_b
         + tl.cast(row_start, tl.int64) * k_stride_h
         + key_offsets[None, :, None] * k_stride_n
-        + row_offsets[:, None, None] * k_stride_h
+        + existing_rows[:, None, None] * k_stride_h
         + c[None, None, :] * k_stride_c
     )
     position = pn3_2 // 3
@@ -141,7 +142,7 @@ def invariant_point_attention_kernel(
         + batch * k_points_stride_b
         + tl.cast(row_start, tl.int64) * k_points_stride_h
         + key_offsets[None, :, None] * k_points_stride_n
-        + row_offsets[:, None, None] * k_points_stride_h
+        + existing_rows[:, None, None] * k_points_stride_h
         + position.to(tl.int64)[None, None, :] * k_points_stride_p
         + position_2.to(tl.int64)[None, None, :] * k_points_stride_4
     )
@@ -165,7 +166,7 @@ def invariant_point_attention_kernel(
         + n_index * pair_bias_stride_1
         + tl.cast(row_start, tl.int64) * pair_bias_stride_h
         + key_offsets[None, :] * pair_bias_stride_2
-        + row_offsets[:, None] * pair_bias_stride_h
+        + existing_rows[:, None] * pair_bias_stride_h
     )
     mask = tl.load(mask_ptr + batch * mask_stride_b + n_index * mask_stride_n)
     mask_block = mask_ptr + batch * mask_stride_b + key_offsets * mask_stride_n
@@ -174,7 +175,7 @@ def invariant_point_attention_kernel(
         + batch * v_stride_b
         + tl.cast(row_start, tl.int64) * v_stride_h
         + key_offsets[None, :, None] * v_stride_n
-        + row_offsets[:, None, None] * v_stride_h
+        + existing_rows[:, None, None] * v_stride_h
         + c[None, None, :] * v_stride_c
     )
     v_points_block = (
@@ -182,7 +183,7 @@ def invariant_point_attention_kernel(
         + batch * v_points_stride_b
         + tl.cast(row_start, tl.int64) * v_points_stride_h
         + key_offsets[None, :, None] * v_points_stride_n
-        + row_offsets[:, None, None] * v_points_stride_h
+        + existing_rows[:, None, None] * v_points_stride_h
         + (rn3 // 3).to(tl.int64)[None, None, :] * v_points_stride_r
         + (rn3 % 3).to(tl.int64)[None, None, :] * v_points_stride_4
     )
@@ -210,23 +211,21 @@ def invariant_point_attention_kernel(
             start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            k = tl.load(
+            k = load_tile(
                 k_block + tl.cast(key_start, tl.int64) * k_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (c < C)[None, None, :],
+                part > 0 or BLOCK_C != C,
             )
             scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
-            k_points = tl.load(
+            k_points = load_tile(
                 k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
+                part > 0 or BLOCK_P_3 != P * 3,
             )
             term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
             distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2,
-                mask=(rows < H)[:, None] & (keys < N)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
             )
             key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
             scores = (
@@ -241,17 +240,17 @@ def invariant_point_attention_kernel(
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
-            v = tl.load(
+            v = load_tile(
                 v_block + tl.cast(key_start, tl.int64) * v_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (c < C)[None, None, :],
+                part > 0 or BLOCK_C != C,
             )
             accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
             running_sum = running_sum * rescale + tl.sum(attn, 1)
-            v_points = tl.load(
+            v_points = load_tile(
                 v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
+                part > 0 or BLOCK_R_3 != R * 3,
             )
             accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
             if DESCRIPTORS:

@@ -69,12 +69,13 @@ def boolean_mask_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + head * mask_stride_h
         + tl.cast(row_start, tl.int64) * mask_stride_2
-        + row_offsets[:, None] * mask_stride_2
+        + existing_rows[:, None] * mask_stride_2
         + key_offsets[None, :] * mask_stride_3
     )
     query = tl.load(
@@ -122,11 +123,7 @@ def boolean_mask_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            mask = tl.load(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
             )  # masks.py:18
@@ -245,11 +242,12 @@ def boolean_mask_per_batch_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + tl.cast(row_start, tl.int64) * mask_stride_2
-        + row_offsets[:, None] * mask_stride_2
+        + existing_rows[:, None] * mask_stride_2
         + key_offsets[None, :] * mask_stride_3
     )
     query = tl.load(
@@ -297,11 +295,7 @@ def boolean_mask_per_batch_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            mask = tl.load(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
             )  # masks.py:31
@@ -421,10 +415,11 @@ def boolean_mask_shared_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     hidden_block = (
         hidden_ptr
         + tl.cast(row_start, tl.int64) * hidden_stride_0
-        + row_offsets[:, None] * hidden_stride_0
+        + existing_rows[:, None] * hidden_stride_0
         + key_offsets[None, :] * hidden_stride_1
     )
     query = tl.load(
@@ -472,10 +467,8 @@ def boolean_mask_shared_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            hidden = tl.load(
-                hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
+            hidden = load_tile(
+                hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1, (keys < S_k)[None, :], part > 0
             )
             scores = tl.where(
                 ~hidden, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
@@ -596,11 +589,12 @@ def boolean_mask_optional_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + tl.cast(row_start, tl.int64) * mask_stride_1
-        + row_offsets[:, None] * mask_stride_1
+        + existing_rows[:, None] * mask_stride_1
         + key_offsets[None, :] * mask_stride_2
     )
     query = tl.load(
@@ -648,11 +642,7 @@ def boolean_mask_optional_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            mask = tl.load(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_2,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S_k)[None, :], part > 0)
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
             )  # masks.py:57
@@ -788,11 +778,12 @@ def additive_mask_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     attention_mask_block = (
         attention_mask_ptr
         + batch * attention_mask_stride_b
         + tl.cast(row_start, tl.int64) * attention_mask_stride_2
-        + row_offsets[:, None] * attention_mask_stride_2
+        + existing_rows[:, None] * attention_mask_stride_2
         + key_offsets[None, :] * attention_mask_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -826,10 +817,10 @@ def additive_mask_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:70
-            attention_mask = tl.load(
+            attention_mask = load_tile(
                 attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
+                (keys < S_k)[None, :],
+                part > 0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
             if part > 0:
@@ -966,11 +957,12 @@ def additive_bias_per_head_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     bias_block = (
         bias_ptr
         + head * bias_stride_h
         + tl.cast(row_start, tl.int64) * bias_stride_1
-        + row_offsets[:, None] * bias_stride_1
+        + existing_rows[:, None] * bias_stride_1
         + key_offsets[None, :] * bias_stride_2
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -1004,11 +996,7 @@ def additive_bias_per_head_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:83
-            bias = tl.load(
-                bias_block + tl.cast(key_start, tl.int64) * bias_stride_2,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_2, (keys < S_k)[None, :], part > 0)
             scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
@@ -1311,11 +1299,12 @@ def additive_pair_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     mask_bias_block = mask_bias_ptr + batch * mask_bias_stride_b + key_offsets * mask_bias_stride_s
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + head * pair_bias_stride_h
         + tl.cast(row_start, tl.int64) * pair_bias_stride_2
-        + row_offsets[:, None] * pair_bias_stride_2
+        + existing_rows[:, None] * pair_bias_stride_2
         + key_offsets[None, :] * pair_bias_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -1352,10 +1341,8 @@ def additive_pair_kernel(
             mask_bias = load_tile(
                 mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
             )
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3, (keys < S)[None, :], part > 0
             )
             scores_2 = (
                 scores

@@ -405,11 +405,12 @@ def sdpa_boolean_mask_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + tl.cast(row_start, tl.int64) * mask_stride_2
-        + row_offsets[:, None] * mask_stride_2
+        + existing_rows[:, None] * mask_stride_2
         + key_offsets[None, :] * mask_stride_3
     )
     query = tl.load(
@@ -457,11 +458,7 @@ def sdpa_boolean_mask_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            mask = tl.load(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
             scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -598,12 +595,13 @@ def sdpa_additive_mask_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     bias_block = (
         bias_ptr
         + batch * bias_stride_b
         + head * bias_stride_h
         + tl.cast(row_start, tl.int64) * bias_stride_2
-        + row_offsets[:, None] * bias_stride_2
+        + existing_rows[:, None] * bias_stride_2
         + key_offsets[None, :] * bias_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -636,11 +634,7 @@ def sdpa_additive_mask_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            bias = tl.load(
-                bias_block + tl.cast(key_start, tl.int64) * bias_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_3, (keys < S_k)[None, :], part > 0)
             scores = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
                 + bias.to(tl.float32) * 1.4426950408889634

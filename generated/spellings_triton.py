@@ -872,11 +872,12 @@ def with_bmm_reshaped_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     attention_mask_block = (
         attention_mask_ptr
         + batch * attention_mask_stride_b
         + tl.cast(row_start, tl.int64) * attention_mask_stride_2
-        + row_offsets[:, None] * attention_mask_stride_2
+        + existing_rows[:, None] * attention_mask_stride_2
         + key_offsets[None, :] * attention_mask_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -910,10 +911,10 @@ def with_bmm_reshaped_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # spellings.py:73
-            attention_mask = tl.load(
+            attention_mask = load_tile(
                 attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
+                (keys < S_k)[None, :],
+                part > 0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
             if part > 0:

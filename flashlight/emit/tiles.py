@@ -58,6 +58,7 @@ class TileWriter:
         self.masks: dict[Expr, Mask] = {mask.node: mask for mask in schedule.masks}
         self.pointers: dict[Load, tuple[str, str]] = {}
         self.descriptors: dict[Load, str] = {}
+        self.existing: dict[Load, str] = {}
         self.helpers: set[str] = set()
         self.deep: dict[Axis, None] = {}
         self.in_loop = False
@@ -361,6 +362,8 @@ class TileWriter:
             tests.append(Code(f"{code.within(3)} < {size.within(3)}", 2, code.axes, BOOL))
             always = True
             plain |= {axis for axis in self.tile_axes(index)}
+        if load in self.existing:
+            plain.discard(self.roles.rows)
         for axis in self.roles.tile:
             if axis in plain:
                 tests.append(Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL))
@@ -394,8 +397,10 @@ class TileWriter:
                     axis = tiled[0].axis
                     factor = self.value(integers.expression({tuple(rest): coefficient}))
                     step = stride if factor.text == "1" else f"{factor.within(8)} * {stride}"
-                    vectors.append(Code(f"{{{self.offsets(axis)}}}", ATOM, (axis,), INT_CODE))
-                    vectors[-1] = Code(f"{self.offsets(axis)}", ATOM, (axis,), step)
+                    offsets = self.offsets(axis)
+                    if axis is self.roles.rows:
+                        offsets = self.existing.get(load, offsets)
+                    vectors.append(Code(offsets, ATOM, (axis,), step))
                     start = {self.roles.rows: "row_start", self.roles.stream: "key_start"}.get(axis)
                     if start == "row_start":
                         scalars.append(f"tl.cast(row_start, tl.int64) * {step}")
@@ -431,11 +436,30 @@ class TileWriter:
         if self._is_block(load):
             self._describe(load)
             return
+        self._clamp_rows(load)
         base, vectors = self._address(load, advancing=False)
         axes = self.tile_axes(load)
         name = self.names.fresh(f"{load.tensor.name}_block")
         self.block.add(f"{name} = " + " + ".join([base, *(vector.along(axes, 7) for vector in vectors)]))
         self.pointers[load] = (name, f"tl.cast(key_start, tl.int64) * {load.tensor.name}_stride_{terms[0][0]}")
+
+    def _clamp_rows(self, load: Load) -> None:
+        """Let rows past the end read the last one, whose result nothing stores.
+
+        A full block then needs no mask, so that it is read in whole vectors, and ahead of time.
+        """
+        rows = self.roles.rows
+        having = [
+            (index, size) for index, size in zip(load.index, load.tensor.shape, strict=True) if rows in index.axes
+        ]
+        if len(having) != 1 or not (having[0][0] is Iota(rows) and rows.extent is having[0][1]):
+            return
+        name = next(iter(self.existing.values()), None)
+        if name is None:
+            name = self.names.fresh("existing_rows")
+            last = f"{self.size(rows.extent)} - 1 - row_start"
+            self.block.add(f"{name} = tl.minimum(row_offsets, {last})  # rows past the end read the last one")
+        self.existing[load] = name
 
     def _is_block(self, load: Load) -> bool:
         """Whether the tile is a block of whole rows of a matrix: keys by a last dimension, the rest fixed."""
