@@ -400,6 +400,7 @@ def point_attention_kernel(
     C: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    EXPAND: tl.constexpr,
     # fmt: on
 ):
     """point_attention, with exponentials in base 2:
@@ -442,6 +443,7 @@ def point_attention_kernel(
         )
     else:
         k_points_blocks = k_points_base + key_offsets[:, None] * k_points_stride_n + c[None, :] * k_points_stride_c
+    q_points_square = tl.sum(q_points.to(tl.float32) * q_points.to(tl.float32), 1)
     gamma = tl.load(gamma_ptr + head * gamma_stride_h)
     term = gamma.to(tl.float32) * -0.7213475204444817
     v_base = v_ptr + batch * v_stride_b + head * v_stride_h
@@ -474,8 +476,18 @@ def point_attention_kernel(
                     (keys < N)[:, None] & (c < C)[None, :],
                     part > 0 or BLOCK_C != C,
                 )
-            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
-            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
+            if EXPAND:
+                squares = (
+                    q_points_square[:, None] + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 1)[None, :]
+                )
+                distance = tl.where(
+                    squares == float("inf"),
+                    float("inf"),
+                    nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
+                )  # invariant_point.py:43
+            else:
+                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
+                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
             scores = distance * term
             if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
@@ -522,7 +534,9 @@ def point_attention(q_points, k_points, v, gamma):
 
     output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
     block_rows, block_keys, warps, stages = configuration("point_attention", q_points, max(C, D))
-    block_rows, block_keys = deep_tile(block_rows, block_keys, N, padded(C))
+    expand = expandable(q_points)
+    if not expand:
+        block_rows, block_keys = deep_tile(block_rows, block_keys, N, padded(C))
     descriptors = describable(k_points, v)
     point_attention_kernel[(triton.cdiv(N, block_rows) * B * H,)](
         q_points,
@@ -545,6 +559,7 @@ def point_attention(q_points, k_points, v, gamma):
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
         PRECISION=precision(q_points),
+        EXPAND=expand,
         num_warps=warps,
         num_stages=stages,
     )
@@ -626,6 +641,11 @@ def scratch(size, alignment, stream):
 def padded(size):
     """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
     return max(16, triton.next_power_of_2(size))
+
+
+def expandable(tensor):
+    """Whether |a - b|² may be |a|² + |b|² - 2ab: what cancels is less than bfloat16 has rounded the points by."""
+    return tensor.dtype == torch.bfloat16
 
 
 def precision(tensor):

@@ -35,6 +35,7 @@ class Kernel:
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
     tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
     deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
+    deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     helpers: frozenset[str]
 
@@ -71,7 +72,7 @@ class _KernelWriter:
         for number, one in enumerate(self.schedule.passes):
             self._pass(number, one)
         self._store()
-        if self.tiles.deep:
+        if self.tiles.deep or self.tiles.deep_exact:
             self.tiles.helpers.add("deep_tile")
         body = _without_unused(self.tiles.block.lines)
         return self._signed(body, description)
@@ -140,6 +141,8 @@ class _KernelWriter:
                     children = tuple(i for i in node.index if any(isinstance(n, Load) for n in walk(i)))
                 for child in children:
                     visit(child, node)
+                if node in tiles.expansions:
+                    tiles.settle(tiles.expansions[node])
                 if isinstance(node, Load) and stream in node.axes:
                     tiles.advance(node)
             elif isinstance(node, (Load, Reduce)) or (isinstance(node, Map) and self._worth(node)):
@@ -448,7 +451,7 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE")
+        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE", "EXPAND")
         rest = [f"{name}: tl.constexpr" for name in choices if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         lines = ["# fmt: off"]
@@ -472,6 +475,7 @@ class _KernelWriter:
             widths,
             tuple(self.tables),
             distinct(tuple(tiles.deep)),
+            distinct(tuple(tiles.deep_exact)),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             frozenset(tiles.helpers),
         )

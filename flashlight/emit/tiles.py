@@ -38,6 +38,7 @@ from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
+from rewriters.expand import Expansion
 
 INT_CODE = "int"
 MASKED = "part > 0"
@@ -60,7 +61,9 @@ class TileWriter:
         self.descriptors: dict[Load, str] = {}
         self.existing: dict[Load, str] = {}
         self.helpers: set[str] = set()
+        self.expansions = {one.distance: one for one in schedule.expansions}
         self.deep: dict[Axis, None] = {}
+        self.deep_exact: dict[Axis, None] = {}
         self.in_loop = False
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
@@ -119,6 +122,8 @@ class TileWriter:
             return known
         if expr in self.masks:
             return self._masked(self.masks[expr])
+        if expr in self.expansions:
+            return self._distances(self.expansions[expr])
         if isinstance(expr, Load) and expr in self.descriptors and self.in_loop:
             return self._block_of_keys(expr)
         number = self._number(expr)
@@ -276,6 +281,39 @@ class TileWriter:
                 else Code(f"{arg.within(8)} * 1.0", 8, arg.axes, FLOAT32)
             )
         return Code(f"{arg.widened().within(ATOM)}.to(tl.int32)", ATOM, arg.axes, INT_CODE)
+
+    # --- distances --------------------------------------------------------------------------------------------------
+
+    def settle(self, one: Expansion) -> None:
+        """Before a loop: the term of the rows."""
+        load = next(node for node in walk(one.row_term) if isinstance(node, Load))
+        if one.row_term not in self.bound:
+            self.assign(one.row_term, self.value(one.row_term, bind=False), f"{load.tensor.name}_square")
+
+    def _distances(self, one: Expansion) -> Code:
+        """Squared distances by a matrix product where the dtype bears it, else from the differences themselves."""
+        axes = self.tile_axes(one.distance)
+        for load in walk(one.product):
+            if isinstance(load, Load):
+                self.value(load)
+        given = self._name(one.distance)
+        variable = self.names.fresh(given.name if given else "distance")
+        line = f"  # {self.source_name}:{given.line}" if given and given.line else ""
+        outer, before, deep = self.block, dict(self.bound), dict(self.deep)
+        for test, expr in (("if EXPAND:", one.expanded), ("else:", one.distance)):
+            outer.add(test)
+            self.block = outer.nested()
+            if expr is not one.distance:
+                self.assign(one.squares, self.value(one.squares, bind=False), "squares")
+            code = self._written(expr)
+            self.block.add(f"{variable} = {code.along(axes)}{line}")
+            outer.close(self.block)
+            self.bound = dict(before)
+        self.deep_exact.update(self.deep)
+        self.block, self.deep = outer, deep
+        bound = Code(variable, ATOM, axes, FLOAT32)
+        self.bound[one.distance] = bound
+        return bound
 
     # --- masks ------------------------------------------------------------------------------------------------------
 

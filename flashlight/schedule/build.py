@@ -16,6 +16,7 @@ from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from flashlight.schedule.prologue import prologues
 from rewriters.dead import vanishes
+from rewriters.expand import expansions
 from rewriters.merge import merge
 from rewriters.online import correction
 
@@ -31,7 +32,8 @@ def schedule(program: Program) -> Schedule:
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
-    return Schedule(program, parts, passes, masks, keys, matches, fills, reasons, before)
+    distances = expansions(program, parts.rows, parts.stream)
+    return Schedule(program, parts, passes, masks, keys, matches, fills, reasons, before, distances)
 
 
 def _refuse_scans(program: Program) -> None:

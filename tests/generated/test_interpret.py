@@ -8,7 +8,9 @@ import pytest
 from flashlight import api
 
 EXAMPLES = 6
-KNOWN = {"packed_documents_cross": "NaN or infinity in a query gives 0 under a boolean mask of SDPA, where eager has NaN"}
+KNOWN = {
+    "packed_documents_cross": "NaN or infinity in a query gives 0 under a boolean mask of SDPA, where eager has NaN"
+}
 """Open faults, by function: only a difference in NaN is excused, and it is reported as an expected failure."""
 
 
