@@ -1,9 +1,10 @@
 """Programs that are no single softmax of one score, beside what their users have: ``python -m benchmarks.chains``.
 
 Differential attention stands beside two calls of FlexAttention and of cuDNN (which leave the subtraction to do), row
-attention of the Evoformer beside FlexAttention and SDPA with the biases summed beforehand, and every program beside
-torch.compile of itself. Outputs are checked against the user's program in float32 on the very inputs; medians in
-milliseconds. Needs torch and triton alone.
+attention of the Evoformer beside FlexAttention and SDPA (which leave the gate to do), and every program beside
+torch.compile of itself. SDPA takes one bias: the sum of the two is a step of the program, counted in one row and left
+out of another, as their names say. Outputs are checked against the user's program in float32 on the very inputs;
+medians in milliseconds. Needs torch and triton alone.
 """
 
 from __future__ import annotations
@@ -67,7 +68,11 @@ def row_attention(width: int) -> tuple[Call, Call, dict[str, Call]]:
     generated = module("generated.evoformer")
     arguments = (q, k, v, gate, mask_bias, pair_bias)
     flat = [x.permute(0, 1, 3, 2, 4).reshape(batch * rows, heads, length, width) for x in (q, k, v)]
-    bias = (mask_bias + pair_bias).reshape(batch * rows, heads, length, length)
+
+    def summed() -> torch.Tensor:
+        return (mask_bias + pair_bias).reshape(batch * rows, heads, length, length)
+
+    bias = summed()
     mask, pair = mask_bias.reshape(batch * rows, length), pair_bias.reshape(batch, heads, length, length)
     flex = torch.compile(flex_attention, dynamic=False)
 
@@ -75,7 +80,8 @@ def row_attention(width: int) -> tuple[Call, Call, dict[str, Call]]:
         return s + mask[b, j] + pair[b // rows, h, i, j]
 
     peers: dict[str, Call] = {
-        "sdpa, summed bias": lambda: F.scaled_dot_product_attention(*flat, attn_mask=bias),
+        "sdpa with the bias sum": lambda: F.scaled_dot_product_attention(*flat, attn_mask=summed()),
+        "sdpa, bias summed before": lambda: F.scaled_dot_product_attention(*flat, attn_mask=bias),
         "flex": lambda: flex(*flat, score_mod=score),
         "compile": lambda: compiled(*arguments),
     }

@@ -14,7 +14,6 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("bahdanau", "sm_90", 64, 2): (64, 64, 4, 3, False),
-    ("bahdanau", "sm_90", 128, 2): (64, 64, 2, 2, True),
 }
 
 
@@ -28,12 +27,17 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-def deep_tile(rows, keys, row_count, depth):
-    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
-    rows = min(rows, padded(row_count))
+def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
+    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
+
+    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
+    """
+    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
     while rows * keys * depth > 16384 and max(rows, keys) > 16:
         rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    return rows, keys
+    while rows * keys * depth > 4096 * warps and warps < 16:
+        warps *= 2
+    return rows, keys, warps, stages
 
 
 @triton.jit
@@ -181,9 +185,11 @@ def bahdanau(query, key, value, w_v):
 
     output = torch.empty((B, S_q, D_v), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "bahdanau", query, max(D, D_v), accumulators=1, scores=2
+        "bahdanau", query, max(D, D_v), accumulators=1, scores=4
     )
-    block_rows, block_keys = deep_tile(block_rows, block_keys, S_q, padded(D))
+    block_rows, block_keys, warps, stages = deep_tile(
+        block_rows, block_keys, warps, stages, S_q, padded(D), gathered=False
+    )
     descriptors = descriptors and describable(key, value)
     bahdanau_kernel[(-(-S_q // block_rows) * B,)](
         query,
@@ -258,11 +264,12 @@ def graph_attention_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, N - 1 - row_start)  # rows past the end read the last one
     adjacency_block = (
         adjacency_ptr
         + batch * adjacency_stride_b
         + tl.cast(row_start, tl.int64) * adjacency_stride_1
-        + row_offsets[:, None] * adjacency_stride_1
+        + existing_rows[:, None] * adjacency_stride_1
         + key_offsets[None, :] * adjacency_stride_2
     )
     h = tl.load(
@@ -317,10 +324,8 @@ def graph_attention_kernel(
                 term_2[:, None] + (target * 1.4426950408889634)[None, :],
                 term_3[:, None] + (target * 0.2885390081777927)[None, :],
             )  # additive_scores.py:30
-            adjacency = tl.load(
-                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2,
-                mask=(rows < N)[:, None] & (keys < N)[None, :],
-                other=0,
+            adjacency = load_tile(
+                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
             )
             e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
             if part > 0:
@@ -361,7 +366,7 @@ def graph_attention(h, adjacency, a_source, a_target):
 
     output = torch.empty((B, N, H, D), dtype=h.dtype, device=h.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "graph_attention", h, D, accumulators=1, scores=4
+        "graph_attention", h, D, accumulators=1, scores=7
     )
     descriptors = descriptors and describable(h)
     graph_attention_kernel[(-(-N // block_rows) * B * H,)](
@@ -514,7 +519,7 @@ def graph_attention_scores(source, target, features):
 
     output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "graph_attention_scores", source, D, accumulators=1, scores=3
+        "graph_attention_scores", source, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(features)
     graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
@@ -559,26 +564,26 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

@@ -103,11 +103,12 @@ def cosine_attention_kernel(
     term = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
     logit_scale = tl.load(logit_scale_ptr + head * logit_scale_stride_h)
     term_2 = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * 1.4426950408889634) * 1.4426950408889634
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     relative_bias_block = (
         relative_bias_ptr
         + head * relative_bias_stride_h
         + tl.cast(row_start, tl.int64) * relative_bias_stride_1
-        + row_offsets[:, None] * relative_bias_stride_1
+        + existing_rows[:, None] * relative_bias_stride_1
         + key_offsets[None, :] * relative_bias_stride_2
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -140,10 +141,10 @@ def cosine_attention_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            relative_bias = tl.load(
+            relative_bias = load_tile(
                 relative_bias_block + tl.cast(key_start, tl.int64) * relative_bias_stride_2,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             scores = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION)
@@ -197,7 +198,7 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "cosine_attention", query, D, accumulators=1, scores=3
+        "cosine_attention", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     cosine_attention_kernel[(-(-S // block_rows) * B * H,)](
@@ -405,26 +406,26 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

@@ -26,12 +26,17 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-def deep_tile(rows, keys, row_count, depth):
-    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
-    rows = min(rows, padded(row_count))
+def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
+    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
+
+    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
+    """
+    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
     while rows * keys * depth > 16384 and max(rows, keys) > 16:
         rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    return rows, keys
+    while rows * keys * depth > 4096 * warps and warps < 16:
+        warps *= 2
+    return rows, keys, warps, stages
 
 
 @triton.jit(do_not_specialize=["S", "H", "R"])
@@ -205,7 +210,9 @@ def disentangled(query, key, value, pos_key, pos_query):
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "disentangled", query, D, accumulators=1, scores=6
     )
-    block_rows, block_keys = deep_tile(block_rows, block_keys, S, padded(D))
+    block_rows, block_keys, warps, stages = deep_tile(
+        block_rows, block_keys, warps, stages, S, padded(D), gathered=True
+    )
     descriptors = descriptors and describable(key, value)
     disentangled_kernel[(-(-S // block_rows) * B * H,)](
         query,
@@ -444,26 +451,26 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

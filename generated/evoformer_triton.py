@@ -93,12 +93,13 @@ def row_attention_kernel(
     mask_bias_block = (
         mask_bias_ptr + batch * mask_bias_stride_b + n_index * mask_bias_stride_n + key_offsets * mask_bias_stride_s
     )
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + batch * pair_bias_stride_b
         + head * pair_bias_stride_h
         + tl.cast(row_start, tl.int64) * pair_bias_stride_3
-        + row_offsets[:, None] * pair_bias_stride_3
+        + existing_rows[:, None] * pair_bias_stride_3
         + key_offsets[None, :] * pair_bias_stride_4
     )
     v_base = v_ptr + batch * v_stride_b + n_index * v_stride_n + head * v_stride_h
@@ -135,10 +136,8 @@ def row_attention_kernel(
             mask_bias = load_tile(
                 mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
             )
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
             )
             logits_2 = (
                 logits
@@ -203,7 +202,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration("row_attention", q, D, accumulators=1, scores=4)
+    block_rows, block_keys, warps, stages, descriptors = configuration("row_attention", q, D, accumulators=1, scores=5)
     descriptors = descriptors and describable(k, v)
     row_attention_kernel[(-(-S // block_rows) * B * N * H,)](
         q,
@@ -309,12 +308,13 @@ def row_attention_with_mask_kernel(
     msa_mask_block = (
         msa_mask_ptr + batch * msa_mask_stride_b + n_index * msa_mask_stride_n + key_offsets * msa_mask_stride_s
     )
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + batch * pair_bias_stride_b
         + head * pair_bias_stride_h
         + tl.cast(row_start, tl.int64) * pair_bias_stride_3
-        + row_offsets[:, None] * pair_bias_stride_3
+        + existing_rows[:, None] * pair_bias_stride_3
         + key_offsets[None, :] * pair_bias_stride_4
     )
     v_base = v_ptr + batch * v_stride_b + n_index * v_stride_n + head * v_stride_h
@@ -352,10 +352,8 @@ def row_attention_with_mask_kernel(
                 msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
             )
             mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
             )
             logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
             if part > 0:
@@ -417,7 +415,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "row_attention_with_mask", q, D, accumulators=1, scores=4
+        "row_attention_with_mask", q, D, accumulators=1, scores=5, float32=True
     )
     descriptors = descriptors and describable(k, v)
     row_attention_with_mask_kernel[(-(-S // block_rows) * B * N * H,)](
@@ -710,12 +708,13 @@ def triangle_attention_starting_node_kernel(
         k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_2, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         k_blocks = k_base + key_offsets[:, None] * k_stride_2 + d[None, :] * k_stride_d
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     triangle_bias_block = (
         triangle_bias_ptr
         + batch * triangle_bias_stride_b
         + tl.cast(row_start, tl.int64) * triangle_bias_stride_1
         + head * triangle_bias_stride_h
-        + row_offsets[:, None] * triangle_bias_stride_1
+        + existing_rows[:, None] * triangle_bias_stride_1
         + key_offsets[None, :] * triangle_bias_stride_2
     )
     v_base = v_ptr + batch * v_stride_b + s * v_stride_1 + head * v_stride_h
@@ -749,10 +748,10 @@ def triangle_attention_starting_node_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
-            triangle_bias = tl.load(
+            triangle_bias = load_tile(
                 triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
             logits_2 = tl.where(
@@ -815,7 +814,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "triangle_attention_starting_node", q, D, accumulators=1, scores=4
+        "triangle_attention_starting_node", q, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(k, v)
     triangle_attention_starting_node_kernel[(-(-S // block_rows) * B * S * H,)](
@@ -914,13 +913,14 @@ def triangle_attention_ending_node_kernel(
         k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_1, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         k_blocks = k_base + key_offsets[:, None] * k_stride_1 + d[None, :] * k_stride_d
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     triangle_bias_block = (
         triangle_bias_ptr
         + batch * triangle_bias_stride_b
         + tl.cast(row_start, tl.int64) * triangle_bias_stride_2
         + head * triangle_bias_stride_h
         + key_offsets[None, :] * triangle_bias_stride_1
-        + row_offsets[:, None] * triangle_bias_stride_2
+        + existing_rows[:, None] * triangle_bias_stride_2
     )
     v_base = v_ptr + batch * v_stride_b + s_2 * v_stride_2 + head * v_stride_h
     if DESCRIPTORS:
@@ -953,10 +953,10 @@ def triangle_attention_ending_node_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
-            triangle_bias = tl.load(
+            triangle_bias = load_tile(
                 triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
             logits_2 = tl.where(
@@ -1018,7 +1018,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "triangle_attention_ending_node", q, D, accumulators=1, scores=4
+        "triangle_attention_ending_node", q, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(k, v)
     triangle_attention_ending_node_kernel[(-(-S // block_rows) * B * S * H,)](
@@ -1070,26 +1070,26 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

@@ -26,12 +26,17 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-def deep_tile(rows, keys, row_count, depth):
-    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
-    rows = min(rows, padded(row_count))
+def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
+    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
+
+    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
+    """
+    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
     while rows * keys * depth > 16384 and max(rows, keys) > 16:
         rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    return rows, keys
+    while rows * keys * depth > 4096 * warps and warps < 16:
+        warps *= 2
+    return rows, keys, warps, stages
 
 
 @triton.jit
@@ -115,12 +120,13 @@ def invariant_point_attention_kernel(
         mask=(rows < H)[:, None] & (c < C)[None, :],
         other=0,
     )
+    existing_rows = tl.minimum(row_offsets, H - 1 - row_start)  # rows past the end read the last one
     k_block = (
         k_ptr
         + batch * k_stride_b
         + tl.cast(row_start, tl.int64) * k_stride_h
         + key_offsets[None, :, None] * k_stride_n
-        + row_offsets[:, None, None] * k_stride_h
+        + existing_rows[:, None, None] * k_stride_h
         + c[None, None, :] * k_stride_c
     )
     position = pn3_2 // 3
@@ -141,7 +147,7 @@ def invariant_point_attention_kernel(
         + batch * k_points_stride_b
         + tl.cast(row_start, tl.int64) * k_points_stride_h
         + key_offsets[None, :, None] * k_points_stride_n
-        + row_offsets[:, None, None] * k_points_stride_h
+        + existing_rows[:, None, None] * k_points_stride_h
         + position.to(tl.int64)[None, None, :] * k_points_stride_p
         + position_2.to(tl.int64)[None, None, :] * k_points_stride_4
     )
@@ -162,7 +168,7 @@ def invariant_point_attention_kernel(
         + n_index * pair_bias_stride_1
         + tl.cast(row_start, tl.int64) * pair_bias_stride_h
         + key_offsets[None, :] * pair_bias_stride_2
-        + row_offsets[:, None] * pair_bias_stride_h
+        + existing_rows[:, None] * pair_bias_stride_h
     )
     mask = tl.load(mask_ptr + batch * mask_stride_b + n_index * mask_stride_n)
     mask_block = mask_ptr + batch * mask_stride_b + key_offsets * mask_stride_n
@@ -171,7 +177,7 @@ def invariant_point_attention_kernel(
         + batch * v_stride_b
         + tl.cast(row_start, tl.int64) * v_stride_h
         + key_offsets[None, :, None] * v_stride_n
-        + row_offsets[:, None, None] * v_stride_h
+        + existing_rows[:, None, None] * v_stride_h
         + c[None, None, :] * v_stride_c
     )
     v_points_block = (
@@ -179,7 +185,7 @@ def invariant_point_attention_kernel(
         + batch * v_points_stride_b
         + tl.cast(row_start, tl.int64) * v_points_stride_h
         + key_offsets[None, :, None] * v_points_stride_n
-        + row_offsets[:, None, None] * v_points_stride_h
+        + existing_rows[:, None, None] * v_points_stride_h
         + (rn3 // 3).to(tl.int64)[None, None, :] * v_points_stride_r
         + (rn3 % 3).to(tl.int64)[None, None, :] * v_points_stride_4
     )
@@ -207,23 +213,21 @@ def invariant_point_attention_kernel(
             start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + key_offsets
-            k = tl.load(
+            k = load_tile(
                 k_block + tl.cast(key_start, tl.int64) * k_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (c < C)[None, None, :],
+                part > 0 or BLOCK_C != C,
             )
             scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
-            k_points = tl.load(
+            k_points = load_tile(
                 k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
+                part > 0 or BLOCK_P_3 != P * 3,
             )
             term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
             distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2,
-                mask=(rows < H)[:, None] & (keys < N)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
             )
             key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
             scores = (
@@ -238,17 +242,17 @@ def invariant_point_attention_kernel(
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
-            v = tl.load(
+            v = load_tile(
                 v_block + tl.cast(key_start, tl.int64) * v_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (c < C)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (c < C)[None, None, :],
+                part > 0 or BLOCK_C != C,
             )
             accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
             running_sum = running_sum * rescale + tl.sum(attn, 1)
-            v_points = tl.load(
+            v_points = load_tile(
                 v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
-                mask=(rows < H)[:, None, None] & (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
-                other=0,
+                (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
+                part > 0 or BLOCK_R_3 != R * 3,
             )
             accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
             if DESCRIPTORS:
@@ -324,9 +328,11 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     P_3 = P * 3
     R_3 = R * 3
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "invariant_point_attention", q, max(C, Z, P_3, R_3), accumulators=3, scores=5
+        "invariant_point_attention", q, max(C, Z, P_3, R_3), accumulators=3, scores=16
     )
-    block_rows, block_keys = deep_tile(block_rows, block_keys, H, max(padded(C), padded(P_3), padded(R_3)))
+    block_rows, block_keys, warps, stages = deep_tile(
+        block_rows, block_keys, warps, stages, H, max(padded(C), padded(P_3), padded(R_3)), gathered=True
+    )
     descriptors = descriptors and describable(pair)
     invariant_point_attention_kernel[(-(-H // block_rows) * B * N,)](
         q,
@@ -398,6 +404,7 @@ def point_attention_kernel(
     C: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    EXPAND: tl.constexpr,
     # fmt: on
 ):
     """point_attention:
@@ -442,6 +449,7 @@ def point_attention_kernel(
         )
     else:
         k_points_blocks = k_points_base + key_offsets[:, None] * k_points_stride_n + c[None, :] * k_points_stride_c
+    q_points_square = tl.sum(q_points.to(tl.float32) * q_points.to(tl.float32), 1)
     gamma = tl.load(gamma_ptr + head * gamma_stride_h)
     term = gamma.to(tl.float32) * -0.7213475204444817
     v_base = v_ptr + batch * v_stride_b + head * v_stride_h
@@ -474,8 +482,18 @@ def point_attention_kernel(
                     (keys < N)[:, None] & (c < C)[None, :],
                     part > 0 or BLOCK_C != C,
                 )
-            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
-            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
+            if EXPAND:
+                squares = (
+                    q_points_square[:, None] + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 1)[None, :]
+                )
+                distance = tl.where(
+                    squares == float("inf"),
+                    float("inf"),
+                    nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
+                )  # invariant_point.py:43
+            else:
+                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
+                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
             scores = distance * term
             if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
@@ -522,7 +540,11 @@ def point_attention(q_points, k_points, v, gamma):
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "point_attention", q_points, max(C, D), accumulators=1, scores=2
     )
-    block_rows, block_keys = deep_tile(block_rows, block_keys, N, padded(C))
+    expand = expandable(q_points)
+    if not expand:
+        block_rows, block_keys, warps, stages = deep_tile(
+            block_rows, block_keys, warps, stages, N, padded(C), gathered=False
+        )
     descriptors = descriptors and describable(k_points, v)
     point_attention_kernel[(-(-N // block_rows) * B * H,)](
         q_points,
@@ -545,6 +567,7 @@ def point_attention(q_points, k_points, v, gamma):
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
         PRECISION=precision(q_points),
+        EXPAND=expand,
         num_warps=warps,
         num_stages=stages,
     )
@@ -570,26 +593,26 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
@@ -651,6 +674,11 @@ def scratch(size, alignment, stream):
 def padded(size):
     """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
     return max(16, triton.next_power_of_2(size))
+
+
+def expandable(tensor):
+    """Whether |a - b|² may be |a|² + |b|² - 2ab: what cancels is less than bfloat16 has rounded the points by."""
+    return tensor.dtype == torch.bfloat16
 
 
 def precision(tensor):

@@ -73,12 +73,13 @@ def boolean_mask_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + head * mask_stride_h
         + tl.cast(row_start, tl.int64) * mask_stride_2
-        + row_offsets[:, None] * mask_stride_2
+        + existing_rows[:, None] * mask_stride_2
         + key_offsets[None, :] * mask_stride_3
     )
     query = tl.load(
@@ -120,11 +121,7 @@ def boolean_mask_kernel(
                 mask=(keys < S_k)[:, None] & (d < D)[None, :],
                 other=0,
             )
-        mask = tl.load(
-            mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
-            mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-            other=0,
-        )
+        mask = tl.load(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0)
         scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))  # masks.py:18
         if partial:
             scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -169,7 +166,7 @@ def boolean_mask(query, key, value, mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask", query, D, accumulators=1, scores=4
+        "boolean_mask", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -243,11 +240,12 @@ def boolean_mask_per_batch_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + tl.cast(row_start, tl.int64) * mask_stride_2
-        + row_offsets[:, None] * mask_stride_2
+        + existing_rows[:, None] * mask_stride_2
         + key_offsets[None, :] * mask_stride_3
     )
     query = tl.load(
@@ -295,11 +293,7 @@ def boolean_mask_per_batch_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            mask = tl.load(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
             )  # masks.py:31
@@ -346,7 +340,7 @@ def boolean_mask_per_batch(query, key, value, mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask_per_batch", query, D, accumulators=1, scores=3
+        "boolean_mask_per_batch", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -422,10 +416,11 @@ def boolean_mask_shared_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     hidden_block = (
         hidden_ptr
         + tl.cast(row_start, tl.int64) * hidden_stride_0
-        + row_offsets[:, None] * hidden_stride_0
+        + existing_rows[:, None] * hidden_stride_0
         + key_offsets[None, :] * hidden_stride_1
     )
     query = tl.load(
@@ -468,9 +463,7 @@ def boolean_mask_shared_kernel(
                 other=0,
             )
         hidden = tl.load(
-            hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1,
-            mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-            other=0,
+            hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1, mask=(keys < S_k)[None, :], other=0
         )
         scores = tl.where(
             ~hidden, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
@@ -518,7 +511,7 @@ def boolean_mask_shared(query, key, value, hidden):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask_shared", query, D, accumulators=1, scores=3
+        "boolean_mask_shared", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -592,11 +585,12 @@ def boolean_mask_optional_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + tl.cast(row_start, tl.int64) * mask_stride_1
-        + row_offsets[:, None] * mask_stride_1
+        + existing_rows[:, None] * mask_stride_1
         + key_offsets[None, :] * mask_stride_2
     )
     query = tl.load(
@@ -644,11 +638,7 @@ def boolean_mask_optional_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            mask = tl.load(
-                mask_block + tl.cast(key_start, tl.int64) * mask_stride_2,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S_k)[None, :], part > 0)
             scores = tl.where(
                 mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
             )  # masks.py:57
@@ -697,7 +687,7 @@ def boolean_mask_optional(query, key, value, mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask_optional", query, D, accumulators=1, scores=3
+        "boolean_mask_optional", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -787,11 +777,12 @@ def additive_mask_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     attention_mask_block = (
         attention_mask_ptr
         + batch * attention_mask_stride_b
         + tl.cast(row_start, tl.int64) * attention_mask_stride_2
-        + row_offsets[:, None] * attention_mask_stride_2
+        + existing_rows[:, None] * attention_mask_stride_2
         + key_offsets[None, :] * attention_mask_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -825,10 +816,10 @@ def additive_mask_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:70
-            attention_mask = tl.load(
+            attention_mask = load_tile(
                 attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
+                (keys < S_k)[None, :],
+                part > 0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
             if part > 0:
@@ -876,7 +867,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_mask", query, D, accumulators=1, scores=4
+        "additive_mask", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -967,11 +958,12 @@ def additive_bias_per_head_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     bias_block = (
         bias_ptr
         + head * bias_stride_h
         + tl.cast(row_start, tl.int64) * bias_stride_1
-        + row_offsets[:, None] * bias_stride_1
+        + existing_rows[:, None] * bias_stride_1
         + key_offsets[None, :] * bias_stride_2
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -1005,11 +997,7 @@ def additive_bias_per_head_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:83
-            bias = tl.load(
-                bias_block + tl.cast(key_start, tl.int64) * bias_stride_2,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_2, (keys < S_k)[None, :], part > 0)
             scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
@@ -1056,7 +1044,7 @@ def additive_bias_per_head(query, key, value, bias):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_bias_per_head", query, D, accumulators=1, scores=4
+        "additive_bias_per_head", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -1316,11 +1304,12 @@ def additive_pair_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     mask_bias_block = mask_bias_ptr + batch * mask_bias_stride_b + key_offsets * mask_bias_stride_s
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + head * pair_bias_stride_h
         + tl.cast(row_start, tl.int64) * pair_bias_stride_2
-        + row_offsets[:, None] * pair_bias_stride_2
+        + existing_rows[:, None] * pair_bias_stride_2
         + key_offsets[None, :] * pair_bias_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -1357,10 +1346,8 @@ def additive_pair_kernel(
             mask_bias = load_tile(
                 mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
             )
-            pair_bias = tl.load(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3, (keys < S)[None, :], part > 0
             )
             scores_2 = (
                 scores
@@ -1411,7 +1398,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_pair", query, D, accumulators=1, scores=4
+        "additive_pair", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     additive_pair_kernel[(-(-S // block_rows) * B * H,)](
@@ -1464,26 +1451,26 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

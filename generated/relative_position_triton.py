@@ -276,10 +276,11 @@ def window_bias_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     relative_position_index_block = (
         relative_position_index_ptr
         + tl.cast(row_start, tl.int64) * relative_position_index_stride_0
-        + row_offsets[:, None] * relative_position_index_stride_0
+        + existing_rows[:, None] * relative_position_index_stride_0
         + key_offsets[None, :] * relative_position_index_stride_1
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -313,10 +314,10 @@ def window_bias_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:52
-            relative_position_index = tl.load(
+            relative_position_index = load_tile(
                 relative_position_index_block + tl.cast(key_start, tl.int64) * relative_position_index_stride_1,
-                mask=(rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
+                (keys < S)[None, :],
+                part > 0,
             )
             relative_position_bias_table = tl.load(
                 relative_position_bias_table_ptr
@@ -377,7 +378,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "window_bias", query, D, accumulators=1, scores=5
+        "window_bias", query, D, accumulators=1, scores=7
     )
     descriptors = descriptors and describable(key, value)
     window_bias_kernel[(-(-S // block_rows) * B * H,)](
@@ -762,26 +763,26 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

@@ -265,8 +265,8 @@ def sdpa_causal_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S_k, (BLOCK_ROWS + row_start))
-    full_stop = tl.minimum(S_k, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    live_stop = tl.minimum(S_k, BLOCK_ROWS + row_start)
+    full_stop = tl.minimum(S_k, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
         keys = key_start + key_offsets
@@ -399,11 +399,12 @@ def sdpa_boolean_mask_kernel(
     d = tl.arange(0, BLOCK_D)
 
     # What stays in the tile
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
         + batch * mask_stride_b
         + tl.cast(row_start, tl.int64) * mask_stride_2
-        + row_offsets[:, None] * mask_stride_2
+        + existing_rows[:, None] * mask_stride_2
         + key_offsets[None, :] * mask_stride_3
     )
     query = tl.load(
@@ -445,11 +446,7 @@ def sdpa_boolean_mask_kernel(
                 mask=(keys < S_k)[:, None] & (d < D)[None, :],
                 other=0,
             )
-        mask = tl.load(
-            mask_block + tl.cast(key_start, tl.int64) * mask_stride_3,
-            mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-            other=0,
-        )
+        mask = tl.load(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0)
         scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
         if partial:
             scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -495,7 +492,7 @@ def sdpa_boolean_mask(query, key, value, mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_boolean_mask", query, D, accumulators=1, scores=4
+        "sdpa_boolean_mask", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     sdpa_boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -586,12 +583,13 @@ def sdpa_additive_mask_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     bias_block = (
         bias_ptr
         + batch * bias_stride_b
         + head * bias_stride_h
         + tl.cast(row_start, tl.int64) * bias_stride_2
-        + row_offsets[:, None] * bias_stride_2
+        + existing_rows[:, None] * bias_stride_2
         + key_offsets[None, :] * bias_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -624,11 +622,7 @@ def sdpa_additive_mask_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            bias = tl.load(
-                bias_block + tl.cast(key_start, tl.int64) * bias_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
-            )
+            bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_3, (keys < S_k)[None, :], part > 0)
             scores = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
                 + bias.to(tl.float32) * 1.4426950408889634
@@ -677,7 +671,7 @@ def sdpa_additive_mask(query, key, value, bias):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_additive_mask", query, D, accumulators=1, scores=3
+        "sdpa_additive_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     sdpa_additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -936,8 +930,8 @@ def sdpa_grouped_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
-    full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    live_stop = tl.minimum(S, BLOCK_ROWS + row_start)
+    full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
         keys = key_start + key_offsets
@@ -1201,26 +1195,26 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

@@ -47,18 +47,18 @@ def attention_with_sinks_kernel(
 ):
     """attention_with_sinks:
 
-        attn_weights[b, h, i, s_2] = (Σ_d query[b, h, i, d] * key[b, h, s_2, d]) * float32(D) ** -0.5
-        attn_weights_2[b, h, i, s_2] = where(s_2 > i, -inf, attn_weights[b, h, i, s_2])
-        attn_weights_3[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
-        attn_weights_4[b, h, i, j] = where(j > i, -inf, attn_weights_3[b, h, i, j])
-        combined_logits[b, h, i, j] = where(j < S, attn_weights_4[b, h, i, j], sinks[h])
-        t5[b, h, i] = max_j combined_logits[b, h, i, j]
-        combined_logits_2[b, h, i, s_2] = attn_weights_2[b, h, i, s_2] - t5[b, h, i]
-        combined_logits_3[b, h, i, j] = combined_logits[b, h, i, j] - t5[b, h, i]
-        t8[b, h, i] = max_j combined_logits_3[b, h, i, j]
-        probs[b, h, i, s_2] = exp(combined_logits_2[b, h, i, s_2] - t8[b, h, i]) / (Σ_j exp(combined_logits_3[b,
-            h, i, j] - t8[b, h, i]))
-        output[b, h, i, d] = Σ_s_2 probs[b, h, i, s_2] * value[b, h, s_2, d]
+        attn_weights[b, h, s, s_2] = (Σ_d query[b, h, s, d] * key[b, h, s_2, d]) * float32(D) ** -0.5
+        attn_weights_2[b, h, s, s_2] = where(s_2 > s, -inf, attn_weights[b, h, s, s_2])
+        attn_weights_3[b, h, s, s_2] = (Σ_d query[b, h, s, d] * key[b, h, s_2, d]) * float32(D) ** -0.5
+        attn_weights_4[b, h, s, s_2] = where(s_2 > s, -inf, attn_weights_3[b, h, s, s_2])
+        combined_logits[b, h, s, s_2] = where(s_2 < S, attn_weights_4[b, h, s, s_2], sinks[h])
+        t5[b, h, s] = max_s_2 combined_logits[b, h, s, s_2]
+        combined_logits_2[b, h, s, s_2] = attn_weights_2[b, h, s, s_2] - t5[b, h, s]
+        combined_logits_3[b, h, s, s_2] = combined_logits[b, h, s, s_2] - t5[b, h, s]
+        t8[b, h, s] = max_s_2 combined_logits_3[b, h, s, s_2]
+        probs[b, h, s, s_2] = exp(combined_logits_2[b, h, s, s_2] - t8[b, h, s]) / (Σ_s_2
+            exp(combined_logits_3[b, h, s, s_2] - t8[b, h, s]))
+        output[b, h, s, d] = Σ_s_2 probs[b, h, s, s_2] * value[b, h, s_2, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
@@ -102,8 +102,8 @@ def attention_with_sinks_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S, (BLOCK_ROWS + row_start))
-    full_stop = tl.minimum(S, (row_start + 1)) // BLOCK_KEYS * BLOCK_KEYS
+    live_stop = tl.minimum(S, BLOCK_ROWS + row_start)
+    full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
         keys = key_start + key_offsets
@@ -167,7 +167,7 @@ def attention_with_sinks(query, key, value, sinks):
         "attention_with_sinks", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    attention_with_sinks_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    attention_with_sinks_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -324,7 +324,7 @@ def softmax_off_by_one(query, key, value):
         "softmax_off_by_one", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    softmax_off_by_one_kernel[(triton.cdiv(S, block_rows) * B * H,)](
+    softmax_off_by_one_kernel[(-(-S // block_rows) * B * H,)](
         query,
         key,
         value,
@@ -361,26 +361,26 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
@@ -423,8 +423,12 @@ def describable(*tensors):
         return False
     for tensor in tensors:
         size = tensor.element_size()
-        if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(step * size % 16 for step in tensor.stride()[:-1]):
+        *outer, inner = tensor.stride()
+        if inner != 1 or tensor.data_ptr() % 16:
             return False
+        for step in outer:
+            if step * size % 16:
+                return False
     triton.set_allocator(scratch)  # descriptors are written to memory by each program
     return True
 

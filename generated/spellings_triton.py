@@ -843,11 +843,12 @@ def with_bmm_reshaped_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     attention_mask_block = (
         attention_mask_ptr
         + batch * attention_mask_stride_b
         + tl.cast(row_start, tl.int64) * attention_mask_stride_2
-        + row_offsets[:, None] * attention_mask_stride_2
+        + existing_rows[:, None] * attention_mask_stride_2
         + key_offsets[None, :] * attention_mask_stride_3
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -881,10 +882,10 @@ def with_bmm_reshaped_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # spellings.py:73
-            attention_mask = tl.load(
+            attention_mask = load_tile(
                 attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
-                mask=(rows < S_q)[:, None] & (keys < S_k)[None, :],
-                other=0,
+                (keys < S_k)[None, :],
+                part > 0,
             )
             attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
             if part > 0:
@@ -932,7 +933,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_bmm_reshaped", query, D, accumulators=1, scores=4
+        "with_bmm_reshaped", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     with_bmm_reshaped_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -1445,26 +1446,26 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, accumulators, scores, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
     size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores)
+    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores):
+def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
     shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact float32 products unroll over the head dimension, which only small tiles bear.
+    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
     hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
     amd = architecture.startswith("gfx")
-    if size > 2:
+    if size > 2 or float32:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1

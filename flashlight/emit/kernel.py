@@ -12,7 +12,21 @@ from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
 from flashlight.ir import build
-from flashlight.ir.expr import ELEMENT, Axis, Expr, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, is_int, walk
+from flashlight.ir.expr import (
+    ELEMENT,
+    Axis,
+    Expr,
+    Iota,
+    Load,
+    Map,
+    Reduce,
+    Scalar,
+    Scan,
+    Tensor,
+    is_float,
+    is_int,
+    walk,
+)
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Output
 from flashlight.schedule.model import Accumulator, Pass, Schedule
@@ -37,6 +51,8 @@ class Kernel:
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
     tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
     deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
+    gathered: bool  # whether tiles of three or more axes are read from memory
+    deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     accumulators: int  # tiles of rows by head dimension that registers hold at once
     scores: int  # tiles of rows by keys that they hold beside them
@@ -81,7 +97,7 @@ class _KernelWriter:
         for number, one in enumerate(self.schedule.passes):
             self._pass(number, one)
         self._store()
-        if self.tiles.deep:
+        if self.tiles.deep or self.tiles.deep_exact:
             self.tiles.helpers.add("deep_tile")
         body = _without_unused(self.tiles.block.lines)
         return self._signed(body, description)
@@ -152,6 +168,8 @@ class _KernelWriter:
                     children = tuple(i for i in node.index if any(isinstance(n, Load) for n in walk(i)))
                 for child in children:
                     visit(child, node)
+                if node in tiles.expansions:
+                    tiles.settle(tiles.expansions[node])
                 if isinstance(node, Load) and stream in node.axes:
                     tiles.advance(node)
             elif isinstance(node, (Load, Reduce)) or (isinstance(node, Map) and self._worth(node)):
@@ -270,8 +288,8 @@ class _KernelWriter:
 
     def _clamped(self, bound: Expr, level: int = 0) -> str:
         code = self.tiles.value(bound, bind=False)
-        if any(isinstance(node, Load) for node in walk(bound)):
-            # bounds of loops are 32-bit whatever the dtype of the lengths they come from
+        if any(isinstance(node, (Iota, Load)) for node in walk(bound)):
+            # bounds of loops are 32-bit, as descriptors need: what is loaded and places in the grid are not
             code = Code(f"tl.cast({code.text}, tl.int32)", ATOM, code.axes, code.dtype)
         if _certainly_nonnegative(bound):
             return code.within(level)
@@ -364,12 +382,15 @@ class _KernelWriter:
         first = {name: number for number, names in reversed(list(enumerate(words))) for name in names}
         last = {name: number for number, names in enumerate(words) for name in names}
         # scores that no product leaves in the layout of products are brought into it
-        moved = 0 if any("tl.dot(" in line and names for line, names in zip(lines, words, strict=True)) else 2
+        products = {line.split(" = ")[0].strip() for line in lines if "tl.dot(" in line}
+        always = 0 if products & squares else 2
+        # the 64-bit addresses of a tile that moves along the keys stay
+        always += 2 * sum(rows in load.axes and stream in load.axes for load in self.tiles.pointers)
         for number, (line, names) in enumerate(zip(lines, words, strict=True)):
             alive = sum(first[name] <= number < last[name] or name in names for name in first)
-            # the 64-bit addresses of a tile that is gathered; what a power is computed from
-            within = 2 * ("tl.load(" in line) + 3 * ("power(" in line) if names else 0
-            self.scores = max(self.scores, alive + within + moved)
+            # the addresses of a tile that is gathered; what a power is computed from
+            within = 2 * ("tl.load(" in line and "_block" not in line) + 3 * ("power(" in line) if names else 0
+            self.scores = max(self.scores, alive + within + always)
 
     def _undefine(self, one: Pass, variables: dict[Reduce, Code]) -> None:
         """After the loops: sums of a row whose scores are all -inf are NaN where nothing else would show it."""
@@ -565,7 +586,7 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE")
+        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE", "EXPAND")
         rest = [f"{name}: tl.constexpr" for name in choices if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         lines = ["# fmt: off"]
@@ -589,6 +610,8 @@ class _KernelWriter:
             widths,
             tuple(self.tables),
             distinct(tuple(tiles.deep)),
+            tiles.gathers,
+            distinct(tuple(tiles.deep_exact)),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             max(self.accumulators, 1),
             max(self.scores, 1),

@@ -170,11 +170,16 @@ class _Body:
         tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else '_'}"
         load = f"accumulators={kernel.accumulators}, scores={kernel.scores}{', float32=True' * kernel.float32}"
         lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {load})')
-        if kernel.deep:
-            depths = ", ".join(f"padded({extent_name(axis)})" for axis in kernel.deep)
-            depth = f"max({depths})" if len(kernel.deep) > 1 else depths
+        if "EXPAND" in kernel.text:
+            lines.append(f"expand = expandable({self.first.name})")
+        deep = kernel.deep or kernel.deep_exact
+        if deep:
+            depths = ", ".join(f"padded({extent_name(axis)})" for axis in deep)
+            depth = f"max({depths})" if len(deep) > 1 else depths
             extent = python(roles.rows.extent)
-            lines.append(f"block_rows, block_keys = deep_tile(block_rows, block_keys, {extent}, {depth})")
+            tile = "block_rows, block_keys, warps, stages"
+            line = f"{tile} = deep_tile({tile}, {extent}, {depth}, gathered={kernel.gathered})"
+            lines += [line] if kernel.deep else ["if not expand:", f"    {line}"]
         if kernel.described:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
             lines.append(f"descriptors = descriptors and describable({tensors})")
@@ -207,6 +212,8 @@ class _Body:
             lines.append(f"    PRECISION=precision({self.first.name}),")
         if "APPROXIMATE" in kernel.text:
             lines.append(f"    APPROXIMATE=approximate({self.first.name}),")
+        if "EXPAND" in kernel.text:
+            lines.append("    EXPAND=expand,")
         lines.append("    num_warps=warps, num_stages=stages,")
         lines.append(")")
         shapes = {output.name: tuple(axis.extent for axis in output.axes) for output in kernel.outputs}

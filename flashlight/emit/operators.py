@@ -145,12 +145,17 @@ def block_bounds(values, block_keys):
     return low, high
 ''',
     "deep_tile": '''
-def deep_tile(rows, keys, row_count, depth):
-    """Rows and keys of a tile with `depth` values for each pair of them, all of which registers must hold."""
-    rows = min(rows, padded(row_count))
+def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
+    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
+
+    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
+    """
+    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
     while rows * keys * depth > 16384 and max(rows, keys) > 16:
         rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    return rows, keys
+    while rows * keys * depth > 4096 * warps and warps < 16:
+        warps *= 2
+    return rows, keys, warps, stages
 ''',
     "floor_divide": '''
 @triton.jit

@@ -39,6 +39,7 @@ from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
+from rewriters.expand import Expansion
 
 INT_CODE = "int"
 MASKED = "part > 0"
@@ -59,8 +60,12 @@ class TileWriter:
         self.masks: dict[Expr, Mask] = {mask.node: mask for mask in schedule.masks}
         self.pointers: dict[Load, tuple[str, str]] = {}
         self.descriptors: dict[Load, str] = {}
+        self.existing: dict[Load, str] = {}
         self.helpers: set[str] = set()
+        self.expansions = {one.distance: one for one in schedule.expansions}
         self.deep: dict[Axis, None] = {}
+        self.deep_exact: dict[Axis, None] = {}
+        self.gathers = False
         self.in_loop = False
         self.joint = False
         self.float32 = False
@@ -122,6 +127,8 @@ class TileWriter:
             return known
         if expr in self.masks:
             return self._masked(self.masks[expr])
+        if expr in self.expansions:
+            return self._distances(self.expansions[expr])
         if isinstance(expr, Load) and expr in self.descriptors and self.in_loop:
             return self._block_of_keys(expr)
         number = self._number(expr)
@@ -282,6 +289,39 @@ class TileWriter:
             )
         return Code(f"{arg.widened().within(ATOM)}.to(tl.int32)", ATOM, arg.axes, INT_CODE)
 
+    # --- distances --------------------------------------------------------------------------------------------------
+
+    def settle(self, one: Expansion) -> None:
+        """Before a loop: the term of the rows."""
+        load = next(node for node in walk(one.row_term) if isinstance(node, Load))
+        if one.row_term not in self.bound:
+            self.assign(one.row_term, self.value(one.row_term, bind=False), f"{load.tensor.name}_square")
+
+    def _distances(self, one: Expansion) -> Code:
+        """Squared distances by a matrix product where the dtype bears it, else from the differences themselves."""
+        axes = self.tile_axes(one.distance)
+        for load in walk(one.product):
+            if isinstance(load, Load):
+                self.value(load)
+        given = self._name(one.distance)
+        variable = self.names.fresh(given.name if given else "distance")
+        line = f"  # {self.source_name}:{given.line}" if given and given.line else ""
+        outer, before, deep = self.block, dict(self.bound), dict(self.deep)
+        for test, expr in (("if EXPAND:", one.expanded), ("else:", one.distance)):
+            outer.add(test)
+            self.block = outer.nested()
+            if expr is not one.distance:
+                self.assign(one.squares, self.value(one.squares, bind=False), "squares")
+            code = self._written(expr)
+            self.block.add(f"{variable} = {code.along(axes)}{line}")
+            outer.close(self.block)
+            self.bound = dict(before)
+        self.deep_exact.update(self.deep)
+        self.block, self.deep = outer, deep
+        bound = Code(variable, ATOM, axes, FLOAT32)
+        self.bound[one.distance] = bound
+        return bound
+
     # --- masks ------------------------------------------------------------------------------------------------------
 
     def _masked(self, mask: Mask) -> Code:
@@ -334,6 +374,7 @@ class TileWriter:
         """A tile or a scalar of a tensor, zero outside it."""
         axes = self.tile_axes(load)
         self.note_depth(axes)
+        self.gathers = self.gathers or (len(axes) > 2 and self.roles.rows in axes and self.roles.stream in axes)
         self.used_tensors.setdefault(load.tensor)
         tests, always = self._bounds(load)
         if load in self.pointers:
@@ -372,6 +413,8 @@ class TileWriter:
             tests.append(Code(f"{code.within(3)} < {size.within(3)}", 2, code.axes, BOOL))
             always = True
             plain |= {axis for axis in self.tile_axes(index)}
+        if load in self.existing:
+            plain.discard(self.roles.rows)
         for axis in self.roles.tile:
             if axis in plain:
                 tests.append(Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL))
@@ -405,8 +448,10 @@ class TileWriter:
                     axis = tiled[0].axis
                     factor = self.value(integers.expression({tuple(rest): coefficient}))
                     step = stride if factor.text == "1" else f"{factor.within(8)} * {stride}"
-                    vectors.append(Code(f"{{{self.offsets(axis)}}}", ATOM, (axis,), INT_CODE))
-                    vectors[-1] = Code(f"{self.offsets(axis)}", ATOM, (axis,), step)
+                    offsets = self.offsets(axis)
+                    if axis is self.roles.rows:
+                        offsets = self.existing.get(load, offsets)
+                    vectors.append(Code(offsets, ATOM, (axis,), step))
                     start = {self.roles.rows: "row_start", self.roles.stream: "key_start"}.get(axis)
                     if start == "row_start":
                         scalars.append(f"tl.cast(row_start, tl.int64) * {step}")
@@ -437,6 +482,7 @@ class TileWriter:
         if self._is_block(load):
             self._describe(load)
             return
+        self._clamp_rows(load)
         base, vectors = self._address(load, advancing=False)
         axes = self.tile_axes(load)
         name = self.names.fresh(f"{load.tensor.name}_block")
@@ -453,6 +499,24 @@ class TileWriter:
         ]
         single = len(terms) == 1 and terms[0][1:] == ((Iota(self.roles.stream),), 1)
         return terms[0][0] if single else None
+
+    def _clamp_rows(self, load: Load) -> None:
+        """Let rows past the end read the last one, whose result nothing stores.
+
+        A full block then needs no mask, so that it is read in whole vectors, and ahead of time.
+        """
+        rows = self.roles.rows
+        having = [
+            (index, size) for index, size in zip(load.index, load.tensor.shape, strict=True) if rows in index.axes
+        ]
+        if len(having) != 1 or not (having[0][0] is Iota(rows) and rows.extent is having[0][1]):
+            return
+        name = next(iter(self.existing.values()), None)
+        if name is None:
+            name = self.names.fresh("existing_rows")
+            last = f"{self.size(rows.extent)} - 1 - row_start"
+            self.block.add(f"{name} = tl.minimum(row_offsets, {last})  # rows past the end read the last one")
+        self.existing[load] = name
 
     def _is_block(self, load: Load) -> bool:
         """Whether the tile is a block of whole rows of a matrix: keys by a last dimension, the rest fixed."""

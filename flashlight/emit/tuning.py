@@ -98,6 +98,11 @@ def approximate(tensor):
     return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
 
 
+def expandable(tensor):
+    """Whether |a - b|² may be |a|² + |b|² - 2ab: what cancels is less than bfloat16 has rounded the points by."""
+    return tensor.dtype == torch.bfloat16
+
+
 def precision(tensor):
     """How float32 matrix products are computed, as PyTorch is set to compute them."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

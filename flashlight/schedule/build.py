@@ -17,6 +17,7 @@ from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, S
 from flashlight.schedule.prologue import prologues
 from flashlight.schedule.undefined import undefined
 from rewriters.dead import vanishes
+from rewriters.expand import expansions
 from rewriters.merge import merge
 from rewriters.online import correction
 
@@ -32,7 +33,8 @@ def schedule(program: Program) -> Schedule:
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
-    return Schedule(program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before)
+    distances = expansions(program, parts.rows, parts.stream)
+    return Schedule(program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before, distances)
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:

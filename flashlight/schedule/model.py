@@ -10,6 +10,7 @@ from flashlight.ir.program import Program
 from flashlight.schedule.intervals import Keys, Matched
 from flashlight.schedule.prologue import Prologue
 from flashlight.schedule.roles import Roles
+from rewriters.expand import Expansion
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Schedule:
     fills: tuple[Fill, ...]
     reasons: tuple[str, ...]
     prologues: tuple[Prologue, ...] = ()
+    expansions: tuple[Expansion, ...] = ()
 
     @property
     def stream(self) -> Axis:
@@ -118,6 +120,8 @@ class Schedule:
         start, stop = roles.stream.extent, roles.stream.extent
         lines.append(f"live      {_end(ends.live_start, '0')} <= {stream} < {_end(ends.live_stop, show(stop))}")
         lines.append(f"full      {_end(ends.full_start, '0')} <= {stream} < {_end(ends.full_stop, show(start))}")
+        for squared in self.expansions:
+            lines.append(f"expanded  {_short(squared.distance)} as a matrix product, in bfloat16")
         for match in self.matched:
             lines.append(f"matched   {show(match.condition)}, by minima and maxima of each block")
         for fill in self.fills:
