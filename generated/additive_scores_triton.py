@@ -14,6 +14,8 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("bahdanau", "sm_90", 64, 2): (64, 64, 4, 3, False),
+    ("graph_attention_scores", "sm_90", 64, 2): (64, 16, 4, 2, True),
+    ("graph_attention_scores", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }
 
 

@@ -14,6 +14,8 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("additive_mask", "sm_90", 64, 2): (64, 64, 4, 3, True),
+    ("additive_mask", "sm_90", 128, 2): (64, 64, 4, 2, True),
     ("boolean_mask", "sm_90", 64, 2): (64, 128, 4, 3, True),
     ("boolean_mask", "sm_90", 128, 2): (64, 64, 4, 2, True),
 }

@@ -15,6 +15,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("bucketed_bias", "sm_90", 64, 2): (64, 32, 4, 2, True),
+    ("bucketed_bias", "sm_90", 128, 2): (64, 16, 4, 3, True),
     ("window_bias", "sm_90", 64, 2): (128, 32, 4, 3, False),
     ("window_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }
@@ -276,11 +277,10 @@ def window_bias_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     relative_position_index_block = (
         relative_position_index_ptr
         + tl.cast(row_start, tl.int64) * relative_position_index_stride_0
-        + existing_rows[:, None] * relative_position_index_stride_0
+        + row_offsets[:, None] * relative_position_index_stride_0
         + key_offsets[None, :] * relative_position_index_stride_1
     )
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
@@ -314,10 +314,10 @@ def window_bias_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             attn = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:52
-            relative_position_index = load_tile(
+            relative_position_index = tl.load(
                 relative_position_index_block + tl.cast(key_start, tl.int64) * relative_position_index_stride_1,
-                (keys < S)[None, :],
-                part > 0,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
             )
             relative_position_bias_table = tl.load(
                 relative_position_bias_table_ptr

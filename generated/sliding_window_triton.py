@@ -14,7 +14,7 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("sliding_window", "sm_90", 64, 2): (64, 64, 4, 2, False),
+    ("sliding_window", "sm_90", 64, 2): (64, 64, 4, 3, False),
     ("sliding_window", "sm_90", 128, 2): (64, 32, 4, 2, True),
     ("sliding_window_symmetric", "sm_90", 64, 2): (64, 64, 4, 2, True),
     ("sliding_window_symmetric", "sm_90", 128, 2): (64, 32, 4, 2, True),

@@ -13,7 +13,10 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {}
+TILES = {
+    ("stick_breaking", "sm_90", 64, 2): (64, 32, 4, 4, False),
+    ("stick_breaking", "sm_90", 128, 2): (64, 32, 4, 4, False),
+}
 
 
 @triton.jit

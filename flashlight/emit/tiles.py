@@ -503,8 +503,11 @@ class TileWriter:
     def _clamp_rows(self, load: Load) -> None:
         """Let rows past the end read the last one, whose result nothing stores.
 
-        A full block then needs no mask, so that it is read in whole vectors, and ahead of time.
+        A full block then needs no mask, so that it is read in whole vectors, and ahead of time. (Not indices: what is
+        gathered by them waits for them at once.)
         """
+        if is_int(load):
+            return
         rows = self.roles.rows
         having = [
             (index, size) for index, size in zip(load.index, load.tensor.shape, strict=True) if rows in index.axes
