@@ -16,7 +16,6 @@ import triton.language as tl
 TILES = {
     ("bucketed_bias", "sm_90", 64, 2): (64, 32, 4, 2, True),
     ("bucketed_bias", "sm_90", 128, 2): (64, 16, 4, 3, True),
-    ("window_bias", "sm_90", 64, 2): (128, 32, 4, 3, False),
     ("window_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }
 
