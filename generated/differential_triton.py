@@ -195,7 +195,7 @@ def diff_attn(q, k, v, lam):
     output = torch.empty((B, H, S, D * 2), dtype=q.dtype, device=q.device)
     D_2 = D * 2
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "diff_attn", q, max(D, D_2), accumulators=2, scores=2
+        "diff_attn", q, max(D, D_2), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
     diff_attn_kernel[(-(-S // block_rows) * B * H,)](
@@ -403,7 +403,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "diff_attn_chunk", q, max(D, D_v), accumulators=2, scores=2
+        "diff_attn_chunk", q, max(D, D_v), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
     diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
@@ -613,7 +613,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "diff_attn_norm", q, max(D, D_v), accumulators=2, scores=2
+        "diff_attn_norm", q, max(D, D_v), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
     diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
@@ -829,7 +829,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
 
     output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "multihead_diff_attn", q, max(D, D_v), accumulators=2, scores=2
+        "multihead_diff_attn", q, max(D, D_v), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
     multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
@@ -880,20 +880,21 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores, float32=False):
+def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
+    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
+    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
+def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
-    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
-    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
+    row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
+    of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
+    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
+    which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
@@ -913,8 +914,8 @@ def tile_for(function, architecture, width, size, accumulators, scores, float32=
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
-    lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
+    lanes, budget = 64 if amd else 32, 160 if hopper else 128
+    while rows * (accumulators * width + scores * keys) > budget * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -923,6 +924,9 @@ def tile_for(function, architecture, width, size, accumulators, scores, float32=
             rows //= 2
         else:
             keys //= 2
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
+        keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
     return rows, keys, warps, stages, True
 
 

@@ -686,20 +686,21 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, float32=False):
+def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
+    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
+    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
+def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
-    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
-    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
+    row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
+    of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
+    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
+    which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
@@ -719,8 +720,8 @@ def tile_for(function, architecture, width, size, accumulators, scores, float32=
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
-    lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
+    lanes, budget = 64 if amd else 32, 160 if hopper else 128
+    while rows * (accumulators * width + scores * keys) > budget * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -729,6 +730,9 @@ def tile_for(function, architecture, width, size, accumulators, scores, float32=
             rows //= 2
         else:
             keys //= 2
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
+        keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
     return rows, keys, warps, stages, True
 
 

@@ -25,19 +25,6 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
-    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
-
-    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
-    """
-    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
-    while rows * keys * depth > 16384 and max(rows, keys) > 16:
-        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    while rows * keys * depth > 4096 * warps and warps < 16:
-        warps *= 2
-    return rows, keys, warps, stages
-
-
 @triton.jit(do_not_specialize=["S"])
 def talking_heads_kernel(
     # fmt: off
@@ -55,7 +42,7 @@ def talking_heads_kernel(
     # sizes: one compiled kernel serves them all
     S,
     # head dimensions and the widths of their tiles
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N4_2: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
@@ -82,39 +69,104 @@ def talking_heads_kernel(
     rows = row_start + row_offsets
     key_offsets = tl.arange(0, BLOCK_KEYS)
     d = tl.arange(0, BLOCK_D)
-    n4_2 = tl.arange(0, BLOCK_N4_2)
 
     # What stays in the tile
     q = tl.load(
         q_ptr
         + batch * q_stride_b
         + tl.cast(row_start, tl.int64) * q_stride_s
-        + n4_2[None, None, :] * q_stride_1
-        + row_offsets[:, None, None] * q_stride_s
-        + d[None, :, None] * q_stride_d,
-        mask=(rows < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    k_block = (
-        k_ptr
-        + batch * k_stride_b
-        + n4_2[None, None, :] * k_stride_1
-        + key_offsets[:, None, None] * k_stride_s
-        + d[None, :, None] * k_stride_d
+    k_base = k_ptr + batch * k_stride_b
+    if DESCRIPTORS:
+        k_blocks = tl.make_tensor_descriptor(k_base, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l = tl.load(proj_l_ptr)
+    term = scale * proj_l.to(tl.float32) * 1.4426950408889634
+    q_2 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + 1 * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
     )
-    proj_l = load_tile(proj_l_ptr + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
-    term = proj_l.to(tl.float32)
+    k_base_2 = k_ptr + batch * k_stride_b + 1 * k_stride_1
+    if DESCRIPTORS:
+        k_blocks_2 = tl.make_tensor_descriptor(k_base_2, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l_2 = tl.load(proj_l_ptr + 1 * proj_l_stride_1)
+    term_2 = scale * proj_l_2.to(tl.float32) * 1.4426950408889634
+    q_3 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + 2 * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_3 = k_ptr + batch * k_stride_b + 2 * k_stride_1
+    if DESCRIPTORS:
+        k_blocks_3 = tl.make_tensor_descriptor(k_base_3, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_3 = k_base_3 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l_3 = tl.load(proj_l_ptr + 2 * proj_l_stride_1)
+    term_3 = scale * proj_l_3.to(tl.float32) * 1.4426950408889634
+    q_4 = tl.load(
+        q_ptr
+        + batch * q_stride_b
+        + 3 * q_stride_1
+        + tl.cast(row_start, tl.int64) * q_stride_s
+        + row_offsets[:, None] * q_stride_s
+        + d[None, :] * q_stride_d,
+        mask=(rows < S)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    k_base_4 = k_ptr + batch * k_stride_b + 3 * k_stride_1
+    if DESCRIPTORS:
+        k_blocks_4 = tl.make_tensor_descriptor(k_base_4, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        k_blocks_4 = k_base_4 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
+    proj_l_4 = tl.load(proj_l_ptr + 3 * proj_l_stride_1)
+    term_4 = scale * proj_l_4.to(tl.float32) * 1.4426950408889634
     v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
-    proj_l_2 = load_tile(proj_l_ptr + 1 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
-    term_2 = proj_l_2.to(tl.float32)
-    proj_l_3 = load_tile(proj_l_ptr + 2 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
-    term_3 = proj_l_3.to(tl.float32)
-    proj_l_4 = load_tile(proj_l_ptr + 3 * proj_l_stride_0 + n4_2 * proj_l_stride_1, (n4_2 < 4), BLOCK_N4_2 != 4)
-    term_4 = proj_l_4.to(tl.float32)
+    proj_l_5 = tl.load(proj_l_ptr + 1 * proj_l_stride_0)
+    term_5 = scale * proj_l_5.to(tl.float32) * 1.4426950408889634
+    proj_l_6 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    term_6 = scale * proj_l_6.to(tl.float32) * 1.4426950408889634
+    proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    term_7 = scale * proj_l_7.to(tl.float32) * 1.4426950408889634
+    proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    term_8 = scale * proj_l_8.to(tl.float32) * 1.4426950408889634
+    proj_l_9 = tl.load(proj_l_ptr + 2 * proj_l_stride_0)
+    term_9 = scale * proj_l_9.to(tl.float32) * 1.4426950408889634
+    proj_l_10 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    term_10 = scale * proj_l_10.to(tl.float32) * 1.4426950408889634
+    proj_l_11 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    term_11 = scale * proj_l_11.to(tl.float32) * 1.4426950408889634
+    proj_l_12 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    term_12 = scale * proj_l_12.to(tl.float32) * 1.4426950408889634
+    proj_l_13 = tl.load(proj_l_ptr + 3 * proj_l_stride_0)
+    term_13 = scale * proj_l_13.to(tl.float32) * 1.4426950408889634
+    proj_l_14 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    term_14 = scale * proj_l_14.to(tl.float32) * 1.4426950408889634
+    proj_l_15 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    term_15 = scale * proj_l_15.to(tl.float32) * 1.4426950408889634
+    proj_l_16 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    term_16 = scale * proj_l_16.to(tl.float32) * 1.4426950408889634
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -132,67 +184,109 @@ def talking_heads_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S, BLOCK_KEYS):
-        keys = key_start + key_offsets
-        partial = key_start >= full_stop
-        k = tl.load(
-            k_block + tl.cast(key_start, tl.int64) * k_stride_s,
-            mask=(keys < S)[:, None, None] & (d < D)[None, :, None] & (n4_2 < 4)[None, None, :],
-            other=0,
-        )
-        total = tl.sum(q.to(tl.float32)[:, None, :, :] * k.to(tl.float32)[None, :, :, :], 2)
-        scores = tl.sum(total * term[None, None, :], 2)
-        if partial:
-            visible = keys < S
-            scores = tl.where(visible[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            v = v_blocks.load([key_start, 0])
+    for part in tl.static_range(2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            v = tl.load(
-                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_3 = k_blocks_3.load([key_start, 0])
+            else:
+                k_3 = load_tile(
+                    k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_4 = k_blocks_4.load([key_start, 0])
+            else:
+                k_4 = load_tile(
+                    k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
+            scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2(running_max_2 - finite_max_2)
+            weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
+            accumulator_2 = tl.dot(
+                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
             )
-        accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        scores_2 = tl.sum(total * term_2[None, None, :], 2)
-        if partial:
-            visible_2 = keys < S
-            scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-        weights_2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])
-        accumulator_2 = tl.dot(weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
-        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-        scores_3 = tl.sum(total * term_3[None, None, :], 2)
-        if partial:
-            visible_3 = keys < S
-            scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
-        new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
-        finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
-        rescale_3 = tl.exp2((running_max_3 - finite_max_3) * scale)
-        weights_3 = tl.exp2(scores_3 * scale - (finite_max_3 * scale)[:, None])
-        accumulator_3 = tl.dot(weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION)
-        running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-        scores_4 = tl.sum(total * term_4[None, None, :], 2)
-        if partial:
-            visible_4 = keys < S
-            scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
-        new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
-        finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
-        rescale_4 = tl.exp2((running_max_4 - finite_max_4) * scale)
-        weights_4 = tl.exp2(scores_4 * scale - (finite_max_4 * scale)[:, None])
-        accumulator_4 = tl.dot(weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION)
-        running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
-        running_max = new_max
-        running_max_2 = new_max_2
-        running_max_3 = new_max_3
-        running_max_4 = new_max_4
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+            scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
+            if part > 0:
+                visible_3 = keys < S
+                scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
+            new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
+            finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
+            rescale_3 = tl.exp2(running_max_3 - finite_max_3)
+            weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
+            accumulator_3 = tl.dot(
+                weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
+            )
+            running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
+            scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
+            if part > 0:
+                visible_4 = keys < S
+                scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
+            new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
+            finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
+            rescale_4 = tl.exp2(running_max_4 - finite_max_4)
+            weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
+            accumulator_4 = tl.dot(
+                weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
+            )
+            running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+            running_max_3 = new_max_3
+            running_max_4 = new_max_4
 
     proj_w = tl.load(proj_w_ptr + n4 * proj_w_stride_0)
     proj_w_2 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
@@ -226,14 +320,10 @@ def talking_heads(q, k, v, proj_l, proj_w):
     expect("proj_w", proj_w, (4, 4), (q.dtype,), q.device)
 
     output = torch.empty((B, 4, S, D), dtype=q.dtype, device=q.device)
-    N4_2 = 4
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "talking_heads", q, max(D, N4_2), accumulators=4, scores=5
+        "talking_heads", q, D, accumulators=4, scores=6, blocks=5
     )
-    block_rows, block_keys, warps, stages = deep_tile(
-        block_rows, block_keys, warps, stages, S, max(padded(N4_2), padded(D)), gathered=False
-    )
-    descriptors = descriptors and describable(v)
+    descriptors = descriptors and describable(k, v)
     talking_heads_kernel[(-(-S // block_rows) * B * 4,)](
         q,
         k,
@@ -247,11 +337,10 @@ def talking_heads(q, k, v, proj_l, proj_w):
         *proj_l.stride(),
         *proj_w.stride(),
         *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
+        D ** (-0.5),
         S,
         D=D,
         BLOCK_D=padded(D),
-        BLOCK_N4_2=padded(N4_2),
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         DESCRIPTORS=descriptors,
@@ -274,20 +363,21 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, float32=False):
+def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
     """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    size = tensor.element_size()
-    return tile_for(function, architecture(tensor.device), padded(widest), size, accumulators, scores, float32)
+    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
+    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, float32=False):
+def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
-    row, `accumulators` times the head's width and `scores` values a key; the keys and values of each stage lie in
-    shared memory. Before Hopper the operands of a product lie in registers too, hence fewer keys; AMD's 64 KiB are for
-    one stage. Exact products of `float32` values unroll over the head dimension, which only small tiles bear.
+    row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
+    of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
+    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
+    which only small tiles bear.
     """
     if (function, architecture, width, size) in TILES:
         return TILES[function, architecture, width, size]
@@ -307,8 +397,8 @@ def tile_for(function, architecture, width, size, accumulators, scores, float32=
         rows, keys, warps, stages = 128, 64, 8, 2
     else:
         rows, keys, warps, stages = (64, 32, 4, 2) if width > 64 else (128, 64, 8, 2)
-    lanes = 64 if amd else 32
-    while rows * (accumulators * width + scores * keys) > 160 * lanes * warps and max(rows, keys) > 16:
+    lanes, budget = 64 if amd else 32, 160 if hopper else 128
+    while rows * (accumulators * width + scores * keys) > budget * lanes * warps and max(rows, keys) > 16:
         if keys > 16 and scores * keys > accumulators * width:
             keys //= 2
         elif warps < 8:
@@ -317,6 +407,9 @@ def tile_for(function, architecture, width, size, accumulators, scores, float32=
             rows //= 2
         else:
             keys //= 2
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
+        keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
     return rows, keys, warps, stages, True
 
 

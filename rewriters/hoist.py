@@ -4,8 +4,8 @@
     sum_j where(c, f(j), 0)  =  where(c, sum_j f(j), 0)      c without axis j
 
 Out of a selection ``where(c(j), f(j) / a, 0)`` a divisor leaves only if no mask of -inf can make it zero: where c fails
-for all j the sum is 0, and 0 / a would be NaN. (Weights that are zeroed after a softmax over -inf then take another
-pass.)
+for all j the sum is 0, and 0 / a would be NaN; and only if c does not test a itself: no comparison holds with NaN.
+(Weights that are zeroed after a softmax over -inf, or compared with a threshold, are then divided one by one.)
 The denominator of a softmax leaves the product with V this way. Roundings (casts between floats) commute with a factor
 up to one rounding, so a factor leaves through a cast; what the cast applied to keeps it. Distributivity of
 multiplication over addition, e.g. Knuth, The Art of Computer Programming 1, section 1.2.3.
@@ -101,7 +101,8 @@ def _pulled(expr: Expr, axis: Axis, names: dict[Expr, Name]) -> tuple[Expr, list
         return build.cast(inside, expr.dtype), factors, divisors
     if expr.op == "where" and isinstance(expr.args[2], Const) and expr.args[2].value == 0:
         inside, factors, divisors = pull(expr.args[1], axis, names)
-        safe = axis not in expr.args[0].axes or not any(map(_may_be_empty, divisors))
+        tested = set(walk(expr.args[0]))
+        safe = axis not in expr.args[0].axes or not any(_may_be_empty(one) or one in tested for one in divisors)
         if safe and (factors or divisors):
             zero = build.const(0.0, inside.dtype)
             return build.where(expr.args[0], inside, zero), factors, divisors

@@ -48,6 +48,6 @@ def _is_product(node: Expr) -> bool:
     """A sum of sums of products of what is loaded."""
     if isinstance(node, Reduce):
         return node.op == "sum" and _is_product(node.arg)
-    if isinstance(node, Map):
+    if isinstance(node, Map) and node.axes:
         return node.op in ("mul", "add", "sub", "neg", "cast", "div") and all(map(_is_product, node.args))
     return True

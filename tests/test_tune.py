@@ -235,8 +235,14 @@ def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pyte
     asked: list[tuple[object, ...]] = []
 
     class Kernel:
-        def warmup(self, *args: object, **options: object) -> None:
+        n_spills = 0
+
+        def warmup(self, *args: object, **options: object) -> Kernel:
             asked.append((*args, options))
+            return self
+
+        def _init_handles(self) -> None:
+            pass
 
     text = KERNELS.replace("return query.new", "attend_kernel[(S,)](query, BLOCK=rows)\n    return query.new")
     kernels.write_text(text + "\n\nattend_kernel = None\n")
@@ -254,5 +260,7 @@ def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.Tensor, "new_tensor", lambda self, values: values)
     assert [tune.compiled(job, tile) for tile in ((32, 32, 4, 2, True), (128, 64, 8, 3, True))] == [None, None]
     assert [options for *_, options in asked] == [{"BLOCK": 32, "grid": (1,)}, {"BLOCK": 128, "grid": (1,)}]
+    monkeypatch.setattr(Kernel, "n_spills", 8)
+    assert "spills 8 bytes" in str(tune.compiled(job, (64, 64, 4, 2, True)))
     monkeypatch.setattr(Kernel, "warmup", lambda self, *args, **options: 1 / 0)
     assert "ZeroDivisionError" in str(tune.compiled(job, (64, 64, 4, 2, True)))

@@ -56,6 +56,7 @@ class Kernel:
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     accumulators: int  # tiles of rows by head dimension that registers hold at once
     scores: int  # tiles of rows by keys that they hold beside them
+    blocks: int  # blocks of keys or values that a step reads
     float32: bool  # whether some matrix product is of float32 values whatever the inputs are
     helpers: frozenset[str]
 
@@ -87,6 +88,7 @@ class _KernelWriter:
         self.ranges: dict[str, str] = {}
         self.tables: dict[Tensor, None] = {}
         self.accumulators = self.scores = 0
+        self.read: set[Load] = set()
 
     @property
     def block(self) -> Block:
@@ -382,6 +384,7 @@ class _KernelWriter:
         first = {name: number for number, names in reversed(list(enumerate(words))) for name in names}
         last = {name: number for number, names in enumerate(words) for name in names}
         # scores that no product leaves in the layout of products are brought into it
+        self.read |= {node for node in self.tiles.bound if isinstance(node, Load)}
         products = {line.split(" = ")[0].strip() for line in lines if "tl.dot(" in line}
         always = 0 if products & squares else 2
         # the 64-bit addresses of a tile that moves along the keys stay
@@ -615,6 +618,10 @@ class _KernelWriter:
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             max(self.accumulators, 1),
             max(self.scores, 1),
+            sum(
+                self.roles.stream in load.axes and any(a in self.roles.resident for a in load.axes)
+                for load in self.read
+            ),
             tiles.float32,
             frozenset(tiles.helpers),
         )

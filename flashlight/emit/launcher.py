@@ -168,7 +168,8 @@ class _Body:
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
         tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else '_'}"
-        load = f"accumulators={kernel.accumulators}, scores={kernel.scores}{', float32=True' * kernel.float32}"
+        load = f"accumulators={kernel.accumulators}, scores={kernel.scores}"
+        load += f", blocks={kernel.blocks}" * (kernel.blocks > 2) + ", float32=True" * kernel.float32
         lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {load})')
         if "EXPAND" in kernel.text:
             lines.append(f"expand = expandable({self.first.name})")
