@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
@@ -13,7 +14,6 @@ from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
 from flashlight.ir import build
 from flashlight.ir.expr import (
-    ELEMENT,
     Axis,
     Expr,
     Iota,
@@ -218,38 +218,13 @@ class _KernelWriter:
 
     def _bounds(self) -> None:
         """Name the ends of the loops: keys that some row of the tile sees (live), and that every row sees (full)."""
-        tiles, block, keys = self.tiles, self.block, self.schedule.keys
-        size = tiles.size(self.roles.stream.extent)
-        bounded = self.schedule.matched or any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop))
-        if bounded:
+        block, keys, matched = self.block, self.schedule.keys, self.schedule.matched
+        size = self.tiles.size(self.roles.stream.extent)
+        if matched or any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop)):
             live = "Keys that some row of this tile sees (live)"
             block.comment(f"{live}, and whole blocks that all of its rows see (full)")
         else:
             block.comment("The last block may reach past the keys")
-        self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
-        if self.schedule.matched:
-            self._matched_bounds(size)
-            return
-        if keys.live_start is not None:
-            start = self._clamped(keys.live_start, 8)
-            block.add(f"live_start = {start} // BLOCK_KEYS * BLOCK_KEYS")
-            self.ranges["live_start"] = self.ranges["full_start"] = "live_start"
-        if keys.live_stop is not None:
-            block.add(f"live_stop = tl.minimum({size}, {self._clamped(keys.live_stop)})")
-            self.ranges["live_stop"] = "live_stop"
-        if keys.full_start is not None:
-            start = self._clamped(keys.full_start)
-            block.add(f"full_start = tl.minimum(tl.cdiv({start}, BLOCK_KEYS) * BLOCK_KEYS, {self.ranges['live_stop']})")
-            self.ranges["full_start"] = "full_start"
-        stop = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
-        stop = f"{stop} // BLOCK_KEYS * BLOCK_KEYS"
-        if keys.full_start is not None or keys.live_start is not None:
-            stop = f"tl.maximum({self.ranges['full_start']}, {stop})"
-        block.add(f"full_stop = {stop}")
-
-    def _matched_bounds(self, size: str) -> None:
-        """Bounds where a value of the row must equal one of the key: those of `_bounds`, met with each match's."""
-        tiles, block, keys = self.tiles, self.block, self.schedule.keys
         live_start, live_stop, full_start = [], [size], []
         if keys.live_start is not None:
             live_start.append(f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS")
@@ -257,10 +232,35 @@ class _KernelWriter:
             live_stop.append(self._clamped(keys.live_stop))
         if keys.full_start is not None:
             full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
-        full_stop = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
-        full_stops = [f"{full_stop} // BLOCK_KEYS * BLOCK_KEYS"]
-        blocks = self.names.fresh("block_count")
-        block.add(f"{blocks} = tl.cdiv({size}, BLOCK_KEYS)")
+        last = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
+        full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
+        for first, stop, full_first, full_end in self._matching(size):
+            live_start.append(f"{first} * BLOCK_KEYS")
+            live_stop.append(f"{stop} * BLOCK_KEYS")
+            full_start.append(f"{full_first} * BLOCK_KEYS")
+            full_stop.append(f"{full_end} * BLOCK_KEYS")
+        ranges = self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
+        if live_start:
+            block.add(f"live_start = {_folded('tl.maximum', live_start)}")
+            ranges["live_start"] = ranges["full_start"] = "live_start"
+        if len(live_stop) > 1:
+            block.add(f"live_stop = {_folded('tl.minimum', live_stop)}")
+            ranges["live_stop"] = "live_stop"
+        if full_start:
+            full_start = ["live_start", *full_start] if matched else full_start
+            block.add(f"full_start = tl.minimum({_folded('tl.maximum', full_start)}, {ranges['live_stop']})")
+            ranges["full_start"] = "full_start"
+        end = _folded("tl.minimum", full_stop)
+        if ranges["full_start"] != "0":
+            end = f"tl.maximum({ranges['full_start']}, {end})"
+        block.add(f"full_stop = {end}")
+
+    def _matching(self, size: str) -> Iterator[tuple[str, str, str, str]]:
+        """Where a value of the row must equal one of the key: the blocks that can match, and those that must."""
+        tiles, block = self.tiles, self.block
+        if self.schedule.matched:
+            blocks = self.names.fresh("block_count")
+            block.add(f"{blocks} = tl.cdiv({size}, BLOCK_KEYS)")
         for match in self.schedule.matched:
             load = match.key_value
             row: Expr = build.integer(0)
@@ -278,15 +278,7 @@ class _KernelWriter:
                 f"{first}, {stop}, {full}, {end} = matching_blocks("
                 f"{name}_low_ptr + {offset}, {name}_high_ptr + {offset}, {blocks}, {ends})"
             )
-            live_start.append(f"{first} * BLOCK_KEYS")
-            live_stop.append(f"{stop} * BLOCK_KEYS")
-            full_start.append(f"{full} * BLOCK_KEYS")
-            full_stops.append(f"{end} * BLOCK_KEYS")
-        block.add(f"live_start = {_folded('tl.maximum', live_start)}")
-        block.add(f"live_stop = {_folded('tl.minimum', live_stop)}")
-        block.add(f"full_start = tl.minimum({_folded('tl.maximum', ['live_start', *full_start])}, live_stop)")
-        block.add(f"full_stop = tl.maximum(full_start, {_folded('tl.minimum', full_stops)})")
-        self.ranges = {"live_start": "live_start", "live_stop": "live_stop", "full_start": "full_start"}
+            yield first, stop, full, end
 
     def _clamped(self, bound: Expr, level: int = 0) -> str:
         code = self.tiles.value(bound, bind=False)
@@ -714,6 +706,3 @@ def _without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> lis
             continue
         kept.append(line)
     return kept
-
-
-__all__ = ["ELEMENT", "Kernel", "build", "write_kernel"]

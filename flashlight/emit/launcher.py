@@ -7,9 +7,9 @@ from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
 from flashlight.emit.torch_code import prologue_lines
 from flashlight.ir import build, integers
-from flashlight.ir.expr import ELEMENT, Axis, Expr, Map, Scalar, Tensor, walk
+from flashlight.ir.expr import ELEMENT, Expr, Scalar, Tensor, walk
 from flashlight.ir.printer import show
-from flashlight.ir.program import Output, Program
+from flashlight.ir.program import Program
 from flashlight.schedule.model import Schedule
 from flashlight.schedule.roles import extent_name
 from flashlight.trace.traced import Parameter, Traced
@@ -252,6 +252,3 @@ class _Body:
 
 def _tuple(items: list[str]) -> str:
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-
-
-__all__ = ["HELPERS", "Axis", "Map", "Output", "argument_name", "write_launcher"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from flashlight.emit.launcher import argument_name
 from flashlight.emit.module import formatted
 from flashlight.trace.traced import Parameter
 
@@ -123,6 +122,3 @@ def _access(parameter: Parameter) -> str:
 def _docstring(node: cst.FunctionDef) -> list[cst.BaseStatement]:
     first = node.body.body[0] if isinstance(node.body, cst.IndentedBlock) and node.body.body else None
     return [first] if isinstance(first, cst.BaseStatement) and _is_docstring(first) else []
-
-
-__all__ = ["argument_name", "wrapper_module"]

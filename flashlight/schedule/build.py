@@ -8,7 +8,7 @@ from itertools import permutations
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, Tensor, is_float, walk
+from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, Tensor, is_float, walk
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
 from flashlight.schedule import intervals, roles, scans
@@ -335,6 +335,3 @@ def _statistic(reduction: Reduce, number: int) -> Statistic:
     index = tuple(Iota(axis) for axis in axes)
     old, new = (Load(Tensor(f"{when} {number}", shape, FLOAT), index) for when in ("old", "new"))
     return Statistic(reduction, old, new)
-
-
-__all__ = ["Scalar", "Scan", "chain", "schedule"]
