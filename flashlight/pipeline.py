@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flashlight.unit import Unit
+
 if TYPE_CHECKING:
     from flashlight.emit import Files
-    from flashlight.schedule import Schedule
     from flashlight.source import Source, Target
     from flashlight.trace.traced import Traced
-    from rewriters.pipeline import Rewritten
 
 Shapes = Mapping[str, tuple[str, ...]]
 """What `--shape` gave: the names of a parameter's dimensions, by parameter."""
@@ -36,16 +36,6 @@ class Phases:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One target with what every stage made of it."""
-
-    target: Target
-    traced: Traced
-    rewritten: Rewritten
-    schedule: Schedule
 
 
 def read(path: Path, targets: Sequence[str], phases: Phases) -> tuple[Source, list[Target]]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import flashlight
 
 if TYPE_CHECKING:
-    from flashlight.pipeline import Unit
     from flashlight.source import Source
+    from flashlight.unit import Unit
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from flashlight.ir.printer import show_program
 from flashlight.schedule.roles import legible
 
 if TYPE_CHECKING:
-    from flashlight.pipeline import Unit
+    from flashlight.unit import Unit
 
 LINE_LENGTH = 120
 _LOAD_TILE = '''

@@ -15,8 +15,8 @@ from flashlight.emit.module import formatted
 from flashlight.trace.traced import Parameter
 
 if TYPE_CHECKING:
-    from flashlight.pipeline import Unit
     from flashlight.source import Source
+    from flashlight.unit import Unit
 
 _GUARD = '''
 
