@@ -193,31 +193,32 @@ def bahdanau(query, key, value, w_v):
         block_rows, block_keys, warps, stages, S_q, padded(D), gathered=False
     )
     descriptors = descriptors and describable(key, value)
-    bahdanau_kernel[(-(-S_q // block_rows) * B,)](
-        query,
-        key,
-        value,
-        w_v,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *w_v.stride(),
-        *output.stride(),
-        S_q,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        APPROXIMATE=approximate(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        bahdanau_kernel[(-(-S_q // block_rows) * B,)](
+            query,
+            key,
+            value,
+            w_v,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *w_v.stride(),
+            *output.stride(),
+            S_q,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -371,28 +372,29 @@ def graph_attention(h, adjacency, a_source, a_target):
         "graph_attention", h, D, accumulators=1, scores=7
     )
     descriptors = descriptors and describable(h)
-    graph_attention_kernel[(-(-N // block_rows) * B * H,)](
-        h,
-        adjacency,
-        a_source,
-        a_target,
-        output,
-        *h.stride(),
-        *adjacency.stride(),
-        *a_source.stride(),
-        *a_target.stride(),
-        *output.stride(),
-        N,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(h),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(h):
+        graph_attention_kernel[(-(-N // block_rows) * B * H,)](
+            h,
+            adjacency,
+            a_source,
+            a_target,
+            output,
+            *h.stride(),
+            *adjacency.stride(),
+            *a_source.stride(),
+            *a_target.stride(),
+            *output.stride(),
+            N,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(h),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -524,26 +526,27 @@ def graph_attention_scores(source, target, features):
         "graph_attention_scores", source, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(features)
-    graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
-        source,
-        target,
-        features,
-        output,
-        *source.stride(),
-        *target.stride(),
-        *features.stride(),
-        *output.stride(),
-        N,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(source),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(source):
+        graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
+            source,
+            target,
+            features,
+            output,
+            *source.stride(),
+            *target.stride(),
+            *features.stride(),
+            *output.stride(),
+            N,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(source),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -176,29 +176,30 @@ def alibi(query, key, value, slopes):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("alibi", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    alibi_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        slopes,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *slopes.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        alibi_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            slopes,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *slopes.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -342,28 +343,29 @@ def alibi_causal(query, key, value):
         "alibi_causal", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    alibi_causal_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / H * (-8.0),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        alibi_causal_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / H * (-8.0),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -509,30 +511,31 @@ def alibi_symmetric(query, key, value, slopes):
         "alibi_symmetric", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    alibi_symmetric_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        slopes,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *slopes.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        alibi_symmetric_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            slopes,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *slopes.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

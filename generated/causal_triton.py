@@ -157,27 +157,28 @@ def causal(query, key, value):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("causal", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    causal_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        causal_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -310,29 +311,30 @@ def causal_tril(q, k, v):
         "causal_tril", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    causal_tril_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        causal_tril_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -464,27 +466,28 @@ def causal_additive(query, key, value):
         "causal_additive", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_additive_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        causal_additive_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -617,28 +620,29 @@ def causal_bottom_right(query, key, value):
         "causal_bottom_right", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        causal_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -785,28 +789,29 @@ def causal_positions(query, key, value):
         "causal_positions", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_positions_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        causal_positions_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -201,30 +201,31 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
         "cosine_attention", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    cosine_attention_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        logit_scale,
-        relative_bias,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        logit_scale.stride(0),
-        *relative_bias.stride(),
-        *output.stride(),
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        cosine_attention_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            logit_scale,
+            relative_bias,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            logit_scale.stride(0),
+            *relative_bias.stride(),
+            *output.stride(),
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -369,28 +370,29 @@ def query_key_norm(query, key, value, scale):
         "query_key_norm", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    query_key_norm_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        scale * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        query_key_norm_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            float(scale * 1.4426950408889634),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -159,30 +159,31 @@ def cross_attention(query, key, value):
         "cross_attention", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    cross_attention_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        cross_attention_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -342,33 +343,34 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
         "cross_attention_masked", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(context_key, context_value)
-    cross_attention_masked_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        context_key,
-        context_value,
-        context_mask,
-        output,
-        *query.stride(),
-        *context_key.stride(),
-        *context_value.stride(),
-        *context_mask.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        cross_attention_masked_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            context_key,
+            context_value,
+            context_mask,
+            output,
+            *query.stride(),
+            *context_key.stride(),
+            *context_value.stride(),
+            *context_mask.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -498,28 +500,29 @@ def cross_attention_shared_context(query, key, value):
         "cross_attention_shared_context", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    cross_attention_shared_context_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        cross_attention_shared_context_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -198,29 +198,30 @@ def diff_attn(q, k, v, lam):
         "diff_attn", q, max(D, D_2), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
-    diff_attn_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        lam,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_D_2=padded(D_2),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        diff_attn_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            float(lam),
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_D_2=padded(D_2),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -406,31 +407,32 @@ def diff_attn_chunk(q, k, v, lambda_full):
         "diff_attn_chunk", q, max(D, D_v), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
-    diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        lambda_full,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *lambda_full.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            lambda_full,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *lambda_full.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -616,34 +618,35 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
         "diff_attn_norm", q, max(D, D_v), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
-    diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        weight,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *weight.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        lam,
-        1.0 / D_v,
-        1.0 - lambda_init,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            weight,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *weight.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            float(lam),
+            1.0 / D_v,
+            float(1.0 - lambda_init),
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -832,32 +835,33 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
         "multihead_diff_attn", q, max(D, D_v), accumulators=2, scores=2, blocks=3
     )
     descriptors = descriptors and describable(k, v)
-    multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        lambda_full,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        1.0 / D_v,
-        1.0 - lambda_init,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            lambda_full,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            1.0 / D_v,
+            float(1.0 - lambda_init),
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output.view(B, S, D_v * H)
 
 

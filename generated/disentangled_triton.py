@@ -217,32 +217,33 @@ def disentangled(query, key, value, pos_key, pos_query):
         block_rows, block_keys, warps, stages, S, padded(D), gathered=True
     )
     descriptors = descriptors and describable(key, value)
-    disentangled_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        pos_key,
-        pos_query,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *pos_key.stride(),
-        *pos_query.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D * 3) * 1.4426950408889634,
-        S,
-        H,
-        R,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        disentangled_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            pos_key,
+            pos_query,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *pos_key.stride(),
+            *pos_query.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D * 3) * 1.4426950408889634,
+            S,
+            H,
+            R,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -413,32 +414,33 @@ def disentangled_scores(query, key, value, c2p, p2c):
         "disentangled_scores", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    disentangled_scores_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        c2p,
-        p2c,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *c2p.stride(),
-        *p2c.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D * 3) * 1.4426950408889634,
-        S,
-        H,
-        R,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        disentangled_scores_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            c2p,
+            p2c,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *c2p.stride(),
+            *p2c.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D * 3) * 1.4426950408889634,
+            S,
+            H,
+            R,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

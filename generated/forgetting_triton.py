@@ -195,29 +195,30 @@ def forgetting_attention(query, key, value, forget_logit):
         "forgetting_attention", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    forgetting_attention_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        cumulative,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *cumulative.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        forgetting_attention_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            cumulative,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *cumulative.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

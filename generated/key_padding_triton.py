@@ -164,30 +164,31 @@ def key_lengths(query, key, value, lengths):
         "key_lengths", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    key_lengths_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        lengths,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *lengths.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        key_lengths_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            lengths,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *lengths.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -341,30 +342,31 @@ def key_padding_mask(query, key, value, key_padding_mask):
         "key_padding_mask", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    key_padding_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        key_padding_mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *key_padding_mask.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        key_padding_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            key_padding_mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *key_padding_mask.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -514,29 +516,30 @@ def extended_attention_mask(query, key, value, attention_mask):
         "extended_attention_mask", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    extended_attention_mask_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        attention_mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *attention_mask.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        extended_attention_mask_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            attention_mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *attention_mask.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -677,29 +680,30 @@ def causal_key_lengths(query, key, value, lengths):
         "causal_key_lengths", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    causal_key_lengths_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        lengths,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *lengths.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        causal_key_lengths_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            lengths,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *lengths.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

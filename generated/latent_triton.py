@@ -180,32 +180,33 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
         "latent_attention", q_latent, max(R, C), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(kv_latent, k_rope)
-    latent_attention_kernel[(-(-S_q // block_rows) * B * H,)](
-        q_latent,
-        q_rope,
-        kv_latent,
-        k_rope,
-        output,
-        *q_latent.stride(),
-        *q_rope.stride(),
-        *kv_latent.stride(),
-        *k_rope.stride(),
-        *output.stride(),
-        softmax_scale * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        R=R,
-        BLOCK_R=padded(R),
-        C=C,
-        BLOCK_C=padded(C),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q_latent),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q_latent):
+        latent_attention_kernel[(-(-S_q // block_rows) * B * H,)](
+            q_latent,
+            q_rope,
+            kv_latent,
+            k_rope,
+            output,
+            *q_latent.stride(),
+            *q_rope.stride(),
+            *kv_latent.stride(),
+            *k_rope.stride(),
+            *output.stride(),
+            float(softmax_scale * 1.4426950408889634),
+            S_q,
+            H,
+            S_k,
+            R=R,
+            BLOCK_R=padded(R),
+            C=C,
+            BLOCK_C=padded(C),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q_latent),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -368,32 +369,33 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
         "latent_attention_decode", q_nope, max(R, C), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(kv_cache, pe_cache)
-    latent_attention_decode_kernel[(-(-H // block_rows) * B * S_q,)](
-        q_nope,
-        q_pe,
-        kv_cache,
-        pe_cache,
-        output,
-        *q_nope.stride(),
-        *q_pe.stride(),
-        *kv_cache.stride(),
-        *pe_cache.stride(),
-        *output.stride(),
-        (C + R) ** (-0.5) * 1.4426950408889634,
-        H,
-        S_q,
-        S_k,
-        R=R,
-        BLOCK_R=padded(R),
-        C=C,
-        BLOCK_C=padded(C),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q_nope),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q_nope):
+        latent_attention_decode_kernel[(-(-H // block_rows) * B * S_q,)](
+            q_nope,
+            q_pe,
+            kv_cache,
+            pe_cache,
+            output,
+            *q_nope.stride(),
+            *q_pe.stride(),
+            *kv_cache.stride(),
+            *pe_cache.stride(),
+            *output.stride(),
+            (C + R) ** (-0.5) * 1.4426950408889634,
+            H,
+            S_q,
+            S_k,
+            R=R,
+            BLOCK_R=padded(R),
+            C=C,
+            BLOCK_C=padded(C),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q_nope),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

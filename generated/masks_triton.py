@@ -171,30 +171,31 @@ def boolean_mask(query, key, value, mask):
         "boolean_mask", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *mask.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *mask.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -345,33 +346,34 @@ def boolean_mask_per_batch(query, key, value, mask):
         "boolean_mask_per_batch", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        mask.stride(0),
-        mask.stride(2),
-        mask.stride(3),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            mask.stride(0),
+            mask.stride(2),
+            mask.stride(3),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -516,30 +518,31 @@ def boolean_mask_shared(query, key, value, hidden):
         "boolean_mask_shared", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        hidden,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *hidden.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            hidden,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *hidden.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -692,30 +695,31 @@ def boolean_mask_optional(query, key, value, mask):
         "boolean_mask_optional", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *mask.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *mask.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -872,32 +876,33 @@ def additive_mask(query, key, value, attention_mask, scaling):
         "additive_mask", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        attention_mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        attention_mask.stride(0),
-        attention_mask.stride(2),
-        attention_mask.stride(3),
-        *output.stride(),
-        scaling * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            attention_mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            attention_mask.stride(0),
+            attention_mask.stride(2),
+            attention_mask.stride(3),
+            *output.stride(),
+            float(scaling * 1.4426950408889634),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1049,30 +1054,31 @@ def additive_bias_per_head(query, key, value, bias):
         "additive_bias_per_head", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        bias,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *bias.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            bias,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *bias.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1217,31 +1223,32 @@ def additive_mask_keys(query, key, value, mask):
         "additive_mask_keys", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    additive_mask_keys_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        mask.stride(0),
-        mask.stride(3),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        additive_mask_keys_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            mask.stride(0),
+            mask.stride(3),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1403,34 +1410,35 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
         "additive_pair", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    additive_pair_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        mask_bias,
-        pair_bias,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        mask_bias.stride(0),
-        mask_bias.stride(3),
-        pair_bias.stride(1),
-        pair_bias.stride(2),
-        pair_bias.stride(3),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        additive_pair_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            mask_bias,
+            pair_bias,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            mask_bias.stride(0),
+            mask_bias.stride(3),
+            pair_bias.stride(1),
+            pair_bias.stride(2),
+            pair_bias.stride(3),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -244,30 +244,31 @@ def packed_documents(query, key, value, document_id):
         "packed_documents", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    packed_documents_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        document_id,
-        output,
-        *block_bounds(document_id, block_keys),
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *document_id.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        packed_documents_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            document_id,
+            output,
+            *block_bounds(document_id, block_keys),
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *document_id.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -428,30 +429,31 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
         "packed_documents_bidirectional", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    packed_documents_bidirectional_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        segment_ids,
-        output,
-        *block_bounds(segment_ids, block_keys),
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *segment_ids.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        packed_documents_bidirectional_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            segment_ids,
+            output,
+            *block_bounds(segment_ids, block_keys),
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *segment_ids.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -618,33 +620,34 @@ def packed_documents_cross(query, key, value, query_document, key_document):
         "packed_documents_cross", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    packed_documents_cross_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        query_document,
-        key_document,
-        output,
-        *block_bounds(key_document, block_keys),
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *query_document.stride(),
-        *key_document.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        packed_documents_cross_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            query_document,
+            key_document,
+            output,
+            *block_bounds(key_document, block_keys),
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *query_document.stride(),
+            *key_document.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

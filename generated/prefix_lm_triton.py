@@ -160,29 +160,30 @@ def prefix_lm(query, key, value, prefix_length):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("prefix_lm", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    prefix_lm_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        prefix_length,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *prefix_length.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        prefix_lm_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            prefix_length,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *prefix_length.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -318,28 +319,29 @@ def prefix_lm_shared(query, key, value, prefix):
         "prefix_lm_shared", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    prefix_lm_shared_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        prefix,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        prefix_lm_shared_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            prefix,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -189,29 +189,30 @@ def bucketed_bias(query, key, value, bias_table):
         "bucketed_bias", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    bucketed_bias_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        bias_table,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *bias_table.stride(),
-        *output.stride(),
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        bucketed_bias_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            bias_table,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *bias_table.stride(),
+            *output.stride(),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -380,32 +381,33 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
         "window_bias", query, D, accumulators=1, scores=7
     )
     descriptors = descriptors and describable(key, value)
-    window_bias_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        relative_position_bias_table,
-        relative_position_index,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *relative_position_bias_table.stride(),
-        *relative_position_index.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        T,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        window_bias_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            relative_position_bias_table,
+            relative_position_index,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *relative_position_bias_table.stride(),
+            *relative_position_index.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            T,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -555,28 +557,29 @@ def window_bias_by_coordinates(query, key, value, table):
         "window_bias_by_coordinates", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    window_bias_by_coordinates_kernel[(-(-49 // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        table,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *table.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        window_bias_by_coordinates_kernel[(-(-49 // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            table,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *table.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -724,29 +727,30 @@ def clipped_distance_bias(query, key, value, table):
         "clipped_distance_bias", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    clipped_distance_bias_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        table,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *table.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        clipped_distance_bias_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            table,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *table.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -168,30 +168,31 @@ def sdpa(query, key, value):
         "sdpa", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        S_kv,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            S_kv,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -327,30 +328,31 @@ def sdpa_causal(query, key, value):
         "sdpa_causal", query, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_causal_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_causal_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -495,32 +497,33 @@ def sdpa_boolean_mask(query, key, value, mask):
         "sdpa_boolean_mask", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        mask.stride(0),
-        mask.stride(2),
-        mask.stride(3),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            mask.stride(0),
+            mask.stride(2),
+            mask.stride(3),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -674,30 +677,31 @@ def sdpa_additive_mask(query, key, value, bias):
         "sdpa_additive_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        bias,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *bias.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            bias,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *bias.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -834,28 +838,29 @@ def sdpa_scale(query, key, value, scale):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("sdpa_scale", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    sdpa_scale_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        scale * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_scale_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            float(scale * 1.4426950408889634),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -993,28 +998,29 @@ def sdpa_grouped(query, key, value):
         "sdpa_grouped", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_grouped_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        H_kv,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_grouped_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            H_kv,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1157,29 +1163,30 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
         "sdpa_merged_heads", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sdpa_merged_heads_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        key_padding_mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *key_padding_mask.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sdpa_merged_heads_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            key_padding_mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *key_padding_mask.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output.view(B, S, D * H)
 
 

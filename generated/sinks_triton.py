@@ -167,30 +167,31 @@ def attention_with_sinks(query, key, value, sinks):
         "attention_with_sinks", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    attention_with_sinks_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        sinks,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *sinks.stride(),
-        *output.stride(),
-        D ** (-0.5),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        attention_with_sinks_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            sinks,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *sinks.stride(),
+            *output.stride(),
+            D ** (-0.5),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -324,28 +325,29 @@ def softmax_off_by_one(query, key, value):
         "softmax_off_by_one", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    softmax_off_by_one_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        softmax_off_by_one_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -163,28 +163,29 @@ def sliding_window(query, key, value, window):
         "sliding_window", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sliding_window_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        window,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sliding_window_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            window,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -342,29 +343,30 @@ def sliding_window_symmetric(query, key, value, radius):
         "sliding_window_symmetric", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sliding_window_symmetric_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        radius,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sliding_window_symmetric_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            radius,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -503,30 +505,31 @@ def sliding_window_band(q, k, v, window):
         "sliding_window_band", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    sliding_window_band_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        window,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        sliding_window_band_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            window,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -665,28 +668,29 @@ def sliding_window_bottom_right(query, key, value):
         "sliding_window_bottom_right", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    sliding_window_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sliding_window_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

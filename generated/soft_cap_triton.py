@@ -179,30 +179,31 @@ def soft_cap(query, key, value, cap):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("soft_cap", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    soft_cap_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * (1.0 / cap),
-        cap * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        APPROXIMATE=approximate(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        soft_cap_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            float(1.0 / math.sqrt(D) * (1.0 / cap)),
+            float(cap * 1.4426950408889634),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -347,28 +348,29 @@ def soft_cap_causal(query, key, value):
         "soft_cap_causal", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    soft_cap_causal_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5) * 0.03333333333333333,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        APPROXIMATE=approximate(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        soft_cap_causal_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5) * 0.03333333333333333,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -523,31 +525,32 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         "soft_cap_sliding_window", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    soft_cap_sliding_window_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        scaling * (1.0 / softcap),
-        softcap * 1.4426950408889634,
-        S,
-        H,
-        H_kv,
-        window,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        APPROXIMATE=approximate(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        soft_cap_sliding_window_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            float(scaling * (1.0 / softcap)),
+            float(softcap * 1.4426950408889634),
+            S,
+            H,
+            H_kv,
+            window,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -155,28 +155,29 @@ def with_einsum(query, key, value):
         "with_einsum", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_einsum_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_einsum_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -308,30 +309,31 @@ def with_einsum_dots(q, k, v):
         "with_einsum_dots", q, max(D, D_v), accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
-    with_einsum_dots_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        S_kv,
-        D=D,
-        BLOCK_D=padded(D),
-        D_v=D_v,
-        BLOCK_D_v=padded(D_v),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        with_einsum_dots_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            S_kv,
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -459,28 +461,29 @@ def with_at(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("with_at", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    with_at_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_at_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -611,28 +614,29 @@ def with_matmul(query, key, value):
         "with_matmul", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_matmul_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / D**0.5 * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_matmul_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / D**0.5 * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -759,27 +763,28 @@ def with_bmm(query, key, value):
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("with_bmm", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    with_bmm_kernel[(-(-S_q // block_rows) * B,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_bmm_kernel[(-(-S_q // block_rows) * B,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -936,32 +941,33 @@ def with_bmm_reshaped(query, key, value, attention_mask):
         "with_bmm_reshaped", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    with_bmm_reshaped_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        attention_mask,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        attention_mask.stride(0),
-        attention_mask.stride(2),
-        attention_mask.stride(3),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_bmm_reshaped_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            attention_mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            attention_mask.stride(0),
+            attention_mask.stride(2),
+            attention_mask.stride(3),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1096,27 +1102,28 @@ def with_baddbmm(query, key, value, scale):
         "with_baddbmm", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_baddbmm_kernel[(-(-S_q // block_rows) * B,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        scale * 1.4426950408889634,
-        S_q,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_baddbmm_kernel[(-(-S_q // block_rows) * B,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            float(scale * 1.4426950408889634),
+            S_q,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1257,30 +1264,31 @@ def with_baddbmm_bias(query, key, value, alibi):
         "with_baddbmm_bias", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_baddbmm_bias_kernel[(-(-S_q // block_rows) * B,)](
-        query,
-        key,
-        value,
-        alibi,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        alibi.stride(0),
-        alibi.stride(2),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_baddbmm_bias_kernel[(-(-S_q // block_rows) * B,)](
+            query,
+            key,
+            value,
+            alibi,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            alibi.stride(0),
+            alibi.stride(2),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1409,28 +1417,29 @@ def with_softmax_written_out(query, key, value):
         "with_softmax_written_out", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with_softmax_written_out_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_softmax_written_out_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

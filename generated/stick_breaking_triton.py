@@ -182,27 +182,28 @@ def stick_breaking(query, key, value):
         "stick_breaking", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    stick_breaking_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        stick_breaking_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -365,29 +366,30 @@ def stickbreaking(q, k, v):
     rem = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("stickbreaking", q, D, accumulators=1, scores=5)
     descriptors = descriptors and describable(k, v)
-    stickbreaking_kernel[(-(-S // block_rows) * B * H,)](
-        q,
-        k,
-        v,
-        output,
-        rem,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *output.stride(),
-        *rem.stride(),
-        1.0 / math.sqrt(D) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        stickbreaking_kernel[(-(-S // block_rows) * B * H,)](
+            q,
+            k,
+            v,
+            output,
+            rem,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *output.stride(),
+            *rem.stride(),
+            1.0 / math.sqrt(D) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return (
         output,
         rem,
@@ -537,27 +539,28 @@ def stick_breaking_softplus(query, key, value):
         "stick_breaking_softplus", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    stick_breaking_softplus_kernel[(-(-S // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S,
-        H,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        stick_breaking_softplus_kernel[(-(-S // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S,
+            H,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

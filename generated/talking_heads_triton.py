@@ -324,30 +324,31 @@ def talking_heads(q, k, v, proj_l, proj_w):
         "talking_heads", q, D, accumulators=4, scores=6, blocks=5
     )
     descriptors = descriptors and describable(k, v)
-    talking_heads_kernel[(-(-S // block_rows) * B * 4,)](
-        q,
-        k,
-        v,
-        proj_l,
-        proj_w,
-        output,
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *proj_l.stride(),
-        *proj_w.stride(),
-        *output.stride(),
-        D ** (-0.5),
-        S,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(q),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(q):
+        talking_heads_kernel[(-(-S // block_rows) * B * 4,)](
+            q,
+            k,
+            v,
+            proj_l,
+            proj_w,
+            output,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *proj_l.stride(),
+            *proj_w.stride(),
+            *output.stride(),
+            D ** (-0.5),
+            S,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

@@ -179,29 +179,30 @@ def thresholded(query, key, value, threshold):
         "thresholded", query, D, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    thresholded_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        threshold,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        thresholded_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            float(threshold),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -389,31 +390,32 @@ def with_entropy(query, key, value):
         "with_entropy", query, D, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
-    with_entropy_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        entropy,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        *entropy.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        D ** (-0.5),
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        with_entropy_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            entropy,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            *entropy.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return (
         output,
         entropy,
@@ -565,28 +567,29 @@ def sharpened(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("sharpened", query, D, accumulators=1, scores=2)
     descriptors = descriptors and describable(key, value)
-    sharpened_kernel[(-(-S_q // block_rows) * B * H,)](
-        query,
-        key,
-        value,
-        output,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *output.stride(),
-        D ** (-0.5) * 1.4426950408889634,
-        S_q,
-        H,
-        S_k,
-        D=D,
-        BLOCK_D=padded(D),
-        BLOCK_ROWS=block_rows,
-        BLOCK_KEYS=block_keys,
-        DESCRIPTORS=descriptors,
-        PRECISION=precision(query),
-        num_warps=warps,
-        num_stages=stages,
-    )
+    with torch.cuda.device_of(query):
+        sharpened_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *output.stride(),
+            D ** (-0.5) * 1.4426950408889634,
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 

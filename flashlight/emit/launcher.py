@@ -7,7 +7,7 @@ from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
 from flashlight.emit.torch_code import prologue_lines
 from flashlight.ir import build, integers
-from flashlight.ir.expr import ELEMENT, Expr, Scalar, Tensor, walk
+from flashlight.ir.expr import ELEMENT, Expr, Scalar, Tensor, is_float, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Program
 from flashlight.schedule.model import Schedule
@@ -187,36 +187,38 @@ class _Body:
         grid = " * ".join(
             [f"-(-{python(roles.rows.extent, 9)} // block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
         )
-        lines.append(f"{kernel.name}[({grid},)](")
+        launch = [f"{kernel.name}[({grid},)]("]
         names = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
-        lines.append("    " + ", ".join(names) + ",")
+        launch.append("    " + ", ".join(names) + ",")
         if kernel.tables:
             bounds = [f"*block_bounds({tensor.name}, block_keys)" for tensor in kernel.tables]
-            lines.append("    " + ", ".join(bounds) + ",")
-        lines.append("    " + ", ".join(self._strides()) + ",")
+            launch.append("    " + ", ".join(bounds) + ",")
+        launch.append("    " + ", ".join(self._strides()) + ",")
         if kernel.numbers:
-            lines.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
+            launch.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
         if kernel.sizes:
-            lines.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
+            launch.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
         plain = {axis.extent for axis in kernel.widths}
         inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
-        lines += [f"    {given}" for given in inner if f"{given.split('=')[0]}: tl.constexpr" in kernel.text]
+        launch += [f"    {given}" for given in inner if f"{given.split('=')[0]}: tl.constexpr" in kernel.text]
         for axis in kernel.widths:
             name = extent_name(axis)
             given = f"{name}={name}, " if isinstance(axis.extent, Scalar) else ""
-            lines.append(f"    {given}BLOCK_{name}=padded({name}),")
+            launch.append(f"    {given}BLOCK_{name}=padded({name}),")
         for name, value in (("BLOCK_ROWS", "block_rows"), ("BLOCK_KEYS", "block_keys")):
-            lines.append(f"    {name}={value},")
+            launch.append(f"    {name}={value},")
         if kernel.described:
-            lines.append("    DESCRIPTORS=descriptors,")
+            launch.append("    DESCRIPTORS=descriptors,")
         if "PRECISION" in kernel.text:
-            lines.append(f"    PRECISION=precision({self.first.name}),")
+            launch.append(f"    PRECISION=precision({self.first.name}),")
         if "APPROXIMATE" in kernel.text:
-            lines.append(f"    APPROXIMATE=approximate({self.first.name}),")
+            launch.append(f"    APPROXIMATE=approximate({self.first.name}),")
         if "EXPAND" in kernel.text:
-            lines.append("    EXPAND=expand,")
-        lines.append("    num_warps=warps, num_stages=stages,")
-        lines.append(")")
+            launch.append("    EXPAND=expand,")
+        launch.append("    num_warps=warps, num_stages=stages,")
+        launch.append(")")
+        # Triton launches on the current device, which need not be the tensors' own
+        lines += [f"with torch.cuda.device_of({self.first.name}):", *(f"    {line}" for line in launch)]
         shapes = {output.name: tuple(axis.extent for axis in output.axes) for output in kernel.outputs}
         returned = []
         for item in self.traced.returns:
@@ -245,6 +247,10 @@ class _Body:
 
     def _number(self, expr: Expr) -> str:
         text = python(expr)
+        if any(
+            isinstance(node, Scalar) and is_float(node) and not node.name.startswith("finfo_") for node in walk(expr)
+        ):
+            text = f"float({text})"  # the user may pass an int, or a tensor of one number
         for limit in ("min", "max", "tiny", "eps"):
             text = text.replace(f"finfo_{limit}", f"torch.finfo({self.first.name}.dtype).{limit}")
         return text

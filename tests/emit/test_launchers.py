@@ -1,0 +1,25 @@
+"""What every launcher does, whatever its kernel computes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+GENERATED = Path(__file__).parents[2] / "generated"
+
+
+@pytest.mark.parametrize("path", sorted(GENERATED.glob("*_triton.py")), ids=lambda path: path.stem)
+def test_a_kernel_is_launched_on_the_device_of_its_tensors(path: Path) -> None:
+    """Triton launches on the current device, which may be another."""
+    guarded = launched = 0
+    for function in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(function, ast.FunctionDef) or function.decorator_list or function.name == "block_bounds":
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
+                launched += "_kernel" in ast.unparse(node.func)
+            if isinstance(node, ast.With) and "device_of" in ast.unparse(node.items[0]):
+                guarded += "_kernel[" in ast.unparse(node)
+    assert launched == guarded > 0
