@@ -15,7 +15,6 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("disentangled_scores", "sm_90", 64, 2): (64, 64, 4, 2, False),
-    ("disentangled_scores", "sm_90", 128, 2): (64, 64, 4, 2, True),
 }
 
 
