@@ -156,6 +156,10 @@ def tune(
     limit: Annotated[int, typer.Option(help="Configurations tried in a search.", min=1)] = 48,
     json: Annotated[Path | None, typer.Option(help="Write what was found to this file too.")] = None,
     apply: Annotated[Path | None, typer.Option(help="Search nothing: take what --json wrote on a GPU machine.")] = None,
+    ahead: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARCH", help="Time nothing: for this architecture, replace tiles that spill registers."),
+    ] = None,
 ) -> None:
     """Search tiles on this machine's GPU and write the fastest into the table of FILES."""
     from flashlight import arguments, tune
@@ -165,6 +169,8 @@ def tune(
         if not path.is_file():
             raise typer.BadParameter(f"there is no file {path}")
     failed = 0
+    if ahead:
+        raise typer.Exit(_compiled_ahead(tune.jobs(paths, function or (), head_dim, dtype, _sizes(size)), ahead, limit))
     if apply is not None:
         found = tune.read_report(apply.read_text(encoding="utf-8"))
     else:
@@ -183,6 +189,29 @@ def tune(
     written = sum(map(bool, changed))
     _say(_summary(written, len(paths) - written, ("written", "left unchanged")))
     raise typer.Exit(1 if failed else 0)
+
+
+def _compiled_ahead(jobs: Sequence[Job], architectures: Sequence[str], limit: int) -> int:
+    """Replace the tiles that spill; 1 where some do and no other was found."""
+    from flashlight import inspect, tune
+    from flashlight.ahead import unspilled
+
+    for unknown in set(architectures) - set(inspect.TARGETS):
+        raise typer.BadParameter(f"{unknown} is none of {', '.join(inspect.TARGETS)}")
+    failed, written = 0, 0
+    for job in jobs:
+        for architecture in architectures:
+            try:
+                entry = unspilled(job, architecture, limit)
+            except RuntimeError as error:
+                _say(str(error), error=True)
+                failed = 1
+                continue
+            if entry is not None:
+                written += tune.entered(Path(job.file), dict([entry]))
+                _say(f"{job.file}: {entry[0]} takes {entry[1]}")
+    _say(f"{written} {'entry' if written == 1 else 'entries'} written.")
+    return failed
 
 
 def _searched(jobs: Sequence[Job], limit: int) -> tuple[list[Found], int]:

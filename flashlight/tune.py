@@ -77,19 +77,26 @@ class Found:
 
 
 def candidates(
-    width: int, size: int, stages: Iterable[int] = (1, 2, 3, 4), descriptors: Iterable[bool] = (True, False)
+    width: int,
+    size: int,
+    stages: Iterable[int] = (1, 2, 3, 4),
+    descriptors: Iterable[bool] = (True, False),
+    least_rows: int = 32,
 ) -> list[Tile]:
     """Tiles worth a try for a padded head width and bytes an element.
 
     Keys and values of all stages and the query must fit shared memory, the accumulator and the scores the registers
-    (at most 232 of 255 a thread); a warp has at least 16 rows.
+    (at most 232 of 255 a thread); a warp has at least 16 rows. Fewer than 32 rows, where ``least_rows`` asks for them,
+    are those of kernels that hold much more for each: there any number of warps may serve.
     """
     found = []
-    for rows in (32, 64, 128, 256):
+    for rows in (2, 4, 8, 16, 32, 64, 128, 256):
         for keys in (16, 32, 64, 128, 256):
-            for warps in (2, 4, 8, 16):
+            for warps in (1, 2, 4, 8, 16):
                 registers = rows * (width + keys) / (32 * warps)
-                if rows < 16 * warps or registers > 232 or registers < 12:
+                if rows < min(32, least_rows // 2) or registers > 232:
+                    continue
+                if rows >= 32 and (rows < 16 * warps or registers < 12 or warps == 1):
                     continue
                 for count in stages:
                     shared = rows * width * size + 2 * count * keys * width * size
@@ -235,7 +242,8 @@ def begin(job: Job, pool: ProcessPoolExecutor | None, limit: int = 48) -> Begun:
     tensor, widest = prepared.asked[1:3]
     key = (job.function, module.architecture(tensor.device), module.padded(widest), tensor.element_size())
     choices = (True, False) if prepared.describes else prepared.before[4:]
-    tiles = narrowed(candidates(key[2], key[3], descriptors=choices), prepared.before, limit)
+    tiles = candidates(key[2], key[3], descriptors=choices, least_rows=prepared.before[0])
+    tiles = narrowed(tiles, prepared.before, limit)
     futures = {pool.submit(compiled, job, tile): tile for tile in tiles} if pool is not None else {}
     return Begun(prepared, key, expected, tiles, futures)
 
@@ -388,9 +396,14 @@ def carried_over(text: str, replaces: Path) -> str:
 def applied(path: Path, found: Sequence[Found]) -> int:
     """Write what was found for a file into its table; the number of entries that changed."""
     source = path.stem.removesuffix("_triton") + ".py"
+    return entered(path, {one.key: one.tile for one in found if one.source == source})
+
+
+def entered(path: Path, tiles: Mapping[Key, Tile]) -> int:
+    """Write entries into a file's table; the number of those that changed."""
     text = path.read_text(encoding="utf-8")
     before = entries(text)
-    after = before | {one.key: one.tile for one in found if one.source == source}
+    after = {**before, **tiles}
     changed = sum(before.get(key) != tile for key, tile in after.items())
     if changed:
         path.write_text(replaced(text, after), encoding="utf-8")

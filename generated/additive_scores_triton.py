@@ -13,7 +13,8 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("bahdanau", "sm_90", 64, 2): (64, 64, 4, 3, False),
+    ("bahdanau", "sm_100", 64, 2): (16, 16, 8, 1, True),
+    ("bahdanau", "sm_90", 64, 2): (16, 16, 4, 3, False),
     ("graph_attention_scores", "sm_90", 64, 2): (64, 16, 4, 2, True),
     ("graph_attention_scores", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }
@@ -27,19 +28,6 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     else:
         tile = tl.load(pointers)
     return tile
-
-
-def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
-    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
-
-    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
-    """
-    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
-    while rows * keys * depth > 16384 and max(rows, keys) > 16:
-        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    while rows * keys * depth > 4096 * warps and warps < 16:
-        warps *= 2
-    return rows, keys, warps, stages
 
 
 @triton.jit
@@ -90,11 +78,12 @@ def bahdanau_kernel(
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
     row_start = (program % row_blocks) * BLOCK_ROWS
     batch = (program // row_blocks).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
-    d_v = tl.arange(0, BLOCK_D_v)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+    d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -127,7 +116,7 @@ def bahdanau_kernel(
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -163,7 +152,7 @@ def bahdanau_kernel(
         running_sum = running_sum * rescale + tl.sum(attention_weights, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -187,10 +176,7 @@ def bahdanau(query, key, value, w_v):
 
     output = torch.empty((B, S_q, D_v), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "bahdanau", query, max(D, D_v), accumulators=1, scores=4
-    )
-    block_rows, block_keys, warps, stages = deep_tile(
-        block_rows, block_keys, warps, stages, S_q, padded(D), gathered=False
+        "bahdanau", query, max(D, D_v), accumulators=1, scores=4, depth=padded(D), row_count=padded(S_q)
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -261,10 +247,11 @@ def graph_attention_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     existing_rows = tl.minimum(row_offsets, N - 1 - row_start)  # rows past the end read the last one
@@ -311,39 +298,40 @@ def graph_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                h_2 = h_blocks.load([key_start, 0])
-            else:
-                h_2 = load_tile(
-                    h_blocks + tl.cast(key_start, tl.int64) * h_stride_n,
-                    (keys < N)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    h_2 = h_blocks.load([key_start, 0])
+                else:
+                    h_2 = load_tile(
+                        h_blocks + tl.cast(key_start, tl.int64) * h_stride_n,
+                        (keys < N)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
+                e = tl.where(
+                    source[:, None] + target[None, :] > 0.0,
+                    term_2[:, None] + (target * 1.4426950408889634)[None, :],
+                    term_3[:, None] + (target * 0.2885390081777927)[None, :],
+                )  # additive_scores.py:30
+                adjacency = load_tile(
+                    adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
                 )
-            target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
-            e = tl.where(
-                source[:, None] + target[None, :] > 0.0,
-                term_2[:, None] + (target * 1.4426950408889634)[None, :],
-                term_3[:, None] + (target * 0.2885390081777927)[None, :],
-            )  # additive_scores.py:30
-            adjacency = load_tile(
-                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
-            )
-            e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
-            if part > 0:
-                e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(e_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attention = tl.exp2(e_2 - finite_max[:, None])  # additive_scores.py:32
-            accumulator = tl.dot(
-                attention.to(h_2.dtype), h_2, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(attention, 1)
-            running_max = new_max
+                e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
+                if part > 0:
+                    e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(e_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                attention = tl.exp2(e_2 - finite_max[:, None])  # additive_scores.py:32
+                accumulator = tl.dot(
+                    attention.to(h_2.dtype), h_2, accumulator * rescale[:, None], input_precision=PRECISION
+                )
+                running_sum = running_sum * rescale + tl.sum(attention, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -432,10 +420,11 @@ def graph_attention_scores_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     source = tl.load(
@@ -472,35 +461,36 @@ def graph_attention_scores_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
-            pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
-            pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
-            scores = tl.where(
-                pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
-            )  # additive_scores.py:44
-            if part > 0:
-                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
-            if DESCRIPTORS:
-                features = features_blocks.load([key_start, 0])
-            else:
-                features = load_tile(
-                    features_blocks + tl.cast(key_start, tl.int64) * features_stride_n,
-                    (keys < N)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
+                pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
+                pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
+                scores = tl.where(
+                    pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
+                )  # additive_scores.py:44
+                if part > 0:
+                    scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(scores - finite_max[:, None])
+                if DESCRIPTORS:
+                    features = features_blocks.load([key_start, 0])
+                else:
+                    features = load_tile(
+                        features_blocks + tl.cast(key_start, tl.int64) * features_stride_n,
+                        (keys < N)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    weights.to(features.dtype), features, accumulator * rescale[:, None], input_precision=PRECISION
                 )
-            accumulator = tl.dot(
-                weights.to(features.dtype), features, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -569,30 +559,34 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -613,9 +607,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -662,5 +664,11 @@ def approximate(tensor):
 
 
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

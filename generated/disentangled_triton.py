@@ -28,19 +28,6 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
-    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
-
-    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
-    """
-    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
-    while rows * keys * depth > 16384 and max(rows, keys) > 16:
-        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    while rows * keys * depth > 4096 * warps and warps < 16:
-        warps *= 2
-    return rows, keys, warps, stages
-
-
 @triton.jit(do_not_specialize=["S", "H", "R"])
 def disentangled_kernel(
     # fmt: off
@@ -60,7 +47,8 @@ def disentangled_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, VECTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """disentangled:
@@ -83,10 +71,17 @@ def disentangled_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+
+    # What is read for each row and key is read in vectors
+    pos_key_stride_h = pos_key_stride_h // VECTOR * VECTOR
+    pos_key_stride_r = pos_key_stride_r // VECTOR * VECTOR
+    pos_query_stride_h = pos_query_stride_h // VECTOR * VECTOR
+    pos_query_stride_r = pos_query_stride_r // VECTOR * VECTOR
 
     # What stays in the tile
     query = tl.load(
@@ -124,68 +119,69 @@ def disentangled_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # disentangled.py:21
+                index = tl.minimum(
+                    tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+                )  # disentangled.py:20
+                pos_key = tl.load(
+                    pos_key_ptr
+                    + head * pos_key_stride_h
+                    + index.to(tl.int64)[:, :, None] * pos_key_stride_r
+                    + d[None, None, :] * pos_key_stride_d,
+                    mask=(index >= 0)[:, :, None]
+                    & (index < R)[:, :, None]
+                    & (rows < S)[:, None, None]
+                    & (keys < S)[None, :, None]
+                    & (d < D)[None, None, :],
+                    other=0,
                 )
-            score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # disentangled.py:21
-            index = tl.minimum(
-                tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
-            )  # disentangled.py:20
-            pos_key = tl.load(
-                pos_key_ptr
-                + head * pos_key_stride_h
-                + index.to(tl.int64)[:, :, None] * pos_key_stride_r
-                + d[None, None, :] * pos_key_stride_d,
-                mask=(index >= 0)[:, :, None]
-                & (index < R)[:, :, None]
-                & (rows < S)[:, None, None]
-                & (keys < S)[None, :, None]
-                & (d < D)[None, None, :],
-                other=0,
-            )
-            c2p_att = tl.sum(query.to(tl.float32)[:, None, :] * pos_key.to(tl.float32), 2)  # disentangled.py:22
-            pos_query = tl.load(
-                pos_query_ptr
-                + head * pos_query_stride_h
-                + index.to(tl.int64)[:, :, None] * pos_query_stride_r
-                + d[None, None, :] * pos_query_stride_d,
-                mask=(index >= 0)[:, :, None]
-                & (index < R)[:, :, None]
-                & (rows < S)[:, None, None]
-                & (keys < S)[None, :, None]
-                & (d < D)[None, None, :],
-                other=0,
-            )
-            p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
-            score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
-            if part > 0:
-                score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(score_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(score_2 - finite_max[:, None])  # disentangled.py:25
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                c2p_att = tl.sum(query.to(tl.float32)[:, None, :] * pos_key.to(tl.float32), 2)  # disentangled.py:22
+                pos_query = tl.load(
+                    pos_query_ptr
+                    + head * pos_query_stride_h
+                    + index.to(tl.int64)[:, :, None] * pos_query_stride_r
+                    + d[None, None, :] * pos_query_stride_d,
+                    mask=(index >= 0)[:, :, None]
+                    & (index < R)[:, :, None]
+                    & (rows < S)[:, None, None]
+                    & (keys < S)[None, :, None]
+                    & (d < D)[None, None, :],
+                    other=0,
                 )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+                p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
+                score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
+                if part > 0:
+                    score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(score_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                probs = tl.exp2(score_2 - finite_max[:, None])  # disentangled.py:25
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                )
+                running_sum = running_sum * rescale + tl.sum(probs, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -210,10 +206,15 @@ def disentangled(query, key, value, pos_key, pos_query):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "disentangled", query, D, accumulators=1, scores=6, blocks=4
-    )
-    block_rows, block_keys, warps, stages = deep_tile(
-        block_rows, block_keys, warps, stages, S, padded(D), gathered=True
+        "disentangled",
+        query,
+        D,
+        accumulators=1,
+        scores=6,
+        blocks=4,
+        depth=padded(D),
+        row_count=padded(S),
+        gathered=True,
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -240,6 +241,7 @@ def disentangled(query, key, value, pos_key, pos_query):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
+            VECTOR=vector(pos_key, pos_query),
             num_warps=warps,
             num_stages=stages,
         )
@@ -288,10 +290,11 @@ def disentangled_scores_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -329,63 +332,64 @@ def disentangled_scores_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # disentangled.py:43
+                c2p_pos = tl.minimum(
+                    tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+                )  # disentangled.py:40
+                c2p = tl.load(
+                    c2p_ptr
+                    + batch * c2p_stride_b
+                    + head * c2p_stride_h
+                    + tl.cast(row_start, tl.int64) * c2p_stride_s
+                    + row_offsets[:, None] * c2p_stride_s
+                    + c2p_pos.to(tl.int64) * c2p_stride_r,
+                    mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                    other=0,
                 )
-            score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # disentangled.py:43
-            c2p_pos = tl.minimum(
-                tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
-            )  # disentangled.py:40
-            c2p = tl.load(
-                c2p_ptr
-                + batch * c2p_stride_b
-                + head * c2p_stride_h
-                + tl.cast(row_start, tl.int64) * c2p_stride_s
-                + row_offsets[:, None] * c2p_stride_s
-                + c2p_pos.to(tl.int64) * c2p_stride_r,
-                mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
-            )
-            score_2 = score + c2p.to(tl.float32) * scale  # disentangled.py:44
-            p2c = tl.load(
-                p2c_ptr
-                + batch * p2c_stride_b
-                + head * p2c_stride_h
-                + tl.cast(key_start, tl.int64) * p2c_stride_s
-                + key_offsets[None, :] * p2c_stride_s
-                + c2p_pos.to(tl.int64) * p2c_stride_r,
-                mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
-                other=0,
-            )
-            score_3 = score_2 + p2c.to(tl.float32) * scale  # disentangled.py:45
-            if part > 0:
-                score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(score_3, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                score_2 = score + c2p.to(tl.float32) * scale  # disentangled.py:44
+                p2c = tl.load(
+                    p2c_ptr
+                    + batch * p2c_stride_b
+                    + head * p2c_stride_h
+                    + tl.cast(key_start, tl.int64) * p2c_stride_s
+                    + key_offsets[None, :] * p2c_stride_s
+                    + c2p_pos.to(tl.int64) * p2c_stride_r,
+                    mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                    other=0,
                 )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+                score_3 = score_2 + p2c.to(tl.float32) * scale  # disentangled.py:45
+                if part > 0:
+                    score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(score_3, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                )
+                running_sum = running_sum * rescale + tl.sum(probs, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -455,30 +459,34 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -499,9 +507,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -531,6 +547,15 @@ def describable(*tensors):
     return True
 
 
+def vector(*tensors):
+    """How many elements, up to 16 bytes, every stride but the last of the tensors is a multiple of."""
+    steps = [16 // tensors[0].element_size()]
+    for tensor in tensors:
+        *outer, inner = tensor.stride()
+        steps += outer if inner == 1 else [1]
+    return math.gcd(*steps)
+
+
 def scratch(size, alignment, stream):
     """Memory for a launch, as Triton asks for it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
@@ -543,5 +568,11 @@ def padded(size):
 
 
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -16,6 +16,9 @@ import triton.language as tl
 TILES = {
     ("row_attention", "sm_90", 64, 2): (64, 32, 4, 3, True),
     ("row_attention", "sm_90", 128, 2): (64, 16, 4, 3, False),
+    ("row_attention_with_mask", "sm_90", 128, 2): (64, 32, 4, 1, True),
+    ("triangle_attention_ending_node", "sm_100", 64, 2): (128, 32, 8, 1, True),
+    ("triangle_attention_starting_node", "sm_100", 64, 2): (128, 32, 8, 1, True),
 }
 
 
@@ -27,6 +30,23 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     else:
         tile = tl.load(pointers)
     return tile
+
+
+@triton.jit
+def sigmoid(x, approximate: tl.constexpr):
+    """1 / (1 + exp(-x)): a reciprocal in one instruction where a unit in the last place of float32 does not matter."""
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;",
+            "=f,f",
+            [1.0 + tl.exp2(x * -1.4426950408889634)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        result = tl.sigmoid(x)
+    return result
 
 
 @triton.jit(do_not_specialize=["S", "H", "N"])
@@ -50,6 +70,7 @@ def row_attention_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """row_attention:
@@ -71,10 +92,11 @@ def row_attention_kernel(
     head = (program // row_blocks % H).to(tl.int64)
     n_index = (program // row_blocks // H % N).to(tl.int64)
     batch = (program // row_blocks // H // N).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     q = tl.load(
@@ -125,45 +147,46 @@ def row_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+                mask_bias = load_tile(
+                    mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
                 )
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
-            mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
-            )
-            pair_bias = load_tile(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
-            )
-            logits_2 = (
-                logits
-                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
-                + pair_bias.to(tl.float32) * 1.4426950408889634
-            )  # evoformer.py:13
-            if part > 0:
-                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                pair_bias = load_tile(
+                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
                 )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                logits_2 = (
+                    logits
+                    + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
+                    + pair_bias.to(tl.float32) * 1.4426950408889634
+                )  # evoformer.py:13
+                if part > 0:
+                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(logits_2 - finite_max[:, None])
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -176,8 +199,8 @@ def row_attention_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    weighted_avg = accumulator / running_sum[:, None]  # evoformer.py:15
-    output = tl.sigmoid(gate.to(tl.float32)) * weighted_avg
+    weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
+    output = sigmoid(gate.to(tl.float32), APPROXIMATE) * weighted_avg
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -238,6 +261,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
             num_warps=warps,
             num_stages=stages,
         )
@@ -265,6 +289,7 @@ def row_attention_with_mask_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """row_attention_with_mask:
@@ -287,10 +312,11 @@ def row_attention_with_mask_kernel(
     head = (program // row_blocks % H).to(tl.int64)
     n_index = (program // row_blocks // H % N).to(tl.int64)
     batch = (program // row_blocks // H // N).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     q = tl.load(
@@ -341,42 +367,47 @@ def row_attention_with_mask_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+                msa_mask = load_tile(
+                    msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
                 )
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
-            msa_mask = load_tile(
-                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
-            )
-            mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
-            pair_bias = load_tile(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
-            )
-            logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
-            if part > 0:
-                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
+                pair_bias = load_tile(
+                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
                 )
-            accumulator = tl.dot(weights, v.to(tl.float32), accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                logits_2 = (
+                    logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634
+                )  # evoformer.py:13
+                if part > 0:
+                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(logits_2 - finite_max[:, None])
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    weights, v.to(tl.float32), accumulator * rescale[:, None], input_precision=PRECISION
+                )
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -389,8 +420,8 @@ def row_attention_with_mask_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    weighted_avg = accumulator / running_sum[:, None]  # evoformer.py:15
-    output = tl.sigmoid(gate.to(tl.float32)) * weighted_avg
+    weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
+    output = sigmoid(gate.to(tl.float32), APPROXIMATE) * weighted_avg
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -419,7 +450,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "row_attention_with_mask", q, D, accumulators=1, scores=5, float32=True
+        "row_attention_with_mask", q, D, accumulators=1, scores=5, exact=True
     )
     descriptors = descriptors and describable(k, v)
     with torch.cuda.device_of(q):
@@ -451,6 +482,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
             num_warps=warps,
             num_stages=stages,
         )
@@ -477,6 +509,7 @@ def column_attention_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """column_attention:
@@ -498,10 +531,11 @@ def column_attention_kernel(
     head = (program // row_blocks % H).to(tl.int64)
     s = (program // row_blocks // H % S).to(tl.int64)
     batch = (program // row_blocks // H // S).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     q = tl.load(
@@ -543,38 +577,39 @@ def column_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_n,
-                    (keys < N)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_n,
+                        (keys < N)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+                mask_bias = load_tile(
+                    mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
                 )
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
-            mask_bias = load_tile(
-                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
-            )
-            logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
-            if part > 0:
-                logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
-                    (keys < N)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
+                if part > 0:
+                    logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(logits_2 - finite_max[:, None])
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
+                        (keys < N)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -587,8 +622,8 @@ def column_attention_kernel(
         mask=(rows < N)[:, None] & (d < D)[None, :],
         other=0,
     )
-    weighted_avg = accumulator / running_sum[:, None]  # evoformer.py:15
-    output = tl.sigmoid(gate.to(tl.float32)) * weighted_avg
+    weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
+    output = sigmoid(gate.to(tl.float32), APPROXIMATE) * weighted_avg
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -643,6 +678,7 @@ def column_attention(q, k, v, gate, mask_bias):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
             num_warps=warps,
             num_stages=stages,
         )
@@ -670,6 +706,7 @@ def triangle_attention_starting_node_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """triangle_attention_starting_node:
@@ -691,10 +728,11 @@ def triangle_attention_starting_node_kernel(
     head = (program // row_blocks % H).to(tl.int64)
     s = (program // row_blocks // H % S).to(tl.int64)
     batch = (program // row_blocks // H // S).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     mask_block = mask_ptr + batch * mask_stride_b + s * mask_stride_1 + key_offsets * mask_stride_2
@@ -743,43 +781,44 @@ def triangle_attention_starting_node_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_2,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_2,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
+                triangle_bias = load_tile(
+                    triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
+                    (keys < S)[None, :],
+                    part > 0,
                 )
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
-            triangle_bias = load_tile(
-                triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
-                (keys < S)[None, :],
-                part > 0,
-            )
-            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
-            logits_2 = tl.where(
-                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
-            )  # evoformer.py:67
-            if part > 0:
-                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:68
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_2,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
+                logits_2 = tl.where(
+                    mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
+                )  # evoformer.py:67
+                if part > 0:
+                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:68
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_2,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -792,7 +831,7 @@ def triangle_attention_starting_node_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    output = tl.sigmoid(gate.to(tl.float32)) * (accumulator / running_sum[:, None])
+    output = sigmoid(gate.to(tl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -848,6 +887,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
             num_warps=warps,
             num_stages=stages,
         )
@@ -875,6 +915,7 @@ def triangle_attention_ending_node_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """triangle_attention_ending_node:
@@ -897,10 +938,11 @@ def triangle_attention_ending_node_kernel(
     head = (program // row_blocks % H).to(tl.int64)
     s_2 = (program // row_blocks // H % S).to(tl.int64)
     batch = (program // row_blocks // H // S).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     mask_block = mask_ptr + batch * mask_stride_b + s_2 * mask_stride_2 + key_offsets * mask_stride_1
@@ -949,43 +991,44 @@ def triangle_attention_ending_node_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_1,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_1,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
+                triangle_bias = load_tile(
+                    triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
+                    (keys < S)[None, :],
+                    part > 0,
                 )
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
-            triangle_bias = load_tile(
-                triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
-                (keys < S)[None, :],
-                part > 0,
-            )
-            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
-            logits_2 = tl.where(
-                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
-            )  # evoformer.py:83
-            if part > 0:
-                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:84
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_1,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
+                logits_2 = tl.where(
+                    mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
+                )  # evoformer.py:83
+                if part > 0:
+                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:84
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_1,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -998,7 +1041,7 @@ def triangle_attention_ending_node_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    output = tl.sigmoid(gate.to(tl.float32)) * (accumulator / running_sum[:, None])
+    output = sigmoid(gate.to(tl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1053,6 +1096,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
             num_warps=warps,
             num_stages=stages,
         )
@@ -1078,30 +1122,34 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -1122,9 +1170,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -1165,6 +1221,17 @@ def padded(size):
     return max(16, triton.next_power_of_2(size))
 
 
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
+
+
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

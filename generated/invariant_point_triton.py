@@ -26,17 +26,19 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
-    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
-
-    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
-    """
-    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
-    while rows * keys * depth > 16384 and max(rows, keys) > 16:
-        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    while rows * keys * depth > 4096 * warps and warps < 16:
-        warps *= 2
-    return rows, keys, warps, stages
+@triton.jit
+def log2_1p(x, approximate: tl.constexpr):
+    """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
+    above = 1.0 + x
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "lg2.approx.f32 $0, $1;", "=f,f", [above], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        # Kahan: log(1 + x) / ((1 + x) - 1) is exact to a few roundings, however much of a small x is lost in 1 + x
+        lost = tl.where(x < 1.0, x / (above - 1.0), 1.0)
+        result = tl.where(above == 1.0, x * 1.4426950408889634, tl.log2(above) * lost)
+    return result
 
 
 @triton.jit
@@ -55,9 +57,9 @@ def invariant_point_attention_kernel(
     q_stride_b, q_stride_n, q_stride_h, q_stride_c,
     k_stride_b, k_stride_n, k_stride_h, k_stride_c,
     v_stride_b, v_stride_n, v_stride_h, v_stride_c,
-    q_points_stride_b, q_points_stride_n, q_points_stride_h, q_points_stride_p, q_points_stride_4,
-    k_points_stride_b, k_points_stride_n, k_points_stride_h, k_points_stride_p, k_points_stride_4,
-    v_points_stride_b, v_points_stride_n, v_points_stride_h, v_points_stride_r, v_points_stride_4,
+    q_points_stride_b, q_points_stride_n, q_points_stride_h, q_points_stride_p,
+    k_points_stride_b, k_points_stride_n, k_points_stride_h, k_points_stride_p,
+    v_points_stride_b, v_points_stride_n, v_points_stride_h, v_points_stride_r,
     pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_2, pair_bias_stride_h,
     pair_stride_b, pair_stride_1, pair_stride_2, pair_stride_z,
     head_weights_stride_h,
@@ -73,7 +75,8 @@ def invariant_point_attention_kernel(
     P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, Z: tl.constexpr,
     BLOCK_Z: tl.constexpr, BLOCK_P_3: tl.constexpr, BLOCK_R_3: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, VECTOR: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """invariant_point_attention:
@@ -101,13 +104,28 @@ def invariant_point_attention_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     n_index = (program // row_blocks % N).to(tl.int64)
     batch = (program // row_blocks // N).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    c = tl.arange(0, BLOCK_C)
-    z = tl.arange(0, BLOCK_Z)
-    pn3_2 = tl.arange(0, BLOCK_P_3)
-    rn3 = tl.arange(0, BLOCK_R_3)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    c = tl.arange(0, BLOCK_C).to(tl.int64)
+    z = tl.arange(0, BLOCK_Z).to(tl.int64)
+    pn3_2 = tl.arange(0, BLOCK_P_3).to(tl.int64)
+    rn3 = tl.arange(0, BLOCK_R_3).to(tl.int64)
+
+    # What is read for each row and key is read in vectors
+    k_stride_b = k_stride_b // VECTOR * VECTOR
+    k_stride_n = k_stride_n // VECTOR * VECTOR
+    k_stride_h = k_stride_h // VECTOR * VECTOR
+    k_points_stride_b = k_points_stride_b // VECTOR * VECTOR
+    k_points_stride_n = k_points_stride_n // VECTOR * VECTOR
+    k_points_stride_h = k_points_stride_h // VECTOR * VECTOR
+    v_stride_b = v_stride_b // VECTOR * VECTOR
+    v_stride_n = v_stride_n // VECTOR * VECTOR
+    v_stride_h = v_stride_h // VECTOR * VECTOR
+    v_points_stride_b = v_points_stride_b // VECTOR * VECTOR
+    v_points_stride_n = v_points_stride_n // VECTOR * VECTOR
+    v_points_stride_h = v_points_stride_h // VECTOR * VECTOR
 
     # What stays in the tile
     q = tl.load(
@@ -129,16 +147,13 @@ def invariant_point_attention_kernel(
         + existing_rows[:, None, None] * k_stride_h
         + c[None, None, :] * k_stride_c
     )
-    position = pn3_2 // 3
-    position_2 = pn3_2 % 3
     q_points = tl.load(
         q_points_ptr
         + batch * q_points_stride_b
         + n_index * q_points_stride_n
         + tl.cast(row_start, tl.int64) * q_points_stride_h
         + row_offsets[:, None] * q_points_stride_h
-        + position.to(tl.int64)[None, :] * q_points_stride_p
-        + position_2.to(tl.int64)[None, :] * q_points_stride_4,
+        + pn3_2[None, :] * q_points_stride_p,
         mask=(rows < H)[:, None] & (pn3_2 < P * 3)[None, :],
         other=0,
     )
@@ -148,8 +163,7 @@ def invariant_point_attention_kernel(
         + tl.cast(row_start, tl.int64) * k_points_stride_h
         + key_offsets[None, :, None] * k_points_stride_n
         + existing_rows[:, None, None] * k_points_stride_h
-        + position.to(tl.int64)[None, None, :] * k_points_stride_p
-        + position_2.to(tl.int64)[None, None, :] * k_points_stride_4
+        + pn3_2[None, None, :] * k_points_stride_p
     )
     head_weights = tl.load(
         head_weights_ptr + tl.cast(row_start, tl.int64) * head_weights_stride_h + row_offsets * head_weights_stride_h,
@@ -160,7 +174,9 @@ def invariant_point_attention_kernel(
         head_weights.to(tl.float32) > 20.0,
         head_weights.to(tl.float32) * scale,
         nan_max(head_weights.to(tl.float32), 0.0) * scale
-        + tl.log(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * 1.4426950408889634)) + 1.0) * scale,
+        + log2_1p(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * 1.4426950408889634)), APPROXIMATE)
+        * 0.6931471805599453
+        * scale,
     )
     pair_bias_block = (
         pair_bias_ptr
@@ -186,8 +202,7 @@ def invariant_point_attention_kernel(
         + tl.cast(row_start, tl.int64) * v_points_stride_h
         + key_offsets[None, :, None] * v_points_stride_n
         + existing_rows[:, None, None] * v_points_stride_h
-        + (rn3 // 3).to(tl.int64)[None, None, :] * v_points_stride_r
-        + (rn3 % 3).to(tl.int64)[None, None, :] * v_points_stride_4
+        + rn3[None, None, :] * v_points_stride_r
     )
     pair_base = pair_ptr + batch * pair_stride_b + n_index * pair_stride_1
     if DESCRIPTORS:
@@ -211,64 +226,68 @@ def invariant_point_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            k = load_tile(
-                k_block + tl.cast(key_start, tl.int64) * k_stride_n,
-                (keys < N)[None, :, None] & (c < C)[None, None, :],
-                part > 0 or BLOCK_C != C,
-            )
-            scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
-            k_points = load_tile(
-                k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
-                (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
-                part > 0 or BLOCK_P_3 != P * 3,
-            )
-            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
-            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
-            pair_bias = load_tile(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
-            )
-            key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
-            scores = (
-                scalar
-                - distance * term[:, None]
-                + pair_bias.to(tl.float32) * 0.8329403702157812
-                + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
-            )
-            if part > 0:
-                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
-            v = load_tile(
-                v_block + tl.cast(key_start, tl.int64) * v_stride_n,
-                (keys < N)[None, :, None] & (c < C)[None, None, :],
-                part > 0 or BLOCK_C != C,
-            )
-            accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
-            running_sum = running_sum * rescale + tl.sum(attn, 1)
-            v_points = load_tile(
-                v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
-                (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
-                part > 0 or BLOCK_R_3 != R * 3,
-            )
-            accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
-            if DESCRIPTORS:
-                pair = pair_blocks.load([key_start, 0])
-            else:
-                pair = load_tile(
-                    pair_blocks + tl.cast(key_start, tl.int64) * pair_stride_2,
-                    (keys < N)[:, None] & (z < Z)[None, :],
-                    part > 0 or BLOCK_Z != Z,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                k = load_tile(
+                    k_block + tl.cast(key_start, tl.int64) * k_stride_n,
+                    (keys < N)[None, :, None] & (c < C)[None, None, :],
+                    part > 0 or BLOCK_C != C,
                 )
-            accumulator_3 = tl.dot(
-                attn.to(pair.dtype), pair, accumulator_3 * rescale[:, None], input_precision=PRECISION
-            )
-            running_max = new_max
+                scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
+                k_points = load_tile(
+                    k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
+                    (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
+                    part > 0 or BLOCK_P_3 != P * 3,
+                )
+                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
+                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
+                pair_bias = load_tile(
+                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
+                )
+                key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
+                scores = (
+                    scalar
+                    - distance * term[:, None]
+                    + pair_bias.to(tl.float32) * 0.8329403702157812
+                    + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[
+                        None, :
+                    ]
+                )
+                if part > 0:
+                    scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
+                v = load_tile(
+                    v_block + tl.cast(key_start, tl.int64) * v_stride_n,
+                    (keys < N)[None, :, None] & (c < C)[None, None, :],
+                    part > 0 or BLOCK_C != C,
+                )
+                accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
+                running_sum = running_sum * rescale + tl.sum(attn, 1)
+                v_points = load_tile(
+                    v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
+                    (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
+                    part > 0 or BLOCK_R_3 != R * 3,
+                )
+                accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
+                if DESCRIPTORS:
+                    pair = pair_blocks.load([key_start, 0])
+                else:
+                    pair = load_tile(
+                        pair_blocks + tl.cast(key_start, tl.int64) * pair_stride_2,
+                        (keys < N)[:, None] & (z < Z)[None, :],
+                        part > 0 or BLOCK_Z != Z,
+                    )
+                accumulator_3 = tl.dot(
+                    attn.to(pair.dtype), pair, accumulator_3 * rescale[:, None], input_precision=PRECISION
+                )
+                running_max = new_max
 
-    o_scalar = accumulator / running_sum[:, None]  # invariant_point.py:30
+    term_3 = 1.0 / running_sum
+    o_scalar = accumulator * term_3[:, None]  # invariant_point.py:30
     tl.store(
         o_scalar_ptr
         + batch * o_scalar_stride_b
@@ -279,7 +298,7 @@ def invariant_point_attention_kernel(
         o_scalar.to(o_scalar_ptr.dtype.element_ty),
         mask=(rows < H)[:, None] & (c < C)[None, :],
     )
-    o_points = accumulator_2 / running_sum[:, None]  # invariant_point.py:31
+    o_points = accumulator_2 * term_3[:, None]  # invariant_point.py:31
     tl.store(
         o_points_ptr
         + batch * o_points_stride_b
@@ -290,7 +309,7 @@ def invariant_point_attention_kernel(
         o_points.to(o_points_ptr.dtype.element_ty),
         mask=(rows < H)[:, None] & (rn3 < R * 3)[None, :],
     )
-    o_pair = accumulator_3 / running_sum[:, None]  # invariant_point.py:32
+    o_pair = accumulator_3 * term_3[:, None]  # invariant_point.py:32
     tl.store(
         o_pair_ptr
         + batch * o_pair_stride_b
@@ -322,16 +341,24 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     mask = spread("mask", mask, (B, N))
     expect("mask", mask, (B, N), (q.dtype,), q.device)
 
+    q_points = q_points.flatten(3, 4)
+    k_points = k_points.flatten(3, 4)
+    v_points = v_points.flatten(3, 4)
     o_scalar = torch.empty((B, N, H, C), dtype=q.dtype, device=q.device)
     o_points = torch.empty((B, N, H, R * 3), dtype=q.dtype, device=q.device)
     o_pair = torch.empty((B, N, H, Z), dtype=q.dtype, device=q.device)
     P_3 = P * 3
     R_3 = R * 3
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "invariant_point_attention", q, max(C, Z, P_3, R_3), accumulators=3, scores=16, blocks=5
-    )
-    block_rows, block_keys, warps, stages = deep_tile(
-        block_rows, block_keys, warps, stages, H, max(padded(C), padded(P_3), padded(R_3)), gathered=True
+        "invariant_point_attention",
+        q,
+        max(C, Z, P_3, R_3),
+        accumulators=3,
+        scores=16,
+        blocks=5,
+        depth=max(padded(C), padded(P_3), padded(R_3)),
+        row_count=padded(H),
+        gathered=True,
     )
     descriptors = descriptors and describable(pair)
     with torch.cuda.device_of(q):
@@ -378,6 +405,8 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
+            VECTOR=vector(k, k_points, v, v_points),
             num_warps=warps,
             num_stages=stages,
         )
@@ -426,11 +455,12 @@ def point_attention_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    c = tl.arange(0, BLOCK_C)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    c = tl.arange(0, BLOCK_C).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     q_points = tl.load(
@@ -473,48 +503,49 @@ def point_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k_points = k_points_blocks.load([key_start, 0])
-            else:
-                k_points = load_tile(
-                    k_points_blocks + tl.cast(key_start, tl.int64) * k_points_stride_n,
-                    (keys < N)[:, None] & (c < C)[None, :],
-                    part > 0 or BLOCK_C != C,
-                )
-            if EXPAND:
-                squares = (
-                    q_points_square[:, None] + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 1)[None, :]
-                )
-                distance = tl.where(
-                    squares == float("inf"),
-                    float("inf"),
-                    nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
-                )  # invariant_point.py:43
-            else:
-                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
-                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
-            scores = distance * term
-            if part > 0:
-                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:44
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
-                    (keys < N)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(attn.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(attn, 1)
-            running_max = new_max
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k_points = k_points_blocks.load([key_start, 0])
+                else:
+                    k_points = load_tile(
+                        k_points_blocks + tl.cast(key_start, tl.int64) * k_points_stride_n,
+                        (keys < N)[:, None] & (c < C)[None, :],
+                        part > 0 or BLOCK_C != C,
+                    )
+                if EXPAND:
+                    squares = (
+                        q_points_square[:, None] + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 1)[None, :]
+                    )
+                    distance = tl.where(
+                        squares == float("inf"),
+                        float("inf"),
+                        nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
+                    )  # invariant_point.py:43
+                else:
+                    term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
+                    distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
+                scores = distance * term
+                if part > 0:
+                    scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:44
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
+                        (keys < N)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(attn.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+                running_sum = running_sum * rescale + tl.sum(attn, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -538,14 +569,16 @@ def point_attention(q_points, k_points, v, gamma):
     expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
 
     output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "point_attention", q_points, max(C, D), accumulators=1, scores=2
-    )
     expand = expandable(q_points)
-    if not expand:
-        block_rows, block_keys, warps, stages = deep_tile(
-            block_rows, block_keys, warps, stages, N, padded(C), gathered=False
-        )
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "point_attention",
+        q_points,
+        max(C, D),
+        accumulators=1,
+        scores=2,
+        depth=1 if expand else padded(C),
+        row_count=padded(N),
+    )
     descriptors = descriptors and describable(k_points, v)
     with torch.cuda.device_of(q_points):
         point_attention_kernel[(-(-N // block_rows) * B * H,)](
@@ -595,30 +628,34 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -639,9 +676,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -671,6 +716,15 @@ def describable(*tensors):
     return True
 
 
+def vector(*tensors):
+    """How many elements, up to 16 bytes, every stride but the last of the tensors is a multiple of."""
+    steps = [16 // tensors[0].element_size()]
+    for tensor in tensors:
+        *outer, inner = tensor.stride()
+        steps += outer if inner == 1 else [1]
+    return math.gcd(*steps)
+
+
 def scratch(size, alignment, stream):
     """Memory for a launch, as Triton asks for it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
@@ -682,11 +736,22 @@ def padded(size):
     return max(16, triton.next_power_of_2(size))
 
 
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
+
+
 def expandable(tensor):
     """Whether |a - b|² may be |a|² + |b|² - 2ab: what cancels is less than bfloat16 has rounded the points by."""
     return tensor.dtype == torch.bfloat16
 
 
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

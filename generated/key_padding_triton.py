@@ -68,10 +68,11 @@ def key_lengths_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     lengths = tl.load(lengths_ptr + batch * lengths_stride_b)
@@ -105,7 +106,7 @@ def key_lengths_kernel(
     full_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -136,7 +137,7 @@ def key_lengths_kernel(
         running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -230,10 +231,11 @@ def key_padding_mask_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     key_padding_mask_block = (
@@ -274,47 +276,48 @@ def key_padding_mask_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                key_padding_mask = load_tile(
+                    key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
+                    (keys < S_k),
+                    part > 0,
                 )
-            key_padding_mask = load_tile(
-                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
-                (keys < S_k),
-                part > 0,
-            )
-            scores = tl.where(
-                (~key_padding_mask)[None, :],
-                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
-                -14426950408.889633,
-            )  # key_padding.py:33
-            if part > 0:
-                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(scores - finite_max[:, None])  # key_padding.py:34
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                scores = tl.where(
+                    (~key_padding_mask)[None, :],
+                    tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
+                    -14426950408.889633,
+                )  # key_padding.py:33
+                if part > 0:
+                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                probs = tl.exp2(scores - finite_max[:, None])  # key_padding.py:34
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
                 )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+                running_sum = running_sum * rescale + tl.sum(probs, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -410,10 +413,11 @@ def extended_attention_mask_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -452,44 +456,45 @@ def extended_attention_mask_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
+                attention_mask = load_tile(
+                    attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
-            attention_mask = load_tile(
-                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
-            )
-            extended = attention_mask.to(tl.float32)  # key_padding.py:45
-            extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
-            scores_2 = scores + extended_2[None, :]  # key_padding.py:48
-            if part > 0:
-                scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attention_probs = tl.exp2(scores_2 - finite_max[:, None])  # key_padding.py:49
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                extended = attention_mask.to(tl.float32)  # key_padding.py:45
+                extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
+                scores_2 = scores + extended_2[None, :]  # key_padding.py:48
+                if part > 0:
+                    scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                attention_probs = tl.exp2(scores_2 - finite_max[:, None])  # key_padding.py:49
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    attention_probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
                 )
-            accumulator = tl.dot(
-                attention_probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(attention_probs, 1)
-            running_max = new_max
+                running_sum = running_sum * rescale + tl.sum(attention_probs, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -583,10 +588,11 @@ def causal_key_lengths_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     lengths = tl.load(lengths_ptr + batch * lengths_stride_b)
@@ -622,7 +628,7 @@ def causal_key_lengths_kernel(
     )
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -653,7 +659,7 @@ def causal_key_lengths_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -726,30 +732,34 @@ def spread(name, tensor, shape):
     return tensor.expand(shape)
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -770,9 +780,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -814,5 +832,11 @@ def padded(size):
 
 
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -14,6 +14,7 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("retention", "sm_90", 64, 2): (64, 64, 4, 2, True),
     ("sigmoid_attention", "sm_90", 64, 2): (64, 64, 4, 3, False),
     ("sigmoid_attention", "sm_90", 128, 2): (64, 32, 4, 2, True),
 }
@@ -44,6 +45,23 @@ def power(base, exponent):
     return tl.where(exponent == 0.0, 1.0, tl.where(base < 0.0, signed, size))
 
 
+@triton.jit
+def sigmoid(x, approximate: tl.constexpr):
+    """1 / (1 + exp(-x)): a reciprocal in one instruction where a unit in the last place of float32 does not matter."""
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;",
+            "=f,f",
+            [1.0 + tl.exp2(x * -1.4426950408889634)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        result = tl.sigmoid(x)
+    return result
+
+
 @triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def sigmoid_attention_kernel(
     # fmt: off
@@ -62,6 +80,7 @@ def sigmoid_attention_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """sigmoid_attention:
@@ -78,10 +97,11 @@ def sigmoid_attention_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -117,29 +137,30 @@ def sigmoid_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:15
-            weights = tl.sigmoid(scores - scale_2)  # normalisers.py:16
-            if part > 0:
-                weights = tl.where((keys < S_k)[None, :], weights, 0.0)
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:15
+                weights = sigmoid(scores - scale_2, APPROXIMATE)  # normalisers.py:16
+                if part > 0:
+                    weights = tl.where((keys < S_k)[None, :], weights, 0.0)
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
 
     tl.store(
         output_ptr
@@ -187,6 +208,7 @@ def sigmoid_attention(query, key, value):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
             num_warps=warps,
             num_stages=stages,
         )
@@ -228,10 +250,11 @@ def relu_squared_attention_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -269,31 +292,32 @@ def relu_squared_attention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:26
-            term = nan_max(scores, 0.0)
-            weights = term * term  # normalisers.py:27
-            if part > 0:
-                weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
-            running_sum = running_sum + tl.sum(weights, 1)
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:26
+                term = nan_max(scores, 0.0)
+                weights = term * term  # normalisers.py:27
+                if part > 0:
+                    weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+                running_sum = running_sum + tl.sum(weights, 1)
 
     output = accumulator / (running_sum + 1e-06)[:, None]
     tl.store(
@@ -383,11 +407,12 @@ def retention_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
-    d_v = tl.arange(0, BLOCK_D_v)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+    d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -427,39 +452,40 @@ def retention_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, live_stop
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            distance = rows[:, None] - keys[None, :]  # normalisers.py:40
-            decay = tl.exp2(distance * term)  # normalisers.py:41
-            if part > 0:
-                visible = keys < S
-                decay = tl.where(visible[None, :] & (distance >= 0), decay, 0.0)
-            term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
-            if part > 0:
-                visible_2 = keys < S
-                term_2 = tl.where(visible_2[None, :], term_2, 0.0)
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d_v < D_v)[None, :],
-                    part > 0 or BLOCK_D_v != D_v,
-                )
-            accumulator = tl.dot(term_2.to(value.dtype), value, accumulator, input_precision=PRECISION)
-            running_sum = running_sum + tl.sum(decay, 1)
-            if part > 0:
-                visible_3 = keys < S
-                term_2 = tl.where(visible_3[None, :], term_2, 0.0)
-            running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                distance = rows[:, None] - keys[None, :]  # normalisers.py:40
+                decay = tl.exp2(distance * term)  # normalisers.py:41
+                if part > 0:
+                    visible = keys < S
+                    decay = tl.where(visible[None, :] & (distance >= 0), decay, 0.0)
+                term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
+                if part > 0:
+                    visible_2 = keys < S
+                    term_2 = tl.where(visible_2[None, :], term_2, 0.0)
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d_v < D_v)[None, :],
+                        part > 0 or BLOCK_D_v != D_v,
+                    )
+                accumulator = tl.dot(term_2.to(value.dtype), value, accumulator, input_precision=PRECISION)
+                running_sum = running_sum + tl.sum(decay, 1)
+                if part > 0:
+                    visible_3 = keys < S
+                    term_2 = tl.where(visible_3[None, :], term_2, 0.0)
+                running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
 
     term_3 = tl.sqrt(running_sum)
     output = (
@@ -552,11 +578,12 @@ def causal_linear_attention_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
-    d_v = tl.arange(0, BLOCK_D_v)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+    d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -594,7 +621,7 @@ def causal_linear_attention_kernel(
     full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -690,30 +717,34 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -734,9 +765,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -777,6 +816,17 @@ def padded(size):
     return max(16, triton.next_power_of_2(size))
 
 
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
+
+
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -65,10 +65,11 @@ def with_einsum_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -100,7 +101,7 @@ def with_einsum_kernel(
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -129,7 +130,7 @@ def with_einsum_kernel(
         running_sum = running_sum * rescale + tl.sum(probs, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -217,11 +218,12 @@ def with_einsum_dots_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
-    d_v = tl.arange(0, BLOCK_D_v)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+    d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
     # What stays in the tile
     q = tl.load(
@@ -253,7 +255,7 @@ def with_einsum_dots_kernel(
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_kv, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             k = k_blocks.load([key_start, 0])
@@ -282,7 +284,7 @@ def with_einsum_dots_kernel(
         running_sum = running_sum * rescale + tl.sum(attn, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -373,10 +375,11 @@ def with_at_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     key_base = key_ptr + batch * key_stride_b + head * key_stride_h
@@ -408,7 +411,7 @@ def with_at_kernel(
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -437,7 +440,7 @@ def with_at_kernel(
         running_sum = running_sum * rescale + tl.sum(probs, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -524,10 +527,11 @@ def with_matmul_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -559,7 +563,7 @@ def with_matmul_kernel(
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -588,7 +592,7 @@ def with_matmul_kernel(
         running_sum = running_sum * rescale + tl.sum(probs, 1)
         running_max = new_max
 
-    context = accumulator / running_sum[:, None]  # spellings.py:47
+    context = accumulator * (1.0 / running_sum)[:, None]  # spellings.py:47
     tl.store(
         output_ptr
         + tl.cast(row_start, tl.int64) * output_stride_s
@@ -675,10 +679,11 @@ def with_bmm_kernel(
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
     row_start = (program % row_blocks) * BLOCK_ROWS
     batch = (program // row_blocks).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -709,7 +714,7 @@ def with_bmm_kernel(
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -740,7 +745,7 @@ def with_bmm_kernel(
         running_sum = running_sum * rescale + tl.sum(attn_weights_2, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -827,10 +832,11 @@ def with_bmm_reshaped_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -876,44 +882,45 @@ def with_bmm_reshaped_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # spellings.py:73
+                attention_mask = load_tile(
+                    attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
+                    (keys < S_k)[None, :],
+                    part > 0,
                 )
-            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # spellings.py:73
-            attention_mask = load_tile(
-                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
-                (keys < S_k)[None, :],
-                part > 0,
-            )
-            attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
-            if part > 0:
-                attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(attn_weights_2 - finite_max[:, None])
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
+                if part > 0:
+                    attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(attn_weights_2 - finite_max[:, None])
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
                 )
-            accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1006,10 +1013,11 @@ def with_baddbmm_kernel(
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
     row_start = (program % row_blocks) * BLOCK_ROWS
     batch = (program // row_blocks).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -1046,38 +1054,39 @@ def with_baddbmm_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # spellings.py:88
+                if part > 0:
+                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                probs = tl.exp2(scores - finite_max[:, None])  # spellings.py:89
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # spellings.py:88
-            if part > 0:
-                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(scores - finite_max[:, None])  # spellings.py:89
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(probs, 1)
-            running_max = new_max
+                running_sum = running_sum * rescale + tl.sum(probs, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1163,10 +1172,11 @@ def with_baddbmm_bias_kernel(
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
     row_start = (program % row_blocks) * BLOCK_ROWS
     batch = (program // row_blocks).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     alibi_block = alibi_ptr + batch * alibi_stride_b + key_offsets * alibi_stride_s
@@ -1204,41 +1214,42 @@ def with_baddbmm_bias_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            alibi = load_tile(alibi_block + tl.cast(key_start, tl.int64) * alibi_stride_s, (keys < S_k), part > 0)
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                alibi = load_tile(alibi_block + tl.cast(key_start, tl.int64) * alibi_stride_s, (keys < S_k), part > 0)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                scores = (alibi.to(tl.float32) * 1.4426950408889634)[None, :] + tl.dot(
+                    query, tl.trans(key), input_precision=PRECISION
+                ) * scale  # spellings.py:101
+                if part > 0:
+                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(scores - finite_max[:, None])  # spellings.py:102
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S_k)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(
+                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
                 )
-            scores = (alibi.to(tl.float32) * 1.4426950408889634)[None, :] + tl.dot(
-                query, tl.trans(key), input_precision=PRECISION
-            ) * scale  # spellings.py:101
-            if part > 0:
-                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])  # spellings.py:102
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S_k)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-            )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            running_max = new_max
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1327,10 +1338,11 @@ def with_softmax_written_out_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -1362,7 +1374,7 @@ def with_softmax_written_out_kernel(
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + key_offsets
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
         partial = key_start >= full_stop
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
@@ -1391,7 +1403,7 @@ def with_softmax_written_out_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = accumulator / running_sum[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1455,30 +1467,34 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -1499,9 +1515,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -1543,5 +1567,11 @@ def padded(size):
 
 
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

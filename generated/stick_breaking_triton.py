@@ -30,6 +30,21 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 @triton.jit
+def log2_1p(x, approximate: tl.constexpr):
+    """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
+    above = 1.0 + x
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "lg2.approx.f32 $0, $1;", "=f,f", [above], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        # Kahan: log(1 + x) / ((1 + x) - 1) is exact to a few roundings, however much of a small x is lost in 1 + x
+        lost = tl.where(x < 1.0, x / (above - 1.0), 1.0)
+        result = tl.where(above == 1.0, x * 1.4426950408889634, tl.log2(above) * lost)
+    return result
+
+
+@triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
@@ -59,6 +74,7 @@ def stick_breaking_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """stick_breaking:
@@ -83,10 +99,11 @@ def stick_breaking_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -124,39 +141,40 @@ def stick_breaking_kernel(
         else:
             # blocks that need no mask
             start, stop = 0, full_stop
-        # From the last block to the first
-        last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
-        for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part == 0 or BLOCK_D != D,
-                )
-            logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:20
-            term = tl.log2(tl.exp2(-tl.abs(logits)) + 1.0)
-            log_left = nan_min(0.0, -logits) - term  # stick_breaking.py:24
-            if part == 0:
-                log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
-            cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
-            running_log_left = running_log_left + tl.sum(log_left, 1)
-            log_beta = nan_min(0.0, logits) - term  # stick_breaking.py:23
-            between = cumulative - log_left  # stick_breaking.py:25
-            weights = tl.exp2(log_beta + between)  # stick_breaking.py:26
-            if part == 0:
-                weights = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), weights, 0.0)
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part == 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+        if start < stop:
+            # From the last block to the first
+            last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
+            for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part == 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:20
+                term = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
+                log_left = nan_min(0.0, -logits) - term  # stick_breaking.py:24
+                if part == 0:
+                    log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+                cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
+                running_log_left = running_log_left + tl.sum(log_left, 1)
+                log_beta = nan_min(0.0, logits) - term  # stick_breaking.py:23
+                between = cumulative - log_left  # stick_breaking.py:25
+                weights = tl.exp2(log_beta + between)  # stick_breaking.py:26
+                if part == 0:
+                    weights = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), weights, 0.0)
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part == 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
 
     tl.store(
         output_ptr
@@ -201,6 +219,7 @@ def stick_breaking(query, key, value):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
             num_warps=warps,
             num_stages=stages,
         )
@@ -226,6 +245,7 @@ def stickbreaking_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """stickbreaking:
@@ -255,10 +275,11 @@ def stickbreaking_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     q = tl.load(
@@ -297,41 +318,42 @@ def stickbreaking_kernel(
         else:
             # blocks that need no mask
             start, stop = 0, full_stop
-        # From the last block to the first
-        last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
-        for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part == 0 or BLOCK_D != D,
-                )
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # stick_breaking.py:39
-            term = tl.log2(tl.exp2(-tl.abs(logits)) + 1.0)
-            log_om_beta = nan_min(0.0, -logits) - term  # stick_breaking.py:43
-            if part == 0:
-                log_om_beta = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_om_beta, 0.0)
-            cumulative = running_log_om_beta[:, None] + tl.cumsum(log_om_beta, 1, reverse=True)
-            running_log_om_beta = running_log_om_beta + tl.sum(log_om_beta, 1)
-            log_z = nan_min(0.0, logits) - term  # stick_breaking.py:42
-            if part == 0:
-                log_z = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_z, -144269.50408889633)
-            re_cum_log_om_beta = cumulative - log_om_beta  # stick_breaking.py:44
-            log_att = log_z + re_cum_log_om_beta  # stick_breaking.py:45
-            att = tl.exp2(log_att)  # stick_breaking.py:46
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part == 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(att.to(v.dtype), v, accumulator, input_precision=PRECISION)
-            running_sum = running_sum + tl.sum(att, 1)
+        if start < stop:
+            # From the last block to the first
+            last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
+            for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part == 0 or BLOCK_D != D,
+                    )
+                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # stick_breaking.py:39
+                term = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
+                log_om_beta = nan_min(0.0, -logits) - term  # stick_breaking.py:43
+                if part == 0:
+                    log_om_beta = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_om_beta, 0.0)
+                cumulative = running_log_om_beta[:, None] + tl.cumsum(log_om_beta, 1, reverse=True)
+                running_log_om_beta = running_log_om_beta + tl.sum(log_om_beta, 1)
+                log_z = nan_min(0.0, logits) - term  # stick_breaking.py:42
+                if part == 0:
+                    log_z = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_z, -144269.50408889633)
+                re_cum_log_om_beta = cumulative - log_om_beta  # stick_breaking.py:44
+                log_att = log_z + re_cum_log_om_beta  # stick_breaking.py:45
+                att = tl.exp2(log_att)  # stick_breaking.py:46
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part == 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(att.to(v.dtype), v, accumulator, input_precision=PRECISION)
+                running_sum = running_sum + tl.sum(att, 1)
 
     tl.store(
         output_ptr
@@ -387,6 +409,7 @@ def stickbreaking(q, k, v):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
             num_warps=warps,
             num_stages=stages,
         )
@@ -414,6 +437,7 @@ def stick_breaking_softplus_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """stick_breaking_softplus:
@@ -437,10 +461,11 @@ def stick_breaking_softplus_kernel(
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     query = tl.load(
@@ -478,42 +503,45 @@ def stick_breaking_softplus_kernel(
         else:
             # blocks that need no mask
             start, stop = 0, full_stop
-        # From the last block to the first
-        last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
-        for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                key = key_blocks.load([key_start, 0])
-            else:
-                key = load_tile(
-                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part == 0 or BLOCK_D != D,
-                )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:57
-            scores_2 = tl.where(
-                scores > 28.85390081777927, scores, nan_max(scores, 0.0) + tl.log2(tl.exp2(-tl.abs(scores)) + 1.0)
-            )  # stick_breaking.py:57
-            log_left = -scores_2  # stick_breaking.py:60
-            if part == 0:
-                log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
-            cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
-            running_log_left = running_log_left + tl.sum(log_left, 1)
-            log_weights = scores + cumulative  # stick_breaking.py:62
-            if part == 0:
-                log_weights = tl.where(
-                    (keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_weights, float("-inf")
-                )
-            weights = tl.exp2(log_weights)  # stick_breaking.py:63
-            if DESCRIPTORS:
-                value = value_blocks.load([key_start, 0])
-            else:
-                value = load_tile(
-                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part == 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+        if start < stop:
+            # From the last block to the first
+            last = start + (tl.cdiv((stop - start), BLOCK_KEYS) - 1) * BLOCK_KEYS
+            for key_start in tl.range(last, start - BLOCK_KEYS, -BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    key = key_blocks.load([key_start, 0])
+                else:
+                    key = load_tile(
+                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part == 0 or BLOCK_D != D,
+                    )
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:57
+                scores_2 = tl.where(
+                    scores > 28.85390081777927,
+                    scores,
+                    nan_max(scores, 0.0) + log2_1p(tl.exp2(-tl.abs(scores)), APPROXIMATE),
+                )  # stick_breaking.py:57
+                log_left = -scores_2  # stick_breaking.py:60
+                if part == 0:
+                    log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+                cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
+                running_log_left = running_log_left + tl.sum(log_left, 1)
+                log_weights = scores + cumulative  # stick_breaking.py:62
+                if part == 0:
+                    log_weights = tl.where(
+                        (keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_weights, float("-inf")
+                    )
+                weights = tl.exp2(log_weights)  # stick_breaking.py:63
+                if DESCRIPTORS:
+                    value = value_blocks.load([key_start, 0])
+                else:
+                    value = load_tile(
+                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part == 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
 
     tl.store(
         output_ptr
@@ -558,6 +586,7 @@ def stick_breaking_softplus(query, key, value):
             BLOCK_KEYS=block_keys,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
+            APPROXIMATE=approximate(query),
             num_warps=warps,
             num_stages=stages,
         )
@@ -576,30 +605,34 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -620,9 +653,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -663,6 +704,17 @@ def padded(size):
     return max(16, triton.next_power_of_2(size))
 
 
+def approximate(tensor):
+    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
+
+
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

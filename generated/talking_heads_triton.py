@@ -12,7 +12,13 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {}
+TILES = {
+    ("talking_heads", "gfx942", 128, 2): (64, 16, 4, 2, True),
+    ("talking_heads", "sm_100", 128, 2): (16, 64, 8, 1, True),
+    ("talking_heads", "sm_80", 128, 2): (16, 32, 8, 2, True),
+    ("talking_heads", "sm_90", 64, 2): (64, 16, 4, 2, True),
+    ("talking_heads", "sm_90", 128, 2): (16, 64, 8, 1, True),
+}
 
 
 @triton.jit
@@ -65,10 +71,11 @@ def talking_heads_kernel(
     row_start = (program % row_blocks) * BLOCK_ROWS
     n4 = (program // row_blocks % 4).to(tl.int64)
     batch = (program // row_blocks // 4).to(tl.int64)
-    row_offsets = tl.arange(0, BLOCK_ROWS)
-    rows = row_start + row_offsets
-    key_offsets = tl.arange(0, BLOCK_KEYS)
-    d = tl.arange(0, BLOCK_D)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
 
     # What stays in the tile
     q = tl.load(
@@ -191,112 +198,113 @@ def talking_heads_kernel(
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        for key_start in tl.range(start, stop, BLOCK_KEYS):
-            keys = key_start + key_offsets
-            if DESCRIPTORS:
-                k = k_blocks.load([key_start, 0])
-            else:
-                k = load_tile(
-                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+        if start < stop:
+            for key_start in tl.range(start, stop, BLOCK_KEYS):
+                keys = key_start + tl.arange(0, BLOCK_KEYS)
+                if DESCRIPTORS:
+                    k = k_blocks.load([key_start, 0])
+                else:
+                    k = load_tile(
+                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+                if DESCRIPTORS:
+                    k_2 = k_blocks_2.load([key_start, 0])
+                else:
+                    k_2 = load_tile(
+                        k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+                if DESCRIPTORS:
+                    k_3 = k_blocks_3.load([key_start, 0])
+                else:
+                    k_3 = load_tile(
+                        k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
+                if DESCRIPTORS:
+                    k_4 = k_blocks_4.load([key_start, 0])
+                else:
+                    k_4 = load_tile(
+                        k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
+                scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
+                if part > 0:
+                    visible = keys < S
+                    scores = tl.where(visible[None, :], scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
+                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = tl.exp2(running_max - finite_max)
+                weights = tl.exp2(scores - finite_max[:, None])
+                if DESCRIPTORS:
+                    v = v_blocks.load([key_start, 0])
+                else:
+                    v = load_tile(
+                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                        (keys < S)[:, None] & (d < D)[None, :],
+                        part > 0 or BLOCK_D != D,
+                    )
+                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+                running_sum = running_sum * rescale + tl.sum(weights, 1)
+                scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
+                if part > 0:
+                    visible_2 = keys < S
+                    scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+                new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+                finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+                rescale_2 = tl.exp2(running_max_2 - finite_max_2)
+                weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
+                accumulator_2 = tl.dot(
+                    weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
                 )
-            total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if DESCRIPTORS:
-                k_2 = k_blocks_2.load([key_start, 0])
-            else:
-                k_2 = load_tile(
-                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+                scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
+                if part > 0:
+                    visible_3 = keys < S
+                    scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
+                new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
+                finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
+                rescale_3 = tl.exp2(running_max_3 - finite_max_3)
+                weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
+                accumulator_3 = tl.dot(
+                    weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
                 )
-            total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-            if DESCRIPTORS:
-                k_3 = k_blocks_3.load([key_start, 0])
-            else:
-                k_3 = load_tile(
-                    k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
+                running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
+                scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
+                if part > 0:
+                    visible_4 = keys < S
+                    scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
+                new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
+                finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
+                rescale_4 = tl.exp2(running_max_4 - finite_max_4)
+                weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
+                accumulator_4 = tl.dot(
+                    weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
                 )
-            total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
-            if DESCRIPTORS:
-                k_4 = k_blocks_4.load([key_start, 0])
-            else:
-                k_4 = load_tile(
-                    k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
-            scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
-            if part > 0:
-                visible = keys < S
-                scores = tl.where(visible[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
-            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
-            if DESCRIPTORS:
-                v = v_blocks.load([key_start, 0])
-            else:
-                v = load_tile(
-                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                    (keys < S)[:, None] & (d < D)[None, :],
-                    part > 0 or BLOCK_D != D,
-                )
-            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
-            scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
-            if part > 0:
-                visible_2 = keys < S
-                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-            rescale_2 = tl.exp2(running_max_2 - finite_max_2)
-            weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
-            accumulator_2 = tl.dot(
-                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
-            )
-            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-            scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
-            if part > 0:
-                visible_3 = keys < S
-                scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
-            new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
-            finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
-            rescale_3 = tl.exp2(running_max_3 - finite_max_3)
-            weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
-            accumulator_3 = tl.dot(
-                weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
-            )
-            running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-            scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
-            if part > 0:
-                visible_4 = keys < S
-                scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
-            new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
-            finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
-            rescale_4 = tl.exp2(running_max_4 - finite_max_4)
-            weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
-            accumulator_4 = tl.dot(
-                weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
-            )
-            running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
-            running_max = new_max
-            running_max_2 = new_max_2
-            running_max_3 = new_max_3
-            running_max_4 = new_max_4
+                running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
+                running_max = new_max
+                running_max_2 = new_max_2
+                running_max_3 = new_max_3
+                running_max_4 = new_max_4
 
     proj_w = tl.load(proj_w_ptr + n4 * proj_w_stride_0)
     proj_w_2 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
     proj_w_3 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 2 * proj_w_stride_1)
     proj_w_4 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 3 * proj_w_stride_1)
     output = (
-        accumulator * proj_w.to(tl.float32) / running_sum[:, None]
-        + accumulator_2 * proj_w_2.to(tl.float32) / running_sum_2[:, None]
-        + accumulator_3 * proj_w_3.to(tl.float32) / running_sum_3[:, None]
-        + accumulator_4 * proj_w_4.to(tl.float32) / running_sum_4[:, None]
+        accumulator * (proj_w.to(tl.float32) * (1.0 / running_sum))[:, None]
+        + accumulator_2 * (proj_w_2.to(tl.float32) * (1.0 / running_sum_2))[:, None]
+        + accumulator_3 * (proj_w_3.to(tl.float32) * (1.0 / running_sum_3))[:, None]
+        + accumulator_4 * (proj_w_4.to(tl.float32) * (1.0 / running_sum_4))[:, None]
     )
     tl.store(
         output_ptr
@@ -364,30 +372,34 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-def configuration(function, tensor, widest, accumulators, scores, blocks=2, float32=False):
-    """How to tile for the tensor's device and dtype and the widest head; see `tile_for`."""
-    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
-    return tile_for(function, chip, width, size, accumulators, scores, blocks, float32)
+def configuration(function, tensor, widest, **load):
+    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
+    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
 
 
 @functools.lru_cache(maxsize=None)
-def tile_for(function, architecture, width, size, accumulators, scores, blocks=2, float32=False):
+def tile_for(
+    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
     A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
     row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
     of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
-    fewer keys; AMD's 64 KiB are for one stage. Exact products of `float32` values unroll over the head dimension,
-    which only small tiles bear.
+    fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
+    small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
+    `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, architecture, width, size) in TILES:
-        return TILES[function, architecture, width, size]
-    hopper, blackwell = architecture.startswith("sm_9"), architecture.startswith("sm_10")
-    amd = architecture.startswith("gfx")
-    if size > 2 or float32:
+    if (function, chip, width, size) in TILES:
+        return TILES[function, chip, width, size]
+    hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
+    amd = chip.startswith("gfx")
+    if size > 2:
         rows, keys, warps, stages = (32, 16, 4, 2) if width <= 128 else (16, 16, 8, 1)
     elif width > 256:
         rows, keys, warps, stages = 32, 16, 4, 1
+    elif exact and width <= 128:
+        rows, keys, warps, stages = 64, 32, 4 if hopper or amd else 8, 1 if amd else 2
     elif amd:
         rows, keys, warps, stages = 64 if width > 128 else 128, 32 if width > 64 else 64, 4, 1
     elif width > 128:
@@ -408,9 +420,17 @@ def tile_for(function, architecture, width, size, accumulators, scores, blocks=2
             rows //= 2
         else:
             keys //= 2
-    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(architecture, 99) * 1024
+    shared = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
     while blocks > 2 and (stages * keys + rows // 2) * blocks * width * size > shared * 0.6 and stages * keys > 16:
         keys, stages = (keys, stages - 1) if stages > 1 else (keys // 2, stages)
+    if depth > 1:
+        rows, stages = min(rows, row_count), 1 if gathered else stages
+        values, least, most = (2 * depth, 16 if amd else 4, 4096) if gathered else (depth, 16, 16384)
+        while rows * keys * values > most and (rows > least or keys > 16):
+            rows, keys = (rows // 2, keys) if rows > max(keys, least) or keys == 16 else (rows, keys // 2)
+        warps = 1 if gathered else warps
+        while rows * keys * values > 4096 * warps and warps < 16:
+            warps *= 2
     return rows, keys, warps, stages, True
 
 
@@ -452,5 +472,11 @@ def padded(size):
 
 
 def precision(tensor):
-    """How float32 matrix products are computed, as PyTorch is set to compute them."""
+    """How products of float32 values are computed.
+
+    As PyTorch is set to compute those of float32 tensors. What was made of 16-bit tensors is multiplied as sums of
+    three bfloat16 numbers each, near exactly and by matrix instructions.
+    """
+    if tensor.dtype != torch.float32 and tensor.is_cuda:
+        return "bf16x6"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

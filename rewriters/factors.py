@@ -5,7 +5,8 @@
 in floating point, for a, b and c that together lack an axis of x. A division is several instructions for each element
 of a tile, a multiplication one, which the sum that follows often takes in. Both sides differ by roundings of float32
 alone as long as 1 / c stays in its range: c is a number that the host knows (a scale, a cap, a temperature), or has a
-known lower bound above 2 ** -100, as a norm that was kept away from zero has.
+known lower bound above 2 ** -100, as a norm that was kept away from zero has, and the sum of a softmax, of which the
+greatest term is 1.
 Associativity and commutativity of multiplication.
 """
 

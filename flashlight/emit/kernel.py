@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,19 @@ UNDERFLOW = 150.0
 
 
 @dataclass(frozen=True)
+class Burden:
+    """What a step of the loops holds, by which the launcher has a tile chosen."""
+
+    accumulators: int  # tiles of rows by head dimension that registers hold at once
+    scores: int  # tiles of rows by keys that they hold beside them
+    blocks: int  # blocks of keys or values that a step reads
+    exact: bool  # whether some matrix product is of float32 values whatever the inputs are
+    deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
+    deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
+    gathered: bool  # whether tiles of three or more axes are read from memory
+
+
+@dataclass(frozen=True)
 class Kernel:
     """The kernel's source, and what a launcher passes to it in order."""
 
@@ -50,14 +64,9 @@ class Kernel:
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
     tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
-    deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
-    gathered: bool  # whether tiles of three or more axes are read from memory
-    deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
-    accumulators: int  # tiles of rows by head dimension that registers hold at once
-    scores: int  # tiles of rows by keys that they hold beside them
-    blocks: int  # blocks of keys or values that a step reads
-    float32: bool  # whether some matrix product is of float32 values whatever the inputs are
+    gathered: tuple[Tensor, ...]  # read as tiles of three axes, in vectors where strides allow
+    burden: Burden
     helpers: frozenset[str]
 
 
@@ -96,13 +105,26 @@ class _KernelWriter:
 
     def write(self, description: str) -> Kernel:
         self._locate()
+        located = len(self.block.lines)
         for number, one in enumerate(self.schedule.passes):
             self._pass(number, one)
         self._store()
-        if self.tiles.deep or self.tiles.deep_exact:
-            self.tiles.helpers.add("deep_tile")
+        self.block.lines[located:located] = self._vectors()
         body = _without_unused(self.tiles.block.lines)
         return self._signed(body, description)
+
+    def _vectors(self) -> list[str]:
+        """The strides of gathered tiles, as what the launcher has found them to be multiples of."""
+        lines, used = Block(self.block.depth), "\n".join(self.block.lines)
+        if self.tiles.gathers:
+            lines.add()
+            lines.comment("What is read for each row and key is read in vectors")
+        for tensor in self.tiles.gathers:
+            for label in dimension_labels(tensor)[:-1]:
+                stride = f"{tensor.name}_stride_{label}"
+                if re.search(rf"\b{stride}\b", used):
+                    lines.add(f"{stride} = {stride} // VECTOR * VECTOR")
+        return lines.lines
 
     # --- which tile -------------------------------------------------------------------------------------------------
 
@@ -121,11 +143,12 @@ class _KernelWriter:
             text = rest if position == 0 else f"{rest} % {size}"
             block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
             rest = f"{rest} // {size}"
-        block.add("row_offsets = tl.arange(0, BLOCK_ROWS)")
-        block.add("rows = row_start + row_offsets")
-        block.add("key_offsets = tl.arange(0, BLOCK_KEYS)")
+        block.add("rows = row_start + tl.arange(0, BLOCK_ROWS)")
+        block.comment("Offsets of addresses have 64 bits: neighbours may lie far apart")
+        block.add("row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)")
+        block.add("key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)")
         for axis in distinct(roles.resident):
-            block.add(f"{axis.name} = tl.arange(0, {self.tiles.width(axis)})")
+            block.add(f"{axis.name} = tl.arange(0, {self.tiles.width(axis)}).to(tl.int64)")
 
     def _grows(self) -> bool:
         """Whether later rows see more keys, so that their tiles should start first."""
@@ -303,11 +326,12 @@ class _KernelWriter:
             full = next(n for n, (what, _) in enumerate(parts) if what == UNMASKED)
             tiles.masked = MASKED if full == 0 else "part == 0" if len(parts) == 2 else f"part != {full}"
         block.add()
-        outer = block
+        enclosing = [block]
         start, stop = ranges["live_start"], ranges["live_stop"]
         if len(parts) > 1:
             block.add(f"for part in tl.static_range({len(parts)}):")
             block = block.nested()
+            enclosing.append(block)
             for position, (what, lines) in enumerate(parts):
                 test = f"{'if' if position == 0 else 'elif'} part == {position}:"
                 block.add(test if position < len(parts) - 1 else "else:")
@@ -315,6 +339,10 @@ class _KernelWriter:
                 for line in lines:
                     block.add(f"    {line}")
             start, stop = "start", "stop"
+            # most lengths are whole blocks, and a loop that is pipelined costs its beginning and end even if it is empty
+            block.add("if start < stop:")
+            block = block.nested()
+            enclosing.append(block)
         if one.descending:
             block.comment("From the last block to the first")
             span = stop if start == "0" else f"({stop} - {start})"
@@ -326,7 +354,7 @@ class _KernelWriter:
         tiles.block = body
         tiles.in_loop = True
         before = dict(tiles.bound)
-        body.add("keys = key_start + key_offsets")
+        body.add("keys = key_start + tl.arange(0, BLOCK_KEYS)")
         if self.joint:
             late = "key_start >= full_stop"
             early = f"key_start < {ranges['full_start']}"
@@ -338,10 +366,9 @@ class _KernelWriter:
         body.lines = _without_unused(body.lines, frozenset({"keys", "partial"}))
         tiles.bound = before
         tiles.in_loop = False
-        block.close(body)
-        if block is not outer:
-            outer.close(block)
-        tiles.block = outer
+        for inner, outer in itertools.pairwise([body, *reversed(enclosing)]):
+            outer.close(inner)
+        tiles.block = enclosing[0]
 
     @functools.cached_property
     def joint(self) -> bool:
@@ -581,7 +608,7 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "PRECISION", "APPROXIMATE", "EXPAND")
+        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "VECTOR", "PRECISION", "APPROXIMATE", "EXPAND")
         rest = [f"{name}: tl.constexpr" for name in choices if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         lines = ["# fmt: off"]
@@ -604,18 +631,22 @@ class _KernelWriter:
             sizes,
             widths,
             tuple(self.tables),
-            distinct(tuple(tiles.deep)),
-            tiles.gathers,
-            distinct(tuple(tiles.deep_exact)),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
-            max(self.accumulators, 1),
-            max(self.scores, 1),
-            sum(
-                self.roles.stream in load.axes and any(a in self.roles.resident for a in load.axes)
-                for load in self.read
-            ),
-            tiles.float32,
+            tuple(tiles.gathers),
+            self._burden(),
             frozenset(tiles.helpers),
+        )
+
+    def _burden(self) -> Burden:
+        stream, resident, tiles = self.roles.stream, self.roles.resident, self.tiles
+        return Burden(
+            accumulators=max(self.accumulators, 1),
+            scores=max(self.scores, 1),
+            blocks=sum(stream in load.axes and any(axis in resident for axis in load.axes) for load in self.read),
+            exact=tiles.float32,
+            deep=distinct(tuple(tiles.deep)),
+            deep_exact=distinct(tuple(axis for axis in tiles.deep_exact if axis not in tiles.deep)),
+            gathered=bool(tiles.gathers),
         )
 
 

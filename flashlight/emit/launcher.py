@@ -65,7 +65,7 @@ class _Body:
 
     def lines(self) -> list[str]:
         before = [line for one in self.schedule.prologues for line in prologue_lines(one, self.first.name)]
-        return [*self._sizes(), *self._checks(), "", *before, *self._outputs(), *self._launch()]
+        return [*self._sizes(), *self._checks(), "", *before, *self._views(), *self._outputs(), *self._launch()]
 
     def _sizes(self) -> list[str]:
         """Names for the sizes, taken from the first tensor that has each."""
@@ -141,6 +141,18 @@ class _Body:
             lines.append(f'    raise ValueError("{message}")')
         return lines
 
+    def _views(self) -> list[str]:
+        """Tensors of which the kernel reads several dimensions as one."""
+        given = {p.tensor.name: p.tensor.shape for p in self.parameters if p.tensor is not None}
+        lines = []
+        for tensor in self.kernel.tensors:
+            shape = given.get(tensor.name, tensor.shape)
+            if len(shape) > len(tensor.shape):
+                first = next(n for n, (old, new) in enumerate(zip(shape, tensor.shape, strict=False)) if old is not new)
+                last = first + len(shape) - len(tensor.shape)
+                lines.append(f"{tensor.name} = {tensor.name}.flatten({first}, {last})")
+        return lines
+
     def _dtypes(self, tensor: Tensor) -> str:
         if tensor is self.first:
             return "(torch.float16, torch.bfloat16, torch.float32)"
@@ -168,19 +180,10 @@ class _Body:
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
         tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else '_'}"
-        load = f"accumulators={kernel.accumulators}, scores={kernel.scores}"
-        load += f", blocks={kernel.blocks}" * (kernel.blocks > 2) + ", float32=True" * kernel.float32
-        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {load})')
         if "EXPAND" in kernel.text:
             lines.append(f"expand = expandable({self.first.name})")
-        deep = kernel.deep or kernel.deep_exact
-        if deep:
-            depths = ", ".join(f"padded({extent_name(axis)})" for axis in deep)
-            depth = f"max({depths})" if len(deep) > 1 else depths
-            extent = python(roles.rows.extent)
-            tile = "block_rows, block_keys, warps, stages"
-            line = f"{tile} = deep_tile({tile}, {extent}, {depth}, gathered={kernel.gathered})"
-            lines += [line] if kernel.deep else ["if not expand:", f"    {line}"]
+        load = self._burden()
+        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {load})')
         if kernel.described:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
             lines.append(f"descriptors = descriptors and describable({tensors})")
@@ -215,6 +218,9 @@ class _Body:
             launch.append(f"    APPROXIMATE=approximate({self.first.name}),")
         if "EXPAND" in kernel.text:
             launch.append("    EXPAND=expand,")
+        if kernel.gathered:
+            tensors = ", ".join(tensor.name for tensor in kernel.gathered)
+            launch.append(f"    VECTOR=vector({tensors}),")
         launch.append("    num_warps=warps, num_stages=stages,")
         launch.append(")")
         # Triton launches on the current device, which need not be the tensors' own
@@ -231,6 +237,19 @@ class _Body:
                 returned.append(f"{item.name}.view{_tuple([python(size) for size in item.shape])}")
         text = ", ".join(returned)
         return [*lines, f"return {text}" if self.traced.single else f"return ({text},)"]
+
+    def _burden(self) -> str:
+        """What the kernel holds at once, as the arguments of `configuration`."""
+        one = self.kernel.burden
+        text = f"accumulators={one.accumulators}, scores={one.scores}"
+        text += f", blocks={one.blocks}" * (one.blocks > 2) + ", exact=True" * one.exact
+        depths = [f"padded({extent_name(axis)})" for axis in one.deep]
+        depths += [f"1 if expand else padded({extent_name(axis)})" for axis in one.deep_exact]
+        if depths:
+            depth = depths[0] if len(depths) == 1 else f"max({', '.join(depths)})"
+            text += f", depth={depth}, row_count=padded({python(self.schedule.roles.rows.extent)})"
+            text += ", gathered=True" * one.gathered
+        return text
 
     def _strides(self) -> list[str]:
         """The strides that the kernel takes, all of a tensor's at once where it takes them all."""

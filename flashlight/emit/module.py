@@ -40,7 +40,8 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     launchers = [
         launcher.write_launcher(unit.traced, unit.schedule, kernel) for unit, kernel in zip(units, kernels, strict=True)
     ]
-    imports = ["import functools", "import math"] if "math." in "\n".join(launchers) else ["import functools"]
+    computed = "math." in "\n".join(launchers) or "VECTOR=" in "\n".join(launchers)
+    imports = ["import functools", "import math"] if computed else ["import functools"]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
     parts.append(tuning.table({}))  # what was tuned is carried over from the file that this one replaces
     if "load_tile" in helpers:

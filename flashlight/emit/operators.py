@@ -42,7 +42,7 @@ FUNCTIONS: dict[str, str] = {
     "sqrt": "tl.sqrt({})",
     "rsqrt": "tl.rsqrt({})",
     "abs": "tl.abs({})",
-    "sigmoid": "tl.sigmoid({})",
+    "sigmoid": "sigmoid({}, APPROXIMATE)",
     "erf": "tl.erf({})",
     "sin": "tl.sin({})",
     "cos": "tl.cos({})",
@@ -63,6 +63,34 @@ def tanh(x, approximate: tl.constexpr):
         )
     else:
         result = 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+    return result
+''',
+    "sigmoid": '''
+@triton.jit
+def sigmoid(x, approximate: tl.constexpr):
+    """1 / (1 + exp(-x)): a reciprocal in one instruction where a unit in the last place of float32 does not matter."""
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1.0 + tl.exp2(x * -1.4426950408889634)], dtype=tl.float32,
+            is_pure=True, pack=1,
+        )
+    else:
+        result = tl.sigmoid(x)
+    return result
+''',
+    "log2_1p": '''
+@triton.jit
+def log2_1p(x, approximate: tl.constexpr):
+    """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
+    above = 1.0 + x
+    if approximate:
+        result = tl.inline_asm_elementwise(
+            "lg2.approx.f32 $0, $1;", "=f,f", [above], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        # Kahan: log(1 + x) / ((1 + x) - 1) is exact to a few roundings, however much of a small x is lost in 1 + x
+        lost = tl.where(x < 1.0, x / (above - 1.0), 1.0)
+        result = tl.where(above == 1.0, x * 1.4426950408889634, tl.log2(above) * lost)
     return result
 ''',
     "power": '''
@@ -143,19 +171,6 @@ def block_bounds(values, block_keys):
     low, high = torch.empty((2, rows, blocks), dtype=values.dtype, device=values.device)
     block_bounds_kernel[(rows * blocks,)](values, low, high, *values.stride(), size, blocks, BLOCK_KEYS=block_keys)
     return low, high
-''',
-    "deep_tile": '''
-def deep_tile(rows, keys, warps, stages, row_count, depth, gathered):
-    """A tile with `depth` values for each pair of a row and a key, all of which registers must hold.
-
-    Where they are `gathered`, so are their 64-bit addresses, and no copy for a later block is kept.
-    """
-    rows, depth, stages = min(rows, padded(row_count)), depth * (2 if gathered else 1), 1 if gathered else stages
-    while rows * keys * depth > 16384 and max(rows, keys) > 16:
-        rows, keys = (rows // 2, keys) if rows > keys else (rows, keys // 2)
-    while rows * keys * depth > 4096 * warps and warps < 16:
-        warps *= 2
-    return rows, keys, warps, stages
 ''',
     "floor_divide": '''
 @triton.jit

@@ -65,7 +65,7 @@ class TileWriter:
         self.expansions = {one.distance: one for one in schedule.expansions}
         self.deep: dict[Axis, None] = {}
         self.deep_exact: dict[Axis, None] = {}
-        self.gathers = False
+        self.gathers: dict[Tensor, None] = {}
         self.in_loop = False
         self.joint = False
         self.float32 = False
@@ -236,6 +236,12 @@ class TileWriter:
     def _mapped(self, expr: Map) -> Code:
         axes = self.tile_axes(expr)
         self.note_depth(axes)
+        above = _above_one(expr)
+        if above is not None:
+            self.helpers.add("log2_1p")
+            text = f"log2_1p({self.value(above).widened().along(axes)}, APPROXIMATE)"
+            form, level = ("{}", ATOM) if expr.op == "log2" else (f"{{}} * {math.log(2)!r}", 8)
+            return Code(form.format(text), level, axes, FLOAT32)
         args = [self.value(arg) for arg in expr.args]
         if expr.op == "cast":
             return self._cast(expr, args[0])
@@ -256,8 +262,8 @@ class TileWriter:
             return Code(f"{text} != {text}", 2, axes, BOOL)
         if expr.op not in FUNCTIONS:
             raise Diagnostic("FL404", f"`{expr.op}` has no form in a kernel", hint="write it with simpler operators")
-        if expr.op in ("tanh", "pow"):
-            self.helpers.add({"tanh": "tanh", "pow": "power"}[expr.op])
+        if expr.op in ("tanh", "sigmoid", "pow"):
+            self.helpers.add({"pow": "power"}.get(expr.op, expr.op))
         if expr.op in ("maximum", "minimum") and is_float(expr):
             # as in PyTorch, a NaN stays one
             self.helpers.add(f"nan_{expr.op[:3]}")
@@ -374,7 +380,8 @@ class TileWriter:
         """A tile or a scalar of a tensor, zero outside it."""
         axes = self.tile_axes(load)
         self.note_depth(axes)
-        self.gathers = self.gathers or (len(axes) > 2 and self.roles.rows in axes and self.roles.stream in axes)
+        if len(axes) > 2 and self.roles.rows in axes and self.roles.stream in axes:
+            self.gathers.setdefault(load.tensor)
         self.used_tensors.setdefault(load.tensor)
         tests, always = self._bounds(load)
         if load in self.pointers:
@@ -699,6 +706,15 @@ def _zero_padded(arg: Expr, axis: Axis) -> bool:
     if arg.op in ("cast", "neg", "abs", "tanh", "sin", "erf", "sqrt", "div"):
         return zero[0]
     return all(zero) if arg.op in ("add", "sub", "maximum", "minimum") else arg.op == "where" and all(zero[1:])
+
+
+def _above_one(expr: Map) -> Expr | None:
+    """``x`` where the expression is the logarithm of 1 + x, which loses the digits of a small x if it is taken so."""
+    inner = expr.args[0]
+    if expr.op not in ("log", "log2") or not (isinstance(inner, Map) and inner.op == "add" and is_float(inner)):
+        return None
+    left, right = inner.args
+    return next((x for x, one in ((left, right), (right, left)) if isinstance(one, Const) and one.value == 1), None)
 
 
 def _literal(const: Const) -> str:

@@ -31,6 +31,8 @@ def at_least(expr: Expr) -> float:
     if isinstance(expr, Scalar):
         return 1.0 if expr.positive else -math.inf
     if isinstance(expr, Reduce):
+        if expr.op == "sum" and _attains_one(expr):
+            return 1.0
         below = at_least(expr.arg)
         return below if expr.op in ("max", "min") else 0.0 if expr.op == "sum" and below >= 0 else -math.inf
     if not isinstance(expr, Map):
@@ -49,3 +51,15 @@ def at_least(expr: Expr) -> float:
     if expr.op == "mul" and min(bounds) >= 0:
         return math.prod(bounds)
     return 0.0 if expr.op in ("exp", "exp2", "abs", "sigmoid") else -math.inf
+
+
+def _attains_one(expr: Reduce) -> bool:
+    """Whether one of the summands is e ** 0, the others being positive: a sum of exponentials less their maximum."""
+    power = expr.arg
+    if not (isinstance(power, Map) and power.op in ("exp", "exp2")):
+        return False
+    exponent = power.args[0]
+    if not (isinstance(exponent, Map) and exponent.op == "sub"):
+        return False
+    value, highest = exponent.args
+    return isinstance(highest, Reduce) and highest.op == "max" and highest.axis is expr.axis and highest.arg is value

@@ -18,6 +18,7 @@ from flashlight.schedule.prologue import prologues
 from flashlight.schedule.undefined import undefined
 from rewriters.dead import vanishes
 from rewriters.expand import expansions
+from rewriters.flatten import flatten
 from rewriters.merge import merge
 from rewriters.online import correction
 
@@ -51,7 +52,7 @@ def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]
         if merged is not None:
             program, axis = merged
             resident = tuple(axis if old is outer else old for old in parts.resident if old is not inner)
-            return _merged(program, replace(parts, resident=resident))
+            return _merged(flatten(program), replace(parts, resident=resident))
     return program, _shallow(program, parts)
 
 

@@ -62,8 +62,9 @@ def _value(node: Expr, done: Mapping[Expr, Known]) -> Known:
     if node.op in ("add", "sub", "mul", "div", "neg", "exp", "exp2", "log", "maximum", "minimum"):
         if any(map(_is_nan, args)):
             return math.nan
-    if node.op == "mul" and 0.0 in args:
-        return 0.0  # or NaN, which shows as well
+    if node.op == "mul" and None in args:
+        # or NaN, which shows as well; infinity of either sign
+        return next((arg for arg in args if arg == 0.0 or (arg is not None and math.isinf(arg))), None)
     if any(arg is None for arg in args):
         return None
     result = OPS[node.op].meaning(*(torch.tensor(arg, dtype=_dtype(arg)) for arg in args)).item()

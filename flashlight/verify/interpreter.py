@@ -2,7 +2,8 @@
 
 As of Triton 3.9 the interpreter keeps bfloat16 as the 16 bits that store it. Its dot multiplies those bits as integers,
 and its casts from float32 cut bits off where GPUs round to nearest. Both are put right here, so that bfloat16 can be
-verified without a GPU; float16 and float32 need nothing.
+verified without a GPU; float16 and float32 need nothing. Triton 3.6's takes the integer of an array of one element,
+which NumPy has refused since 2.4: no loop over the keys would run.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def repair() -> None:
     builder = interpreter.InterpreterBuilder
     handle = interpreter.TensorHandle
     cast_impl, create_dot = builder.cast_impl, builder.create_dot
+    patch_tensor = interpreter._patch_lang_tensor
     if getattr(create_dot, "repaired", False):
         return
 
@@ -43,7 +45,12 @@ def repair() -> None:
     def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return create_dot(self, widened(a), widened(b), *rest)
 
+    def patch(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     dot.repaired = True  # type: ignore[attr-defined]
+    interpreter._patch_lang_tensor = patch
     builder.cast_impl, builder.create_dot = cast, dot
 
 

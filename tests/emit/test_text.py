@@ -112,6 +112,6 @@ def test_no_size_is_specialised_when_it_happens_to_be_one(kernels: Callable[[str
 def test_axes_of_one_name_and_different_extents_are_two_variables(kernels: Callable[[str], str]) -> None:
     """D and 2 * D both give axes called d."""
     text = kernels(CROSS.replace("S(", "_S("))
-    widths = re.findall(r"^    (\w+) = tl\.arange\(0, (BLOCK_\w+)\)$", text, re.M)
+    widths = re.findall(r"^    (\w+) = tl\.arange\(0, (BLOCK_\w+)\)\.to\(tl\.int64\)$", text, re.M)
     resident = [(name, width) for name, width in widths if width not in ("BLOCK_ROWS", "BLOCK_KEYS")]
     assert len({name for name, _ in resident}) == len({width for _, width in resident}) == len(resident) == 2

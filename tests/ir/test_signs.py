@@ -39,3 +39,14 @@ def test_a_norm_kept_from_zero_has_a_bound() -> None:
     assert at_least(norm) == 0
     assert at_least(op("maximum", norm, 1e-12)) == 1e-12
     assert at_least(op("add", norm, 1e-6)) == 1e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.recursive(LEAVES, grown, max_leaves=4), st.integers(0, 2**16))
+def test_the_sum_of_a_softmax_is_at_least_one(scores: Expr, seed: int) -> None:
+    scores = op("add", scores, at(BIAS, I, J))
+    total = over("sum", op("exp", op("sub", scores, over("max", scores))))
+    assert at_least(total) == 1
+    smallest = values(program(total, I), seed).min()
+    assert smallest >= 1 or not torch.isfinite(smallest)
+    assert at_least(over("sum", op("exp", op("sub", scores, over("min", scores))))) == 0

@@ -12,6 +12,7 @@ from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Tensor, walk
 from flashlight.ir.program import Program
 from rewriters.base2 import base2
 from rewriters.factors import factors
+from rewriters.flatten import flatten
 from rewriters.merge import merge
 from rewriters.peel import peel
 from rewriters.pipeline import LAWS, run
@@ -184,3 +185,14 @@ def test_a_negative_factor_stays_outside_a_maximum(seed: int) -> None:
     assert any(isinstance(node, Map) and node.op == "exp2" for node in walk(after.outputs[0].expr))
     left, right = values(before, seed), values(after, seed)
     torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@given(SEEDS)
+@settings(max_examples=5, deadline=None)
+def test_flatten_reads_a_view(seed: int) -> None:
+    before = Program("law", (LEFT, RIGHT), program(over("max", _distance(POINTS, SPACE)), I).outputs)
+    merged = merge(before, POINTS, SPACE)
+    assert merged is not None
+    after = flatten(merged[0])
+    assert [len(tensor.shape) for tensor in after.inputs] == [2, 2]
+    same(merged[0], after, seed)  # both draw as many numbers in the same order
