@@ -24,7 +24,8 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] 
     path = Path(job.file)
     module = arguments.load(path)
     launcher = next(one for one in arguments.launchers(path.read_text(encoding="utf-8")) if one.name == job.function)
-    numbers = arguments.bound(launcher, job.head_dim, job.sizes)
+    # a length that is no multiple of a block, so that the kernel has all its loops
+    numbers = arguments.bound(launcher, job.head_dim, {"length": 1001, **job.sizes})
     given = arguments.make(launcher, numbers, arguments.annotated(path, job.function), job.dtype, "meta")
     own, asked = module.configuration, []
 
@@ -42,7 +43,8 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] 
         return None
     (function, tensor, widest), start = asked[0]
     key = (function, architecture, module.padded(widest), tensor.element_size())
-    for tile in narrowed(candidates(*key[2:], descriptors=start[4:], least_rows=start[0]), start, limit)[1:]:
+    near = candidates(*key[2:], range(min(2, start[3]), 5), descriptors=start[4:], least_rows=start[0])
+    for tile in narrowed(near, start, limit)[1:]:
         try:
             after = compiled(tile)
         except Exception:  # what does not compile is no candidate

@@ -13,7 +13,6 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("bahdanau", "sm_100", 64, 2): (16, 16, 8, 1, True),
     ("bahdanau", "sm_90", 64, 2): (16, 16, 4, 3, False),
     ("graph_attention_scores", "sm_90", 64, 2): (64, 16, 4, 2, True),
     ("graph_attention_scores", "sm_90", 128, 2): (64, 32, 4, 3, True),
@@ -58,8 +57,8 @@ def bahdanau_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """bahdanau:
@@ -115,42 +114,49 @@ def bahdanau_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            features = tanh(
+                query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :], APPROXIMATE
+            )  # additive_scores.py:15
+            scores = tl.sum(features * term[None, None, :], 2)  # additive_scores.py:16
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
+            attention_weights = tl.exp2(
+                scores * 1.4426950408889634 - (finite_max * 1.4426950408889634)[:, None]
+            )  # additive_scores.py:17
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(
+                attention_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-        features = tanh(
-            query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :], APPROXIMATE
-        )  # additive_scores.py:15
-        scores = tl.sum(features * term[None, None, :], 2)  # additive_scores.py:16
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
-        attention_weights = tl.exp2(
-            scores * 1.4426950408889634 - (finite_max * 1.4426950408889634)[:, None]
-        )  # additive_scores.py:17
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d_v < D_v)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(
-            attention_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-        )
-        running_sum = running_sum * rescale + tl.sum(attention_weights, 1)
-        running_max = new_max
+            running_sum = running_sum * rescale + tl.sum(attention_weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -199,6 +205,7 @@ def bahdanau(query, key, value, w_v):
             BLOCK_D_v=padded(D_v),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             APPROXIMATE=approximate(query),
@@ -224,7 +231,8 @@ def graph_attention_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """graph_attention:
@@ -291,45 +299,45 @@ def graph_attention_kernel(
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    h_2 = h_blocks.load([key_start, 0])
-                else:
-                    h_2 = load_tile(
-                        h_blocks + tl.cast(key_start, tl.int64) * h_stride_n,
-                        (keys < N)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
-                e = tl.where(
-                    source[:, None] + target[None, :] > 0.0,
-                    term_2[:, None] + (target * 1.4426950408889634)[None, :],
-                    term_3[:, None] + (target * 0.2885390081777927)[None, :],
-                )  # additive_scores.py:30
-                adjacency = load_tile(
-                    adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                h_2 = h_blocks.load([key_start, 0])
+            else:
+                h_2 = load_tile(
+                    h_blocks + tl.cast(key_start, tl.int64) * h_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
-                if part > 0:
-                    e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(e_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attention = tl.exp2(e_2 - finite_max[:, None])  # additive_scores.py:32
-                accumulator = tl.dot(
-                    attention.to(h_2.dtype), h_2, accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(attention, 1)
-                running_max = new_max
+            target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
+            e = tl.where(
+                source[:, None] + target[None, :] > 0.0,
+                term_2[:, None] + (target * 1.4426950408889634)[None, :],
+                term_3[:, None] + (target * 0.2885390081777927)[None, :],
+            )  # additive_scores.py:30
+            adjacency = load_tile(
+                adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
+            )
+            e_2 = tl.where(adjacency, e, -1442695040.8889635)  # additive_scores.py:31
+            if part > 0:
+                e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(e_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attention = tl.exp2(e_2 - finite_max[:, None])  # additive_scores.py:32
+            accumulator = tl.dot(
+                attention.to(h_2.dtype), h_2, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attention, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -378,6 +386,7 @@ def graph_attention(h, adjacency, a_source, a_target):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(h),
             num_warps=warps,
@@ -401,7 +410,8 @@ def graph_attention_scores_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """graph_attention_scores:
@@ -454,41 +464,41 @@ def graph_attention_scores_kernel(
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
-                pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
-                pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
-                scores = tl.where(
-                    pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
-                )  # additive_scores.py:44
-                if part > 0:
-                    scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores - finite_max[:, None])
-                if DESCRIPTORS:
-                    features = features_blocks.load([key_start, 0])
-                else:
-                    features = load_tile(
-                        features_blocks + tl.cast(key_start, tl.int64) * features_stride_n,
-                        (keys < N)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(features.dtype), features, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
+            pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
+            pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
+            scores = tl.where(
+                pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
+            )  # additive_scores.py:44
+            if part > 0:
+                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                features = features_blocks.load([key_start, 0])
+            else:
+                features = load_tile(
+                    features_blocks + tl.cast(key_start, tl.int64) * features_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(features.dtype), features, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -532,6 +542,7 @@ def graph_attention_scores(source, target, features):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(source),
             num_warps=warps,

@@ -56,7 +56,8 @@ def alibi_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """alibi:
@@ -113,47 +114,45 @@ def alibi_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                distance = keys[None, :] - rows[:, None]  # alibi.py:18
-                scores = (
-                    tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * term
-                )  # alibi.py:20
-                if part > 0:
-                    scores = tl.where((keys < S)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn_weights = tl.exp2(scores - finite_max[:, None])  # alibi.py:21
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
-                running_max = new_max
+            distance = keys[None, :] - rows[:, None]  # alibi.py:18
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * term  # alibi.py:20
+            if part > 0:
+                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights = tl.exp2(scores - finite_max[:, None])  # alibi.py:21
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -199,6 +198,7 @@ def alibi(query, key, value, slopes):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -393,7 +393,8 @@ def alibi_symmetric_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """alibi_symmetric:
@@ -451,46 +452,46 @@ def alibi_symmetric_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
-                alibi = -tl.abs(rows[:, None] - keys[None, :]) * term  # alibi.py:51
-                scores_2 = scores + alibi
-                if part > 0:
-                    scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores_2 - finite_max[:, None])  # alibi.py:53
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
+            alibi = -tl.abs(rows[:, None] - keys[None, :]) * term  # alibi.py:51
+            scores_2 = scores + alibi
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores_2 - finite_max[:, None])  # alibi.py:53
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -539,6 +540,7 @@ def alibi_symmetric(query, key, value, slopes):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

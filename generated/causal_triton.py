@@ -16,7 +16,6 @@ import triton.language as tl
 TILES = {
     ("causal", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("causal", "sm_90", 128, 2): (64, 64, 4, 3, True),
-    ("causal_positions", "sm_100", 128, 2): (128, 64, 8, 1, True),
 }
 
 

@@ -46,7 +46,8 @@ def cross_attention_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """cross_attention:
@@ -101,37 +102,44 @@ def cross_attention_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:16
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:17
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(
+                attention.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:16
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:17
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d_v < D_v)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(
-            attention.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-        )
-        running_sum = running_sum * rescale + tl.sum(attention, 1)
-        running_max = new_max
+            running_sum = running_sum * rescale + tl.sum(attention, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -180,6 +188,7 @@ def cross_attention(query, key, value):
             BLOCK_D_v=padded(D_v),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -206,7 +215,8 @@ def cross_attention_masked_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """cross_attention_masked:
@@ -270,54 +280,52 @@ def cross_attention_masked_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    context_key = context_key_blocks.load([key_start, 0])
-                else:
-                    context_key = load_tile(
-                        context_key_blocks + tl.cast(key_start, tl.int64) * context_key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                context_mask = load_tile(
-                    context_mask_block + tl.cast(key_start, tl.int64) * context_mask_stride_s, (keys < S_k), part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                context_key = context_key_blocks.load([key_start, 0])
+            else:
+                context_key = load_tile(
+                    context_key_blocks + tl.cast(key_start, tl.int64) * context_key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores = tl.where(
-                    context_mask[None, :],
-                    tl.dot(query, tl.trans(context_key), input_precision=PRECISION) * scale,
-                    scale_2,
-                )  # cross_attention.py:29
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores - finite_max[:, None])
-                if DESCRIPTORS:
-                    context_value = context_value_blocks.load([key_start, 0])
-                else:
-                    context_value = load_tile(
-                        context_value_blocks + tl.cast(key_start, tl.int64) * context_value_stride_s,
-                        (keys < S_k)[:, None] & (d_v < D_v)[None, :],
-                        part > 0 or BLOCK_D_v != D_v,
-                    )
-                accumulator = tl.dot(
-                    weights.to(context_value.dtype),
-                    context_value,
-                    accumulator * rescale[:, None],
-                    input_precision=PRECISION,
+            context_mask = load_tile(
+                context_mask_block + tl.cast(key_start, tl.int64) * context_mask_stride_s, (keys < S_k), part > 0
+            )
+            scores = tl.where(
+                context_mask[None, :], tl.dot(query, tl.trans(context_key), input_precision=PRECISION) * scale, scale_2
+            )  # cross_attention.py:29
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                context_value = context_value_blocks.load([key_start, 0])
+            else:
+                context_value = load_tile(
+                    context_value_blocks + tl.cast(key_start, tl.int64) * context_value_stride_s,
+                    (keys < S_k)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(context_value.dtype),
+                context_value,
+                accumulator * rescale[:, None],
+                input_precision=PRECISION,
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -371,6 +379,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
             BLOCK_D_v=padded(D_v),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -396,7 +405,8 @@ def cross_attention_shared_context_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """cross_attention_shared_context:
@@ -450,35 +460,44 @@ def cross_attention_shared_context_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:39
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:40
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # cross_attention.py:39
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # cross_attention.py:40
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        running_max = new_max
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -524,6 +543,7 @@ def cross_attention_shared_context(query, key, value):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

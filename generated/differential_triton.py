@@ -15,10 +15,6 @@ import triton.language as tl
 TILES = {
     ("diff_attn", "sm_90", 128, 2): (64, 64, 4, 3, True),
     ("diff_attn", "sm_90", 256, 2): (64, 32, 8, 2, True),
-    ("diff_attn_chunk", "sm_100", 128, 2): (64, 64, 4, 2, True),
-    ("diff_attn_chunk", "sm_80", 64, 2): (128, 64, 8, 3, True),
-    ("diff_attn_norm", "sm_80", 64, 2): (128, 64, 8, 1, True),
-    ("multihead_diff_attn", "sm_80", 64, 2): (128, 64, 8, 1, True),
 }
 
 
@@ -49,7 +45,8 @@ def diff_attn_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_D_2: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """diff_attn:
@@ -126,55 +123,62 @@ def diff_attn_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            k = k_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            k = tl.load(
-                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        if partial:
-            visible = keys < S
-            scores = tl.where(visible[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
-        if DESCRIPTORS:
-            v = v_blocks.load([key_start, 0])
-        else:
-            v = tl.load(
-                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                mask=(keys < S)[:, None] & (d_2 < D * 2)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(attn1, 1)
-        if DESCRIPTORS:
-            k_2 = k_blocks_2.load([key_start, 0])
-        else:
-            k_2 = tl.load(
-                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-        if partial:
-            visible_2 = keys < S
-            scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-        attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
-        accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
-        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
-        running_max = new_max
-        running_max_2 = new_max_2
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d_2 < D * 2)[None, :],
+                    part > 0 or BLOCK_D_2 != D * 2,
+                )
+            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn1, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
+            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
 
     output = accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam_2)[:, None]
     tl.store(
@@ -222,6 +226,7 @@ def diff_attn(q, k, v, lam):
             BLOCK_D_2=padded(D_2),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             num_warps=warps,
@@ -466,7 +471,8 @@ def diff_attn_norm_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """diff_attn_norm:
@@ -546,55 +552,62 @@ def diff_attn_norm_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            k = k_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            k = tl.load(
-                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        if partial:
-            visible = keys < S
-            scores = tl.where(visible[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
-        if DESCRIPTORS:
-            v = v_blocks.load([key_start, 0])
-        else:
-            v = tl.load(
-                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(attn1, 1)
-        if DESCRIPTORS:
-            k_2 = k_blocks_2.load([key_start, 0])
-        else:
-            k_2 = tl.load(
-                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-        if partial:
-            visible_2 = keys < S
-            scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-        attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
-        accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
-        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
-        running_max = new_max
-        running_max_2 = new_max_2
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn1, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
+            accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
 
     out = (
         accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam_2)[:, None]
@@ -657,6 +670,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
             BLOCK_D_v=padded(D_v),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             num_warps=warps,
@@ -682,7 +696,8 @@ def multihead_diff_attn_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """multihead_diff_attn:
@@ -766,55 +781,64 @@ def multihead_diff_attn_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            k = k_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            k = tl.load(
-                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            attn_weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # differential.py:72
+            if part > 0:
+                visible = keys < S
+                attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            attn_weights_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)  # differential.py:72
+            if part > 0:
+                visible_2 = keys < S
+                attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+            weights_2 = tl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
+            accumulator_2 = tl.dot(
+                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
             )
-        attn_weights = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # differential.py:72
-        if partial:
-            visible = keys < S
-            attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            v = v_blocks.load([key_start, 0])
-        else:
-            v = tl.load(
-                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        if DESCRIPTORS:
-            k_2 = k_blocks_2.load([key_start, 0])
-        else:
-            k_2 = tl.load(
-                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        attn_weights_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)  # differential.py:72
-        if partial:
-            visible_2 = keys < S
-            attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
-        new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
-        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
-        weights_2 = tl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
-        accumulator_2 = tl.dot(weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
-        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-        running_max = new_max
-        running_max_2 = new_max_2
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
 
     lambda_full = tl.load(lambda_full_ptr)
     attn = (
@@ -874,6 +898,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
             BLOCK_D_v=padded(D_v),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             num_warps=warps,

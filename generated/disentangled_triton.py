@@ -47,8 +47,8 @@ def disentangled_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, VECTOR: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    VECTOR: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
 ):
     """disentangled:
@@ -112,74 +112,74 @@ def disentangled_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # disentangled.py:21
-                index = tl.minimum(
-                    tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
-                )  # disentangled.py:20
-                pos_key = tl.load(
-                    pos_key_ptr
-                    + head * pos_key_stride_h
-                    + index.to(tl.int64)[:, :, None] * pos_key_stride_r
-                    + d[None, None, :] * pos_key_stride_d,
-                    mask=(index >= 0)[:, :, None]
-                    & (index < R)[:, :, None]
-                    & (rows < S)[:, None, None]
-                    & (keys < S)[None, :, None]
-                    & (d < D)[None, None, :],
-                    other=0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                c2p_att = tl.sum(query.to(tl.float32)[:, None, :] * pos_key.to(tl.float32), 2)  # disentangled.py:22
-                pos_query = tl.load(
-                    pos_query_ptr
-                    + head * pos_query_stride_h
-                    + index.to(tl.int64)[:, :, None] * pos_query_stride_r
-                    + d[None, None, :] * pos_query_stride_d,
-                    mask=(index >= 0)[:, :, None]
-                    & (index < R)[:, :, None]
-                    & (rows < S)[:, None, None]
-                    & (keys < S)[None, :, None]
-                    & (d < D)[None, None, :],
-                    other=0,
+            score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # disentangled.py:21
+            index = tl.minimum(
+                tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+            )  # disentangled.py:20
+            pos_key = tl.load(
+                pos_key_ptr
+                + head * pos_key_stride_h
+                + index.to(tl.int64)[:, :, None] * pos_key_stride_r
+                + d[None, None, :] * pos_key_stride_d,
+                mask=(index >= 0)[:, :, None]
+                & (index < R)[:, :, None]
+                & (rows < S)[:, None, None]
+                & (keys < S)[None, :, None]
+                & (d < D)[None, None, :],
+                other=0,
+            )
+            c2p_att = tl.sum(query.to(tl.float32)[:, None, :] * pos_key.to(tl.float32), 2)  # disentangled.py:22
+            pos_query = tl.load(
+                pos_query_ptr
+                + head * pos_query_stride_h
+                + index.to(tl.int64)[:, :, None] * pos_query_stride_r
+                + d[None, None, :] * pos_query_stride_d,
+                mask=(index >= 0)[:, :, None]
+                & (index < R)[:, :, None]
+                & (rows < S)[:, None, None]
+                & (keys < S)[None, :, None]
+                & (d < D)[None, None, :],
+                other=0,
+            )
+            p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
+            score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
+            if part > 0:
+                score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(score_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(score_2 - finite_max[:, None])  # disentangled.py:25
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
-                score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
-                if part > 0:
-                    score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(score_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(score_2 - finite_max[:, None])  # disentangled.py:25
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -239,9 +239,10 @@ def disentangled(query, key, value, pos_key, pos_query):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
-            VECTOR=vector(pos_key, pos_query),
+            VECTOR=vector_width(pos_key, pos_query),
             num_warps=warps,
             num_stages=stages,
         )
@@ -267,7 +268,8 @@ def disentangled_scores_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """disentangled_scores:
@@ -325,69 +327,69 @@ def disentangled_scores_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # disentangled.py:43
-                c2p_pos = tl.minimum(
-                    tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
-                )  # disentangled.py:40
-                c2p = tl.load(
-                    c2p_ptr
-                    + batch * c2p_stride_b
-                    + head * c2p_stride_h
-                    + tl.cast(row_start, tl.int64) * c2p_stride_s
-                    + row_offsets[:, None] * c2p_stride_s
-                    + c2p_pos.to(tl.int64) * c2p_stride_r,
-                    mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
-                    other=0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                score_2 = score + c2p.to(tl.float32) * scale  # disentangled.py:44
-                p2c = tl.load(
-                    p2c_ptr
-                    + batch * p2c_stride_b
-                    + head * p2c_stride_h
-                    + tl.cast(key_start, tl.int64) * p2c_stride_s
-                    + key_offsets[None, :] * p2c_stride_s
-                    + c2p_pos.to(tl.int64) * p2c_stride_r,
-                    mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
-                    other=0,
+            score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # disentangled.py:43
+            c2p_pos = tl.minimum(
+                tl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+            )  # disentangled.py:40
+            c2p = tl.load(
+                c2p_ptr
+                + batch * c2p_stride_b
+                + head * c2p_stride_h
+                + tl.cast(row_start, tl.int64) * c2p_stride_s
+                + row_offsets[:, None] * c2p_stride_s
+                + c2p_pos.to(tl.int64) * c2p_stride_r,
+                mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            score_2 = score + c2p.to(tl.float32) * scale  # disentangled.py:44
+            p2c = tl.load(
+                p2c_ptr
+                + batch * p2c_stride_b
+                + head * p2c_stride_h
+                + tl.cast(key_start, tl.int64) * p2c_stride_s
+                + key_offsets[None, :] * p2c_stride_s
+                + c2p_pos.to(tl.int64) * p2c_stride_r,
+                mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            score_3 = score_2 + p2c.to(tl.float32) * scale  # disentangled.py:45
+            if part > 0:
+                score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(score_3, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                score_3 = score_2 + p2c.to(tl.float32) * scale  # disentangled.py:45
-                if part > 0:
-                    score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(score_3, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -439,6 +441,7 @@ def disentangled_scores(query, key, value, c2p, p2c):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -547,7 +550,7 @@ def describable(*tensors):
     return True
 
 
-def vector(*tensors):
+def vector_width(*tensors):
     """How many elements, up to 16 bytes, every stride but the last of the tensors is a multiple of."""
     steps = [16 // tensors[0].element_size()]
     for tensor in tensors:

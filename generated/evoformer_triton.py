@@ -14,11 +14,13 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("row_attention", "sm_90", 64, 2): (64, 32, 4, 3, True),
-    ("row_attention", "sm_90", 128, 2): (64, 16, 4, 3, False),
-    ("row_attention_with_mask", "sm_90", 128, 2): (64, 32, 4, 1, True),
-    ("triangle_attention_ending_node", "sm_100", 64, 2): (128, 32, 8, 1, True),
-    ("triangle_attention_starting_node", "sm_100", 64, 2): (128, 32, 8, 1, True),
+    ("row_attention", "sm_100", 64, 2): (128, 16, 8, 2, True),
+    ("row_attention", "sm_90", 64, 2): (64, 64, 4, 3, False),
+    ("row_attention", "sm_90", 128, 2): (64, 32, 4, 3, True),
+    ("row_attention_with_mask", "sm_100", 64, 2): (64, 32, 4, 2, True),
+    ("row_attention_with_mask", "sm_90", 128, 2): (64, 16, 4, 2, True),
+    ("triangle_attention_ending_node", "sm_100", 64, 2): (128, 16, 8, 2, True),
+    ("triangle_attention_starting_node", "sm_100", 64, 2): (128, 16, 8, 2, True),
 }
 
 
@@ -69,8 +71,8 @@ def row_attention_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """row_attention:
@@ -140,53 +142,53 @@ def row_attention_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
-                mask_bias = load_tile(
-                    mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                pair_bias = load_tile(
-                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+            mask_bias = load_tile(
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+            )
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
+            )
+            logits_2 = (
+                logits
+                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
+                + pair_bias.to(tl.float32) * 1.4426950408889634
+            )  # evoformer.py:13
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                logits_2 = (
-                    logits
-                    + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
-                    + pair_bias.to(tl.float32) * 1.4426950408889634
-                )  # evoformer.py:13
-                if part > 0:
-                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(logits_2 - finite_max[:, None])
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -259,6 +261,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),
@@ -288,8 +291,8 @@ def row_attention_with_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """row_attention_with_mask:
@@ -360,54 +363,50 @@ def row_attention_with_mask_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
-                msa_mask = load_tile(
-                    msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
-                pair_bias = load_tile(
-                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+            msa_mask = load_tile(
+                msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
+            )
+            mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
+            )
+            logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                logits_2 = (
-                    logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634
-                )  # evoformer.py:13
-                if part > 0:
-                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(logits_2 - finite_max[:, None])
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights, v.to(tl.float32), accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(weights, v.to(tl.float32), accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -480,6 +479,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),
@@ -508,8 +508,8 @@ def column_attention_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """column_attention:
@@ -570,46 +570,46 @@ def column_attention_kernel(
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_n,
-                        (keys < N)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
-                mask_bias = load_tile(
-                    mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
-                if part > 0:
-                    logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(logits_2 - finite_max[:, None])
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
-                        (keys < N)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:11
+            mask_bias = load_tile(
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
+            )
+            logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
+            if part > 0:
+                logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -676,6 +676,7 @@ def column_attention(q, k, v, gate, mask_bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),
@@ -705,8 +706,8 @@ def triangle_attention_starting_node_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """triangle_attention_starting_node:
@@ -774,51 +775,51 @@ def triangle_attention_starting_node_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_2,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
-                triangle_bias = load_tile(
-                    triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
-                    (keys < S)[None, :],
-                    part > 0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_2,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
-                logits_2 = tl.where(
-                    mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
-                )  # evoformer.py:67
-                if part > 0:
-                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:68
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_2,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:65
+            triangle_bias = load_tile(
+                triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_2,
+                (keys < S)[None, :],
+                part > 0,
+            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
+            logits_2 = tl.where(
+                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
+            )  # evoformer.py:67
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:68
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_2,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -885,6 +886,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),
@@ -914,8 +916,8 @@ def triangle_attention_ending_node_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """triangle_attention_ending_node:
@@ -984,51 +986,51 @@ def triangle_attention_ending_node_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_1,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
-                triangle_bias = load_tile(
-                    triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
-                    (keys < S)[None, :],
-                    part > 0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_1,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
-                logits_2 = tl.where(
-                    mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
-                )  # evoformer.py:83
-                if part > 0:
-                    logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(logits_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:84
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_1,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # evoformer.py:81
+            triangle_bias = load_tile(
+                triangle_bias_block + tl.cast(key_start, tl.int64) * triangle_bias_stride_1,
+                (keys < S)[None, :],
+                part > 0,
+            )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
+            logits_2 = tl.where(
+                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
+            )  # evoformer.py:83
+            if part > 0:
+                logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:84
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_1,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     gate = tl.load(
         gate_ptr
@@ -1094,6 +1096,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),

@@ -13,7 +13,9 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {}
+TILES = {
+    ("invariant_point_attention", "sm_90", 128, 2): (2, 16, 1, 3, False),
+}
 
 
 @triton.jit
@@ -75,8 +77,8 @@ def invariant_point_attention_kernel(
     P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, Z: tl.constexpr,
     BLOCK_Z: tl.constexpr, BLOCK_P_3: tl.constexpr, BLOCK_R_3: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, VECTOR: tl.constexpr,
-    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    VECTOR: tl.constexpr, PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
     # fmt: on
 ):
     """invariant_point_attention:
@@ -219,72 +221,70 @@ def invariant_point_attention_kernel(
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                k = load_tile(
-                    k_block + tl.cast(key_start, tl.int64) * k_stride_n,
-                    (keys < N)[None, :, None] & (c < C)[None, None, :],
-                    part > 0 or BLOCK_C != C,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            k = load_tile(
+                k_block + tl.cast(key_start, tl.int64) * k_stride_n,
+                (keys < N)[None, :, None] & (c < C)[None, None, :],
+                part > 0 or BLOCK_C != C,
+            )
+            scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
+            k_points = load_tile(
+                k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
+                (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
+                part > 0 or BLOCK_P_3 != P * 3,
+            )
+            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
+            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
+            )
+            key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
+            scores = (
+                scalar
+                - distance * term[:, None]
+                + pair_bias.to(tl.float32) * 0.8329403702157812
+                + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
+            )
+            if part > 0:
+                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
+            v = load_tile(
+                v_block + tl.cast(key_start, tl.int64) * v_stride_n,
+                (keys < N)[None, :, None] & (c < C)[None, None, :],
+                part > 0 or BLOCK_C != C,
+            )
+            accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            v_points = load_tile(
+                v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
+                (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
+                part > 0 or BLOCK_R_3 != R * 3,
+            )
+            accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
+            if DESCRIPTORS:
+                pair = pair_blocks.load([key_start, 0])
+            else:
+                pair = load_tile(
+                    pair_blocks + tl.cast(key_start, tl.int64) * pair_stride_2,
+                    (keys < N)[:, None] & (z < Z)[None, :],
+                    part > 0 or BLOCK_Z != Z,
                 )
-                scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
-                k_points = load_tile(
-                    k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
-                    (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
-                    part > 0 or BLOCK_P_3 != P * 3,
-                )
-                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
-                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
-                pair_bias = load_tile(
-                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
-                )
-                key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
-                scores = (
-                    scalar
-                    - distance * term[:, None]
-                    + pair_bias.to(tl.float32) * 0.8329403702157812
-                    + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[
-                        None, :
-                    ]
-                )
-                if part > 0:
-                    scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
-                v = load_tile(
-                    v_block + tl.cast(key_start, tl.int64) * v_stride_n,
-                    (keys < N)[None, :, None] & (c < C)[None, None, :],
-                    part > 0 or BLOCK_C != C,
-                )
-                accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
-                running_sum = running_sum * rescale + tl.sum(attn, 1)
-                v_points = load_tile(
-                    v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
-                    (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
-                    part > 0 or BLOCK_R_3 != R * 3,
-                )
-                accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
-                if DESCRIPTORS:
-                    pair = pair_blocks.load([key_start, 0])
-                else:
-                    pair = load_tile(
-                        pair_blocks + tl.cast(key_start, tl.int64) * pair_stride_2,
-                        (keys < N)[:, None] & (z < Z)[None, :],
-                        part > 0 or BLOCK_Z != Z,
-                    )
-                accumulator_3 = tl.dot(
-                    attn.to(pair.dtype), pair, accumulator_3 * rescale[:, None], input_precision=PRECISION
-                )
-                running_max = new_max
+            accumulator_3 = tl.dot(
+                attn.to(pair.dtype), pair, accumulator_3 * rescale[:, None], input_precision=PRECISION
+            )
+            running_max = new_max
 
     term_3 = 1.0 / running_sum
     o_scalar = accumulator * term_3[:, None]  # invariant_point.py:30
@@ -403,10 +403,11 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             BLOCK_R_3=padded(R_3),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),
-            VECTOR=vector(k, k_points, v, v_points),
+            VECTOR=vector_width(k, k_points, v, v_points),
             num_warps=warps,
             num_stages=stages,
         )
@@ -433,8 +434,8 @@ def point_attention_kernel(
     # head dimensions and the widths of their tiles
     C: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    EXPAND: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr, EXPAND: tl.constexpr,
     # fmt: on
 ):
     """point_attention:
@@ -496,54 +497,54 @@ def point_attention_kernel(
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, N
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k_points = k_points_blocks.load([key_start, 0])
-                else:
-                    k_points = load_tile(
-                        k_points_blocks + tl.cast(key_start, tl.int64) * k_points_stride_n,
-                        (keys < N)[:, None] & (c < C)[None, :],
-                        part > 0 or BLOCK_C != C,
-                    )
-                if EXPAND:
-                    squares = (
-                        q_points_square[:, None] + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 1)[None, :]
-                    )
-                    distance = tl.where(
-                        squares == float("inf"),
-                        float("inf"),
-                        nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
-                    )  # invariant_point.py:43
-                else:
-                    term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
-                    distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
-                scores = distance * term
-                if part > 0:
-                    scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:44
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
-                        (keys < N)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(attn.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(attn, 1)
-                running_max = new_max
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k_points = k_points_blocks.load([key_start, 0])
+            else:
+                k_points = load_tile(
+                    k_points_blocks + tl.cast(key_start, tl.int64) * k_points_stride_n,
+                    (keys < N)[:, None] & (c < C)[None, :],
+                    part > 0 or BLOCK_C != C,
+                )
+            if EXPAND:
+                squares = (
+                    q_points_square[:, None] + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 1)[None, :]
+                )
+                distance = tl.where(
+                    squares == float("inf"),
+                    float("inf"),
+                    nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
+                )  # invariant_point.py:43
+            else:
+                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
+                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
+            scores = distance * term
+            if part > 0:
+                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:44
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_n,
+                    (keys < N)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(attn.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -600,6 +601,7 @@ def point_attention(q_points, k_points, v, gamma):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q_points),
             EXPAND=expand,
@@ -716,7 +718,7 @@ def describable(*tensors):
     return True
 
 
-def vector(*tensors):
+def vector_width(*tensors):
     """How many elements, up to 16 bytes, every stride but the last of the tensors is a multiple of."""
     steps = [16 // tensors[0].element_size()]
     for tensor in tensors:

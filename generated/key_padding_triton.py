@@ -211,7 +211,8 @@ def key_padding_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """key_padding_mask:
@@ -269,53 +270,53 @@ def key_padding_mask_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                key_padding_mask = load_tile(
-                    key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
-                    (keys < S_k),
-                    part > 0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores = tl.where(
-                    (~key_padding_mask)[None, :],
-                    tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
-                    -14426950408.889633,
-                )  # key_padding.py:33
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(scores - finite_max[:, None])  # key_padding.py:34
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            key_padding_mask = load_tile(
+                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s,
+                (keys < S_k),
+                part > 0,
+            )
+            scores = tl.where(
+                (~key_padding_mask)[None, :],
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale,
+                -14426950408.889633,
+            )  # key_padding.py:33
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(scores - finite_max[:, None])  # key_padding.py:34
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -365,6 +366,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -391,7 +393,8 @@ def extended_attention_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """extended_attention_mask:
@@ -449,50 +452,50 @@ def extended_attention_mask_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
-                attention_mask = load_tile(
-                    attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                extended = attention_mask.to(tl.float32)  # key_padding.py:45
-                extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
-                scores_2 = scores + extended_2[None, :]  # key_padding.py:48
-                if part > 0:
-                    scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attention_probs = tl.exp2(scores_2 - finite_max[:, None])  # key_padding.py:49
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    attention_probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # key_padding.py:47
+            attention_mask = load_tile(
+                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_s, (keys < S), part > 0
+            )
+            extended = attention_mask.to(tl.float32)  # key_padding.py:45
+            extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
+            scores_2 = scores + extended_2[None, :]  # key_padding.py:48
+            if part > 0:
+                scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attention_probs = tl.exp2(scores_2 - finite_max[:, None])  # key_padding.py:49
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(attention_probs, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                attention_probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attention_probs, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -540,6 +543,7 @@ def extended_attention_mask(query, key, value, attention_mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

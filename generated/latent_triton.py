@@ -43,7 +43,8 @@ def latent_attention_kernel(
     # head dimensions and the widths of their tiles
     R: tl.constexpr, BLOCK_R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """latent_attention:
@@ -112,47 +113,47 @@ def latent_attention_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    kv_latent = kv_latent_blocks.load([key_start, 0])
-                else:
-                    kv_latent = load_tile(
-                        kv_latent_blocks + tl.cast(key_start, tl.int64) * kv_latent_stride_s,
-                        (keys < S_k)[:, None] & (c < C)[None, :],
-                        part > 0 or BLOCK_C != C,
-                    )
-                if DESCRIPTORS:
-                    k_rope = k_rope_blocks.load([key_start, 0])
-                else:
-                    k_rope = load_tile(
-                        k_rope_blocks + tl.cast(key_start, tl.int64) * k_rope_stride_s,
-                        (keys < S_k)[:, None] & (r < R)[None, :],
-                        part > 0 or BLOCK_R != R,
-                    )
-                scores = (
-                    tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) * scale
-                    + tl.dot(q_rope, tl.trans(k_rope), input_precision=PRECISION) * scale
-                )  # latent.py:15
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                scores_2 = tl.exp2(scores - finite_max[:, None])  # latent.py:16
-                accumulator = tl.dot(
-                    scores_2.to(kv_latent.dtype), kv_latent, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                kv_latent = kv_latent_blocks.load([key_start, 0])
+            else:
+                kv_latent = load_tile(
+                    kv_latent_blocks + tl.cast(key_start, tl.int64) * kv_latent_stride_s,
+                    (keys < S_k)[:, None] & (c < C)[None, :],
+                    part > 0 or BLOCK_C != C,
                 )
-                running_sum = running_sum * rescale + tl.sum(scores_2, 1)
-                running_max = new_max
+            if DESCRIPTORS:
+                k_rope = k_rope_blocks.load([key_start, 0])
+            else:
+                k_rope = load_tile(
+                    k_rope_blocks + tl.cast(key_start, tl.int64) * k_rope_stride_s,
+                    (keys < S_k)[:, None] & (r < R)[None, :],
+                    part > 0 or BLOCK_R != R,
+                )
+            scores = (
+                tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) * scale
+                + tl.dot(q_rope, tl.trans(k_rope), input_precision=PRECISION) * scale
+            )  # latent.py:15
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            scores_2 = tl.exp2(scores - finite_max[:, None])  # latent.py:16
+            accumulator = tl.dot(
+                scores_2.to(kv_latent.dtype), kv_latent, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(scores_2, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -204,6 +205,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
             BLOCK_C=padded(C),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q_latent),
             num_warps=warps,

@@ -14,10 +14,12 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("additive_mask", "sm_100", 64, 2): (128, 16, 8, 2, True),
     ("additive_mask", "sm_90", 64, 2): (64, 64, 4, 3, True),
-    ("additive_mask", "sm_90", 128, 2): (64, 64, 4, 2, True),
-    ("boolean_mask", "sm_90", 64, 2): (64, 128, 4, 3, True),
-    ("boolean_mask", "sm_90", 128, 2): (64, 64, 4, 2, True),
+    ("additive_mask", "sm_90", 128, 2): (64, 32, 4, 2, True),
+    ("additive_pair", "sm_100", 64, 2): (128, 16, 8, 2, True),
+    ("boolean_mask", "sm_90", 64, 2): (64, 64, 4, 3, True),
+    ("boolean_mask", "sm_90", 128, 2): (64, 32, 4, 2, True),
 }
 
 
@@ -49,7 +51,8 @@ def boolean_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """boolean_mask:
@@ -113,36 +116,45 @@ def boolean_mask_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        mask = tl.load(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0)
-        scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))  # masks.py:18
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(attn, 1)
-        running_max = new_max
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
+            scores = tl.where(
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
+            )  # masks.py:18
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -169,7 +181,7 @@ def boolean_mask(query, key, value, mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask", query, D, accumulators=1, scores=5
+        "boolean_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -192,6 +204,7 @@ def boolean_mask(query, key, value, mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -218,7 +231,8 @@ def boolean_mask_per_batch_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """boolean_mask_per_batch:
@@ -281,49 +295,45 @@ def boolean_mask_per_batch_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                mask = load_tile(
-                    mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores = tl.where(
-                    mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
-                )  # masks.py:31
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn = tl.exp2(scores - finite_max[:, None])  # masks.py:32
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
+            scores = tl.where(
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
+            )  # masks.py:31
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores - finite_max[:, None])  # masks.py:32
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(attn, 1)
-                running_max = new_max
+            accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -376,6 +386,7 @@ def boolean_mask_per_batch(query, key, value, mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -402,7 +413,8 @@ def boolean_mask_shared_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """boolean_mask_shared:
@@ -463,40 +475,49 @@ def boolean_mask_shared_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            hidden = load_tile(
+                hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1, (keys < S_k)[None, :], part > 0
             )
-        hidden = tl.load(
-            hidden_block + tl.cast(key_start, tl.int64) * hidden_stride_1, mask=(keys < S_k)[None, :], other=0
-        )
-        scores = tl.where(
-            ~hidden, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
-        )  # masks.py:43
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            scores = tl.where(
+                ~hidden, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
+            )  # masks.py:43
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        running_max = new_max
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -546,6 +567,7 @@ def boolean_mask_shared(query, key, value, hidden):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -572,7 +594,8 @@ def boolean_mask_optional_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """boolean_mask_optional:
@@ -635,49 +658,47 @@ def boolean_mask_optional_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                mask = load_tile(
-                    mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S_k)[None, :], part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores = tl.where(
-                    mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
-                )  # masks.py:57
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                p_attn = tl.exp2(scores - finite_max[:, None])  # masks.py:58
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    p_attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S_k)[None, :], part > 0)
+            scores = tl.where(
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, -14426.950408889634
+            )  # masks.py:57
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            p_attn = tl.exp2(scores - finite_max[:, None])  # masks.py:58
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(p_attn, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                p_attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(p_attn, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -727,6 +748,7 @@ def boolean_mask_optional(query, key, value, mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -753,7 +775,8 @@ def additive_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """additive_mask:
@@ -817,50 +840,50 @@ def additive_mask_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:70
-                attention_mask = load_tile(
-                    attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
-                    (keys < S_k)[None, :],
-                    part > 0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
-                if part > 0:
-                    attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn_weights_3 = tl.exp2(attn_weights_2 - finite_max[:, None])  # masks.py:72
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    attn_weights_3.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:70
+            attention_mask = load_tile(
+                attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
+                (keys < S_k)[None, :],
+                part > 0,
+            )
+            attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
+            if part > 0:
+                attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights_3 = tl.exp2(attn_weights_2 - finite_max[:, None])  # masks.py:72
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(attn_weights_3, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                attn_weights_3.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights_3, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -912,6 +935,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -938,7 +962,8 @@ def additive_bias_per_head_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """additive_bias_per_head:
@@ -1001,48 +1026,46 @@ def additive_bias_per_head_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:83
-                bias = load_tile(
-                    bias_block + tl.cast(key_start, tl.int64) * bias_stride_2, (keys < S_k)[None, :], part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
-                if part > 0:
-                    scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores_2 - finite_max[:, None])
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:83
+            bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_2, (keys < S_k)[None, :], part > 0)
+            scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -1092,6 +1115,7 @@ def additive_bias_per_head(query, key, value, bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -1118,7 +1142,8 @@ def additive_mask_keys_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """additive_mask_keys:
@@ -1174,46 +1199,46 @@ def additive_mask_keys_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:96
-                mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0)
-                scores_2 = scores * scale + (mask.to(tl.float32) * 1.4426950408889634)[None, :]  # masks.py:97
-                if part > 0:
-                    scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:98
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
-                running_max = new_max
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:96
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0)
+            scores_2 = scores * scale + (mask.to(tl.float32) * 1.4426950408889634)[None, :]  # masks.py:97
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            probs = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:98
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -1264,6 +1289,7 @@ def additive_mask_keys(query, key, value, mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -1291,7 +1317,8 @@ def additive_pair_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """additive_pair:
@@ -1355,55 +1382,53 @@ def additive_pair_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:110
-                mask_bias = load_tile(
-                    mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                pair_bias = load_tile(
-                    pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3, (keys < S)[None, :], part > 0
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:110
+            mask_bias = load_tile(
+                mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_s, (keys < S), part > 0
+            )
+            pair_bias = load_tile(
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3, (keys < S)[None, :], part > 0
+            )
+            scores_2 = (
+                scores
+                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
+                + pair_bias.to(tl.float32) * 1.4426950408889634
+            )  # masks.py:112
+            if part > 0:
+                scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:113
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores_2 = (
-                    scores
-                    + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
-                    + pair_bias.to(tl.float32) * 1.4426950408889634
-                )  # masks.py:112
-                if part > 0:
-                    scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:113
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(attn, 1)
-                running_max = new_max
+            accumulator = tl.dot(attn.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -1458,6 +1483,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

@@ -52,7 +52,8 @@ def bucketed_bias_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """bucketed_bias:
@@ -110,59 +111,59 @@ def bucketed_bias_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # relative_position.py:35
-                position = keys[None, :] - rows[:, None]
-                distance = tl.abs(position)  # relative_position.py:17
-                wide = tl.minimum(
-                    (tl.log(nan_max(distance.to(tl.float32), 1.0) * 0.125) * 2.8853900817779268).to(tl.int32) + 8, 15
-                )  # relative_position.py:19
-                bucket = tl.where(distance < 8, distance, wide)  # relative_position.py:20
-                bucket_2 = tl.where(position > 0, 16, 0) + bucket  # relative_position.py:33
-                bias_table = tl.load(
-                    bias_table_ptr + head * bias_table_stride_h + bucket_2.to(tl.int64) * bias_table_stride_0,
-                    mask=(bucket_2 >= 0) & (bucket_2 < 32) & (rows < S_q)[:, None] & (keys < S_k)[None, :],
-                    other=0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores_2 = (
-                    scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
-                )  # relative_position.py:36
-                if part > 0:
-                    scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # relative_position.py:37
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # relative_position.py:35
+            position = keys[None, :] - rows[:, None]
+            distance = tl.abs(position)  # relative_position.py:17
+            wide = tl.minimum(
+                (tl.log(nan_max(distance.to(tl.float32), 1.0) * 0.125) * 2.8853900817779268).to(tl.int32) + 8, 15
+            )  # relative_position.py:19
+            bucket = tl.where(distance < 8, distance, wide)  # relative_position.py:20
+            bucket_2 = tl.where(position > 0, 16, 0) + bucket  # relative_position.py:33
+            bias_table = tl.load(
+                bias_table_ptr + head * bias_table_stride_h + bucket_2.to(tl.int64) * bias_table_stride_0,
+                mask=(bucket_2 >= 0) & (bucket_2 < 32) & (rows < S_q)[:, None] & (keys < S_k)[None, :],
+                other=0,
+            )
+            scores_2 = (
+                scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
+            )  # relative_position.py:36
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # relative_position.py:37
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -210,6 +211,7 @@ def bucketed_bias(query, key, value, bias_table):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -237,7 +239,8 @@ def window_bias_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """window_bias:
@@ -299,67 +302,63 @@ def window_bias_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                attn = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:52
-                relative_position_index = tl.load(
-                    relative_position_index_block + tl.cast(key_start, tl.int64) * relative_position_index_stride_1,
-                    mask=(rows < S)[:, None] & (keys < S)[None, :],
-                    other=0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                relative_position_bias_table = tl.load(
-                    relative_position_bias_table_ptr
-                    + head * relative_position_bias_table_stride_h
-                    + tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index).to(
-                        tl.int64
-                    )
-                    * relative_position_bias_table_stride_t,
-                    mask=(
-                        tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index) >= 0
-                    )
-                    & (tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index) < T)
-                    & (rows < S)[:, None]
-                    & (keys < S)[None, :],
-                    other=0,
+            attn = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:52
+            relative_position_index = tl.load(
+                relative_position_index_block + tl.cast(key_start, tl.int64) * relative_position_index_stride_1,
+                mask=(rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            relative_position_bias_table = tl.load(
+                relative_position_bias_table_ptr
+                + head * relative_position_bias_table_stride_h
+                + tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index).to(
+                    tl.int64
                 )
-                attn_2 = (
-                    attn + relative_position_bias_table.to(tl.float32) * 1.4426950408889634
-                )  # relative_position.py:53
-                if part > 0:
-                    attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(attn_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(attn_2 - finite_max[:, None])
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                * relative_position_bias_table_stride_t,
+                mask=(tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index) >= 0)
+                & (tl.where(relative_position_index < 0, relative_position_index + T, relative_position_index) < T)
+                & (rows < S)[:, None]
+                & (keys < S)[None, :],
+                other=0,
+            )
+            attn_2 = attn + relative_position_bias_table.to(tl.float32) * 1.4426950408889634  # relative_position.py:53
+            if part > 0:
+                attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(attn_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -411,6 +410,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -437,7 +437,8 @@ def window_bias_by_coordinates_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """window_bias_by_coordinates:
@@ -491,55 +492,55 @@ def window_bias_by_coordinates_kernel(
     # The last block may reach past the keys
     full_stop = 49 // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, 49
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_2,
-                        (keys < 49)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:70
-                table = tl.load(
-                    table_ptr
-                    + 6 * table_stride_0
-                    + 6 * table_stride_1
-                    + head * table_stride_h
-                    + ((rows // 7)[:, None] - (keys // 7)[None, :]).to(tl.int64) * table_stride_0
-                    + ((rows % 7)[:, None] - (keys % 7)[None, :]).to(tl.int64) * table_stride_1,
-                    mask=(rows < 49)[:, None] & (keys < 49)[None, :],
-                    other=0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_2,
+                    (keys < 49)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores_2 = scores + table.to(tl.float32) * 1.4426950408889634
-                if part > 0:
-                    scores_2 = tl.where((keys < 49)[None, :], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores_2 - finite_max[:, None])
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_2,
-                        (keys < 49)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:70
+            table = tl.load(
+                table_ptr
+                + 6 * table_stride_0
+                + 6 * table_stride_1
+                + head * table_stride_h
+                + ((rows // 7)[:, None] - (keys // 7)[None, :]).to(tl.int64) * table_stride_0
+                + ((rows % 7)[:, None] - (keys % 7)[None, :]).to(tl.int64) * table_stride_1,
+                mask=(rows < 49)[:, None] & (keys < 49)[None, :],
+                other=0,
+            )
+            scores_2 = scores + table.to(tl.float32) * 1.4426950408889634
+            if part > 0:
+                scores_2 = tl.where((keys < 49)[None, :], scores_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores_2 - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_2,
+                    (keys < 49)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -585,6 +586,7 @@ def window_bias_by_coordinates(query, key, value, table):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=49 % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -611,7 +613,8 @@ def clipped_distance_bias_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """clipped_distance_bias:
@@ -665,53 +668,53 @@ def clipped_distance_bias_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                distance = tl.minimum(tl.maximum(keys[None, :] - rows[:, None], -32), 32)  # relative_position.py:82
-                table = tl.load(
-                    table_ptr + head * table_stride_h + 32 * table_stride_1 + distance.to(tl.int64) * table_stride_1,
-                    mask=(distance + 32 >= 0) & (distance + 32 < 65) & (rows < S)[:, None] & (keys < S)[None, :],
-                    other=0,
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores = (
-                    tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-                    + table.to(tl.float32) * 1.4426950408889634
-                )  # relative_position.py:84
-                if part > 0:
-                    scores = tl.where((keys < S)[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores - finite_max[:, None])
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            distance = tl.minimum(tl.maximum(keys[None, :] - rows[:, None], -32), 32)  # relative_position.py:82
+            table = tl.load(
+                table_ptr + head * table_stride_h + 32 * table_stride_1 + distance.to(tl.int64) * table_stride_1,
+                mask=(distance + 32 >= 0) & (distance + 32 < 65) & (rows < S)[:, None] & (keys < S)[None, :],
+                other=0,
+            )
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+                + table.to(tl.float32) * 1.4426950408889634
+            )  # relative_position.py:84
+            if part > 0:
+                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -758,6 +761,7 @@ def clipped_distance_bias(query, key, value, table):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

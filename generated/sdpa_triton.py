@@ -16,7 +16,6 @@ import triton.language as tl
 TILES = {
     ("sdpa", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("sdpa", "sm_90", 128, 2): (64, 64, 4, 3, True),
-    ("sdpa_additive_mask", "sm_100", 128, 2): (128, 32, 8, 1, True),
     ("sdpa_causal", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("sdpa_causal", "sm_90", 128, 2): (64, 64, 4, 3, True),
 }
@@ -55,7 +54,8 @@ def sdpa_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """sdpa:
@@ -111,35 +111,44 @@ def sdpa_kernel(
     # The last block may reach past the keys
     full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_kv, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_kv)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_kv
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_kv)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            if part > 0:
+                scores = tl.where((keys < S_kv)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_kv)[:, None] & (d_v < D_v)[None, :],
+                    part > 0 or BLOCK_D_v != D_v,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-        if partial:
-            scores = tl.where((keys < S_kv)[None, :], scores, float("-inf"))
-        new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_kv)[:, None] & (d_v < D_v)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        running_max = new_max
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = tl.where(
         (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -190,6 +199,7 @@ def sdpa(query, key, value):
             BLOCK_D_v=padded(D_v),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_kv % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -377,7 +387,8 @@ def sdpa_boolean_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """sdpa_boolean_mask:
@@ -441,36 +452,45 @@ def sdpa_boolean_mask_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
+            scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-        mask = tl.load(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0)
-        scores = tl.where(mask, tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf"))
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        running_max = new_max
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = tl.where(
         (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -498,7 +518,7 @@ def sdpa_boolean_mask(query, key, value, mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_boolean_mask", query, D, accumulators=1, scores=5
+        "sdpa_boolean_mask", query, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -523,6 +543,7 @@ def sdpa_boolean_mask(query, key, value, mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -549,7 +570,8 @@ def sdpa_additive_mask_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """sdpa_additive_mask:
@@ -613,50 +635,48 @@ def sdpa_additive_mask_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                bias = load_tile(
-                    bias_block + tl.cast(key_start, tl.int64) * bias_stride_3, (keys < S_k)[None, :], part > 0
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                scores = (
-                    tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-                    + bias.to(tl.float32) * 1.4426950408889634
+            bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_3, (keys < S_k)[None, :], part > 0)
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+                + bias.to(tl.float32) * 1.4426950408889634
+            )
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores - finite_max[:, None])
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
@@ -705,6 +725,7 @@ def sdpa_additive_mask(query, key, value, bias):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -730,7 +751,8 @@ def sdpa_scale_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """sdpa_scale:
@@ -785,44 +807,44 @@ def sdpa_scale_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
-                if part > 0:
-                    scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores - finite_max[:, None])
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                running_max = new_max
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
@@ -866,6 +888,7 @@ def sdpa_scale(query, key, value, scale):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -1053,7 +1076,8 @@ def sdpa_merged_heads_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """sdpa_merged_heads:
@@ -1112,40 +1136,49 @@ def sdpa_merged_heads_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            key_padding_mask = load_tile(
+                key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s, (keys < S), part > 0
             )
-        key_padding_mask = tl.load(
-            key_padding_mask_block + tl.cast(key_start, tl.int64) * key_padding_mask_stride_s, mask=(keys < S), other=0
-        )
-        scores = tl.where(
-            (~key_padding_mask)[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
-        )
-        if partial:
-            scores = tl.where((keys < S)[None, :], scores, float("-inf"))
-        new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S)[:, None] & (d < D)[None, :],
-                other=0,
+            scores = tl.where(
+                (~key_padding_mask)[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION), float("-inf")
             )
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(weights, 1)
-        running_max = new_max
+            if part > 0:
+                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_max = new_max
 
     output = tl.where(
         (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -1194,6 +1227,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

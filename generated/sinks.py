@@ -14,9 +14,10 @@ else:
 
 def _runs_kernel(*tensors):
     """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    if any(tensor.numel() == 0 for tensor in tensors):
-        return False
-    return all(tensor.is_cuda for tensor in tensors) or os.environ.get("TRITON_INTERPRET") == "1"
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def _attention_with_sinks_pytorch(

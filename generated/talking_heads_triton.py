@@ -12,13 +12,7 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {
-    ("talking_heads", "gfx942", 128, 2): (64, 16, 4, 2, True),
-    ("talking_heads", "sm_100", 128, 2): (16, 64, 8, 1, True),
-    ("talking_heads", "sm_80", 128, 2): (16, 32, 8, 2, True),
-    ("talking_heads", "sm_90", 64, 2): (64, 16, 4, 2, True),
-    ("talking_heads", "sm_90", 128, 2): (16, 64, 8, 1, True),
-}
+TILES = {}
 
 
 @triton.jit
@@ -50,7 +44,8 @@ def talking_heads_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """talking_heads:
@@ -191,110 +186,110 @@ def talking_heads_kernel(
     # The last block may reach past the keys
     full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-                if DESCRIPTORS:
-                    k_2 = k_blocks_2.load([key_start, 0])
-                else:
-                    k_2 = load_tile(
-                        k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
-                if DESCRIPTORS:
-                    k_3 = k_blocks_3.load([key_start, 0])
-                else:
-                    k_3 = load_tile(
-                        k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
-                if DESCRIPTORS:
-                    k_4 = k_blocks_4.load([key_start, 0])
-                else:
-                    k_4 = load_tile(
-                        k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
-                scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
-                if part > 0:
-                    visible = keys < S
-                    scores = tl.where(visible[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                weights = tl.exp2(scores - finite_max[:, None])
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(weights, 1)
-                scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
-                if part > 0:
-                    visible_2 = keys < S
-                    scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-                new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-                finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-                rescale_2 = tl.exp2(running_max_2 - finite_max_2)
-                weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
-                accumulator_2 = tl.dot(
-                    weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                k = k_blocks.load([key_start, 0])
+            else:
+                k = load_tile(
+                    k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-                scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
-                if part > 0:
-                    visible_3 = keys < S
-                    scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
-                new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
-                finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
-                rescale_3 = tl.exp2(running_max_3 - finite_max_3)
-                weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
-                accumulator_3 = tl.dot(
-                    weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
+            total = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_2 = k_blocks_2.load([key_start, 0])
+            else:
+                k_2 = load_tile(
+                    k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-                scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
-                if part > 0:
-                    visible_4 = keys < S
-                    scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
-                new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
-                finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
-                rescale_4 = tl.exp2(running_max_4 - finite_max_4)
-                weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
-                accumulator_4 = tl.dot(
-                    weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
+            total_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_3 = k_blocks_3.load([key_start, 0])
+            else:
+                k_3 = load_tile(
+                    k_blocks_3 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
-                running_max = new_max
-                running_max_2 = new_max_2
-                running_max_3 = new_max_3
-                running_max_4 = new_max_4
+            total_3 = tl.dot(q_3, tl.trans(k_3), input_precision=PRECISION)
+            if DESCRIPTORS:
+                k_4 = k_blocks_4.load([key_start, 0])
+            else:
+                k_4 = load_tile(
+                    k_blocks_4 + tl.cast(key_start, tl.int64) * k_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
+            scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
+            if part > 0:
+                visible = keys < S
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2(running_max - finite_max)
+            weights = tl.exp2(scores - finite_max[:, None])
+            if DESCRIPTORS:
+                v = v_blocks.load([key_start, 0])
+            else:
+                v = load_tile(
+                    v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                    (keys < S)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
+            if part > 0:
+                visible_2 = keys < S
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+            rescale_2 = tl.exp2(running_max_2 - finite_max_2)
+            weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
+            accumulator_2 = tl.dot(
+                weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
+            )
+            running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
+            scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
+            if part > 0:
+                visible_3 = keys < S
+                scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
+            new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
+            finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
+            rescale_3 = tl.exp2(running_max_3 - finite_max_3)
+            weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
+            accumulator_3 = tl.dot(
+                weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
+            )
+            running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
+            scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
+            if part > 0:
+                visible_4 = keys < S
+                scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
+            new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
+            finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
+            rescale_4 = tl.exp2(running_max_4 - finite_max_4)
+            weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
+            accumulator_4 = tl.dot(
+                weights_4.to(v.dtype), v, accumulator_4 * rescale_4[:, None], input_precision=PRECISION
+            )
+            running_sum_4 = running_sum_4 * rescale_4 + tl.sum(weights_4, 1)
+            running_max = new_max
+            running_max_2 = new_max_2
+            running_max_3 = new_max_3
+            running_max_4 = new_max_4
 
     proj_w = tl.load(proj_w_ptr + n4 * proj_w_stride_0)
     proj_w_2 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
@@ -352,6 +347,7 @@ def talking_heads(q, k, v, proj_l, proj_w):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             num_warps=warps,

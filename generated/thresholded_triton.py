@@ -45,7 +45,8 @@ def thresholded_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """thresholded:
@@ -94,26 +95,33 @@ def thresholded_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:14
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2((running_max - finite_max) * scale)
-        probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:15
-        running_sum = running_sum * rescale + tl.sum(probs, 1)
-        running_max = new_max
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:14
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:15
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     # What the pass before has settled
     term = running_max * scale
@@ -127,33 +135,40 @@ def thresholded_kernel(
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key_2 = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key_2 = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:14
-        if partial:
-            scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-        probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:15
-        probs_3 = probs_2 * term_2[:, None]  # thresholded.py:15
-        kept = tl.where(probs_3 > threshold_2, probs_3, 0.0)  # thresholded.py:16
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
-            )
-        accumulator = tl.dot(kept.to(value.dtype), value, accumulator, input_precision=PRECISION)
-        running_sum_2 = running_sum_2 + tl.sum(kept, 1)
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key_2 = key_blocks.load([key_start, 0])
+            else:
+                key_2 = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:14
+            if part > 0:
+                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
+            probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:15
+            probs_3 = probs_2 * term_2[:, None]  # thresholded.py:15
+            kept = tl.where(probs_3 > threshold_2, probs_3, 0.0)  # thresholded.py:16
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(kept.to(value.dtype), value, accumulator, input_precision=PRECISION)
+            running_sum_2 = running_sum_2 + tl.sum(kept, 1)
 
     output = accumulator / (running_sum_2 + 1e-09)[:, None]
     tl.store(
@@ -200,6 +215,7 @@ def thresholded(query, key, value, threshold):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -226,7 +242,8 @@ def with_entropy_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """with_entropy:
@@ -283,45 +300,45 @@ def with_entropy_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:26
-                if part > 0:
-                    visible = keys < S_k
-                    scores = tl.where(visible[None, :], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2((running_max - finite_max) * scale)
-                probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:28
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
                 )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
-                running_max = new_max
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:26
+            if part > 0:
+                visible = keys < S_k
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((running_max - finite_max) * scale)
+            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:28
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     # What the pass before has settled
     term = running_max * scale_2
@@ -329,34 +346,34 @@ def with_entropy_kernel(
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
-    for part in tl.static_range(2):
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
         if part == 0:
             # blocks that need no mask
             start, stop = 0, full_stop
         else:
             # the blocks at the end of the range
             start, stop = full_stop, S_k
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key_2 = key_blocks.load([key_start, 0])
-                else:
-                    key_2 = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S_k)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:26
-                if part > 0:
-                    visible_2 = keys < S_k
-                    scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-                probs_2 = tl.exp2(scores_2 * scale - term_2[:, None])  # thresholded.py:28
-                scores_3 = (scores_2 * scale_2 - term[:, None]) * probs_2
-                if part > 0:
-                    visible_3 = keys < S_k
-                    scores_3 = tl.where(visible_3[None, :], scores_3, 0.0)
-                running_sum_2 = running_sum_2 + tl.sum(scores_3, 1)
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key_2 = key_blocks.load([key_start, 0])
+            else:
+                key_2 = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:26
+            if part > 0:
+                visible_2 = keys < S_k
+                scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
+            probs_2 = tl.exp2(scores_2 * scale - term_2[:, None])  # thresholded.py:28
+            scores_3 = (scores_2 * scale_2 - term[:, None]) * probs_2
+            if part > 0:
+                visible_3 = keys < S_k
+                scores_3 = tl.where(visible_3[None, :], scores_3, 0.0)
+            running_sum_2 = running_sum_2 + tl.sum(scores_3, 1)
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(
@@ -416,6 +433,7 @@ def with_entropy(query, key, value):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,
@@ -444,7 +462,8 @@ def sharpened_kernel(
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
     # fmt: on
 ):
     """sharpened:
@@ -501,47 +520,54 @@ def sharpened_kernel(
     # The last block may reach past the keys
     full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-    for key_start in tl.range(0, S_k, BLOCK_KEYS):
-        keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = key_start >= full_stop
-        if DESCRIPTORS:
-            key = key_blocks.load([key_start, 0])
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
         else:
-            key = tl.load(
-                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:39
+            if part > 0:
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = (
+                tl.exp2((running_max - finite_max) * scale)
+                * tl.exp2((running_max - finite_max) * scale)
+                * tl.exp2((running_max - finite_max) * scale)
             )
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # thresholded.py:39
-        if partial:
-            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-        new_max = tl.maximum(running_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = (
-            tl.exp2((running_max - finite_max) * scale)
-            * tl.exp2((running_max - finite_max) * scale)
-            * tl.exp2((running_max - finite_max) * scale)
-        )
-        weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
-        if DESCRIPTORS:
-            value = value_blocks.load([key_start, 0])
-        else:
-            value = tl.load(
-                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                mask=(keys < S_k)[:, None] & (d < D)[None, :],
-                other=0,
+            weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = tl.dot(
+                (weights * weights * weights).to(value.dtype),
+                value,
+                accumulator * rescale[:, None],
+                input_precision=PRECISION,
             )
-        accumulator = tl.dot(
-            (weights * weights * weights).to(value.dtype),
-            value,
-            accumulator * rescale[:, None],
-            input_precision=PRECISION,
-        )
-        rescale_2 = tl.exp2((running_max - finite_max) * scale)
-        running_sum = running_sum * rescale_2 + tl.sum(weights, 1)
-        probs = weights * weights * weights  # thresholded.py:40
-        running_sum_2 = running_sum_2 * rescale + tl.sum(probs, 1)
-        running_max = new_max
+            rescale_2 = tl.exp2((running_max - finite_max) * scale)
+            running_sum = running_sum * rescale_2 + tl.sum(weights, 1)
+            probs = weights * weights * weights  # thresholded.py:40
+            running_sum_2 = running_sum_2 * rescale + tl.sum(probs, 1)
+            running_max = new_max
 
     term = 1.0 / running_sum
     output = (
@@ -588,6 +614,7 @@ def sharpened(query, key, value):
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

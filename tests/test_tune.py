@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -264,3 +265,20 @@ def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pyte
     assert "spills 8 bytes" in str(tune.compiled(job, (64, 64, 4, 2, True)))
     monkeypatch.setattr(Kernel, "warmup", lambda self, *args, **options: 1 / 0)
     assert "ZeroDivisionError" in str(tune.compiled(job, (64, 64, 4, 2, True)))
+
+
+@pytest.mark.aot
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+def test_ahead_replaces_a_tile_that_spills(tmp_path: Path) -> None:
+    for name in ("prefix_lm.py", "prefix_lm_triton.py"):
+        shutil.copy(GENERATED / name, tmp_path)
+    path = tmp_path / "prefix_lm_triton.py"
+    function = arguments.launchers(path.read_text())[0].name
+    key = (function, "sm_90", 64, 2)
+    tune.entered(path, {key: (128, 128, 4, 2, True)})
+    command = ["tune", "--ahead", "sm_90", "--function", function, "--head-dim", "64", str(path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert tune.entries(path.read_text())[key] != (128, 128, 4, 2, True)
+    again = CliRunner().invoke(app, command)
+    assert "0 entries written" in again.output

@@ -87,8 +87,6 @@ class _KernelWriter:
                 hint = "give the dimension or the parameter another name"
                 raise Diagnostic("FL203", f"`{scalar.name}` is a variable of every kernel", hint=hint)
             self.names.taken.add(scalar.name)
-        for name in RESERVED:
-            self.names.taken.add(name)
         for axis in self.roles.resident:
             self.names.taken.add(axis.name)
         self.names.taken.update(grid_names(self.roles.grid).values())
@@ -243,7 +241,7 @@ class _KernelWriter:
         """Name the ends of the loops: keys that some row of the tile sees (live), and that every row sees (full)."""
         block, keys, matched = self.block, self.schedule.keys, self.schedule.matched
         size = self.tiles.size(self.roles.stream.extent)
-        if matched or any((keys.live_start, keys.live_stop, keys.full_start, keys.full_stop)):
+        if not self.unbounded:
             live = "Keys that some row of this tile sees (live)"
             block.comment(f"{live}, and whole blocks that all of its rows see (full)")
         else:
@@ -329,7 +327,11 @@ class _KernelWriter:
         enclosing = [block]
         start, stop = ranges["live_start"], ranges["live_stop"]
         if len(parts) > 1:
-            block.add(f"for part in tl.static_range({len(parts)}):")
+            count = str(len(parts))
+            if self.unbounded:
+                block.comment("Where all blocks are whole, the kernel is compiled without a mask")
+                count = f"1 if WHOLE else {count}"
+            block.add(f"for part in tl.static_range({count}):")
             block = block.nested()
             enclosing.append(block)
             for position, (what, lines) in enumerate(parts):
@@ -339,10 +341,11 @@ class _KernelWriter:
                 for line in lines:
                     block.add(f"    {line}")
             start, stop = "start", "stop"
-            # most lengths are whole blocks, and a loop that is pipelined costs its beginning and end even if it is empty
-            block.add("if start < stop:")
-            block = block.nested()
-            enclosing.append(block)
+            if not self.unbounded:
+                # a pipelined loop has its beginning and its end even if it is empty
+                block.add("if start < stop:")
+                block = block.nested()
+                enclosing.append(block)
         if one.descending:
             block.comment("From the last block to the first")
             span = stop if start == "0" else f"({stop} - {start})"
@@ -371,6 +374,13 @@ class _KernelWriter:
         tiles.block = enclosing[0]
 
     @functools.cached_property
+    def unbounded(self) -> bool:
+        """Whether every row sees all keys, as far as the schedule knows: only the end of the keys parts a block."""
+        keys = self.schedule.keys
+        bounds = (keys.live_start, keys.live_stop, keys.full_start, keys.full_stop)
+        return not (any(bounds) or self.schedule.matched or self.schedule.fills)
+
+    @functools.cached_property
     def joint(self) -> bool:
         """Whether one loop serves full and partial blocks.
 
@@ -378,7 +388,8 @@ class _KernelWriter:
         and draining the pipeline of another loop. Behind other arithmetic it would keep multiplications and additions
         from being fused as well: then full blocks have a loop without it.
         """
-        return all(_is_product(mask.node.children[1]) for mask in self.schedule.masks if mask.ranged)
+        ranged = [mask for mask in self.schedule.masks if mask.ranged]
+        return not self.unbounded and all(_is_product(mask.node.children[1]) for mask in ranged)
 
     def _parts(self) -> list[tuple[str, list[str]]]:
         """The loops: what each visits, and the lines that name its ends."""
@@ -608,7 +619,7 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "DESCRIPTORS", "VECTOR", "PRECISION", "APPROXIMATE", "EXPAND")
+        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "WHOLE", "DESCRIPTORS", "VECTOR", "PRECISION", "APPROXIMATE", "EXPAND")
         rest = [f"{name}: tl.constexpr" for name in choices if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         lines = ["# fmt: off"]

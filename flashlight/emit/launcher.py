@@ -210,6 +210,8 @@ class _Body:
             launch.append(f"    {given}BLOCK_{name}=padded({name}),")
         for name, value in (("BLOCK_ROWS", "block_rows"), ("BLOCK_KEYS", "block_keys")):
             launch.append(f"    {name}={value},")
+        if "WHOLE" in kernel.text:
+            launch.append(f"    WHOLE={python(self.schedule.stream.extent, 9)} % block_keys == 0,")
         if kernel.described:
             launch.append("    DESCRIPTORS=descriptors,")
         if "PRECISION" in kernel.text:
@@ -220,7 +222,7 @@ class _Body:
             launch.append("    EXPAND=expand,")
         if kernel.gathered:
             tensors = ", ".join(tensor.name for tensor in kernel.gathered)
-            launch.append(f"    VECTOR=vector({tensors}),")
+            launch.append(f"    VECTOR=vector_width({tensors}),")
         launch.append("    num_warps=warps, num_stages=stages,")
         launch.append(")")
         # Triton launches on the current device, which need not be the tensors' own

@@ -5,11 +5,12 @@ from __future__ import annotations
 import keyword
 import re
 
+from flashlight.emit.operators import HELPERS
 from flashlight.ir.expr import Axis, Scalar, Tensor, walk
 from flashlight.schedule.roles import extent_name
 
-_RESERVED = frozenset({"tl", "triton", "torch", "math", "part", "start", "stop", "program", "range", "tanh", "power"})
-RESERVED = _RESERVED.union(
+RESERVED = frozenset(HELPERS).union(
+    ("tl", "triton", "torch", "math", "range", "load_tile", "part", "start", "stop", "program"),
     ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_blocks"),
     ("live_start", "live_stop", "full_start", "full_stop", "unseen", "partial", "last"),
 )
@@ -21,7 +22,7 @@ class Names:
     """Hands out unique identifiers."""
 
     def __init__(self) -> None:
-        self.taken: set[str] = set(_RESERVED)
+        self.taken: set[str] = set(RESERVED)
 
     def fresh(self, wanted: str) -> str:
         base = re.sub(r"\W+", "_", wanted).strip("_") or "value"

@@ -98,7 +98,7 @@ def describable(*tensors):
     return True
 
 
-def vector(*tensors):
+def vector_width(*tensors):
     """How many elements, up to 16 bytes, every stride but the last of the tensors is a multiple of."""
     steps = [16 // tensors[0].element_size()]
     for tensor in tensors:

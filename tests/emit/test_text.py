@@ -115,3 +115,12 @@ def test_axes_of_one_name_and_different_extents_are_two_variables(kernels: Calla
     widths = re.findall(r"^    (\w+) = tl\.arange\(0, (BLOCK_\w+)\)\.to\(tl\.int64\)$", text, re.M)
     resident = [(name, width) for name, width in widths if width not in ("BLOCK_ROWS", "BLOCK_KEYS")]
     assert len({name for name, _ in resident}) == len({width for _, width in resident}) == len(resident) == 2
+
+
+def test_a_kernel_is_compiled_for_whole_blocks_where_only_the_end_of_the_keys_cuts_one(
+    kernels: Callable[[str], str],
+) -> None:
+    masked = CROSS.replace("S(", "_S(")
+    assert "WHOLE" not in kernels(masked)
+    text = kernels(masked.replace(".masked_fill(~near, float(\"-inf\"))", ""))
+    assert "tl.static_range(1 if WHOLE else 2)" in text and "WHOLE=S_k % block_keys == 0," in text
