@@ -14,7 +14,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("cosine_attention", "sm_90", 64, 2): (64, 64, 4, 3, False),
-    ("cosine_attention", "sm_90", 128, 2): (64, 64, 4, 3, True),
+    ("cosine_attention", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }
 
 
@@ -475,7 +475,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

@@ -14,6 +14,9 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("disentangled", "gfx942", 128, 2): (16, 16, 8, 1, False),
+    ("disentangled", "sm_80", 64, 2): (4, 16, 2, 2, False),
+    ("disentangled", "sm_80", 128, 2): (4, 16, 4, 2, False),
     ("disentangled_scores", "sm_90", 64, 2): (64, 64, 4, 2, False),
 }
 
@@ -521,7 +524,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

@@ -20,6 +20,7 @@ TILES = {
     ("row_attention_with_mask", "sm_100", 64, 2): (64, 32, 4, 2, True),
     ("row_attention_with_mask", "sm_90", 128, 2): (64, 16, 4, 2, True),
     ("triangle_attention_ending_node", "sm_100", 64, 2): (128, 16, 8, 2, True),
+    ("triangle_attention_ending_node", "sm_90", 128, 2): (64, 16, 4, 3, True),
     ("triangle_attention_starting_node", "sm_100", 64, 2): (128, 16, 8, 2, True),
 }
 
@@ -1184,7 +1185,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,9 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {}
+TILES = {
+    ("latent_attention_decode", "gfx942", 128, 2): (128, 32, 4, 2, True),
+}
 
 
 @triton.jit
@@ -476,7 +478,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

@@ -14,6 +14,7 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("retention", "sm_90", 64, 2): (64, 64, 4, 2, True),
     ("sigmoid_attention", "sm_90", 64, 2): (64, 64, 4, 3, False),
     ("sigmoid_attention", "sm_90", 128, 2): (64, 32, 4, 2, True),
 }
@@ -776,7 +777,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

@@ -732,7 +732,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

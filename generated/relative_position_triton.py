@@ -16,7 +16,10 @@ import triton.language as tl
 TILES = {
     ("bucketed_bias", "sm_90", 64, 2): (64, 32, 4, 2, True),
     ("bucketed_bias", "sm_90", 128, 2): (64, 16, 4, 3, True),
+    ("clipped_distance_bias", "sm_100", 64, 2): (128, 32, 8, 3, True),
+    ("clipped_distance_bias", "sm_100", 128, 2): (128, 32, 8, 3, True),
     ("window_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
+    ("window_bias_by_coordinates", "sm_80", 128, 2): (64, 64, 4, 2, True),
 }
 
 
@@ -841,7 +844,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

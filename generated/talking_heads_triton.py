@@ -12,7 +12,12 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {}
+TILES = {
+    ("talking_heads", "gfx942", 128, 2): (64, 16, 4, 2, True),
+    ("talking_heads", "sm_100", 128, 2): (16, 64, 8, 1, True),
+    ("talking_heads", "sm_90", 64, 2): (64, 16, 4, 2, True),
+    ("talking_heads", "sm_90", 128, 2): (16, 64, 8, 1, True),
+}
 
 
 @triton.jit
@@ -427,7 +432,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

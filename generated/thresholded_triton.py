@@ -15,6 +15,7 @@ import triton.language as tl
 TILES = {
     ("thresholded", "sm_90", 64, 2): (64, 64, 4, 2, True),
     ("thresholded", "sm_90", 128, 2): (64, 64, 4, 3, True),
+    ("with_entropy", "sm_100", 128, 2): (128, 32, 8, 3, True),
 }
 
 
@@ -694,7 +695,7 @@ def tile_for(
         warps = 1 if gathered else warps
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
-    return rows, keys, warps, stages, True
+    return rows, keys, warps, stages, not gathered
 
 
 @functools.lru_cache(maxsize=None)

@@ -330,7 +330,8 @@ class _KernelWriter:
             count = str(len(parts))
             if self.unbounded:
                 block.comment("Where all blocks are whole, the kernel is compiled without a mask")
-                count = f"1 if WHOLE else {count}"
+                first_is_full = parts[0][0] == UNMASKED
+                count = f"1 if WHOLE else {count}" if first_is_full else f"1 if WHOLE else 0, {count}"
             block.add(f"for part in tl.static_range({count}):")
             block = block.nested()
             enclosing.append(block)

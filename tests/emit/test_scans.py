@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ KERNELS = {
     "positions": ["tl.cumsum(gates, 1, reverse=True)", "-BLOCK_KEYS)", "running_gates[:, None]"],
     "windowed_positions": ["tl.cumsum(gates, 1, reverse=True)", "part != 1:"],
     "forward_positions": ["for key_start in tl.range(start, stop, BLOCK_KEYS)", "live_stop ="],
+    "backward_positions": ["tl.static_range(1 if WHOLE else 0, 2)", "part == 0 or"],
     "from_both_ends": ["2 passes over"],
     "cumulative_weights": ["2 passes over", "tl.cumsum("],
     "products": ["tl.cumprod(", "tl.reduce(", "tl.full([BLOCK_ROWS], 1, tl.float32)"],
@@ -22,6 +26,16 @@ KERNELS = {
     "gates_of_keys": ["= tl.zeros([], tl.float32)", "tl.cumsum("],
     "reversed_gates": ["cumulative = torch.cumsum(", ").flip(-1)", "one pass over j in blocks."],
 }
+WHOLE = """
+import torch, scans
+
+for length in (64, 128, 100):
+    q, k, v = (torch.randn(1, 1, length, 16) for _ in range(3))
+    for name in ("backward_positions", "cumulative_weights"):
+        actual, wanted = (getattr(scans, f)(q, k, v) for f in (name, f"_{name}_pytorch"))
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+print("agree")
+"""
 
 
 @pytest.mark.interpret
@@ -34,3 +48,14 @@ def test_agrees_with_the_original(name: str, tmp_path: Path) -> None:
         assert expected in text
     (outcome,) = api.verify(PROGRAMS, "cpu", out=tmp_path, examples=5)
     assert not outcome.failure, outcome.failure
+
+
+@pytest.mark.interpret
+def test_whole_blocks_are_walked_from_the_last(tmp_path: Path) -> None:
+    """At a length of whole blocks the part that has a mask is compiled away, be it the first or the last."""
+    api.write(api.transpile(PROGRAMS, ["backward_positions", "cumulative_weights"], out=tmp_path))
+    script = tmp_path / "script.py"
+    script.write_text(WHOLE)
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert result.stdout == "agree\n", result.stderr

@@ -30,6 +30,13 @@ def forward_positions(q, k, v):
     return torch.softmax((logits + 0.1 * position).masked_fill(future, float("-inf")), -1).to(v.dtype) @ v
 
 
+def backward_positions(q, k, v):
+    """No mask: what parts a block is the end of the keys alone, where this sum begins."""
+    logits = (q @ k.mT * q.shape[-1] ** -0.5).float()
+    position = torch.sigmoid(logits).flip(-1).cumsum(-1).flip(-1)
+    return torch.softmax(logits - 0.1 * position, -1).to(v.dtype) @ v
+
+
 def from_both_ends(q, k, v):
     logits = (q @ k.mT * q.shape[-1] ** -0.5).float()
     gates = torch.sigmoid(logits)
