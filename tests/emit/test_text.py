@@ -122,5 +122,5 @@ def test_a_kernel_is_compiled_for_whole_blocks_where_only_the_end_of_the_keys_cu
 ) -> None:
     masked = CROSS.replace("S(", "_S(")
     assert "WHOLE" not in kernels(masked)
-    text = kernels(masked.replace(".masked_fill(~near, float(\"-inf\"))", ""))
+    text = kernels(masked.replace('.masked_fill(~near, float("-inf"))', ""))
     assert "tl.static_range(1 if WHOLE else 2)" in text and "WHOLE=S_k % block_keys == 0," in text

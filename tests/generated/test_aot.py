@@ -27,7 +27,9 @@ SHORTFALLS: dict[str, set[tuple[str, int]]] = {
     "disentangled": {("sm_90", 64), ("sm_90", 128)},
     "talking_heads": {("sm_90", 128)},
 }
-SLOW = {"invariant_point": "its tiles of three dimensions spill, and compile slowly at head dimensions that no model has"}
+SLOW = {
+    "invariant_point": "its tiles of three dimensions spill, and compile slowly at head dimensions that no model has"
+}
 HEAD_DIMS = (64, 128)
 
 
