@@ -275,10 +275,10 @@ def test_ahead_replaces_a_tile_that_spills(tmp_path: Path) -> None:
     path = tmp_path / "prefix_lm_triton.py"
     function = arguments.launchers(path.read_text())[0].name
     key = (function, "sm_90", 64, 2)
-    tune.entered(path, {key: (128, 128, 4, 2, True)})
+    tune.entered(path, {key: (256, 128, 4, 2, True)})
     command = ["tune", "--ahead", "sm_90", "--function", function, "--head-dim", "64", str(path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert tune.entries(path.read_text())[key] != (128, 128, 4, 2, True)
+    assert tune.entries(path.read_text())[key] != (256, 128, 4, 2, True)
     again = CliRunner().invoke(app, command)
     assert "0 entries written" in again.output
