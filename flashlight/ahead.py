@@ -14,6 +14,9 @@ from flashlight import arguments, inspect
 from flashlight.inspect import Compiled
 from flashlight.tune import Job, Key, Tile, candidates, narrowed
 
+LENGTHS = (1024, 1001)
+"""One of whole blocks and one that is not: a kernel may be compiled without masks for the first."""
+
 
 def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] | None:
     """The entry that a table lacks for a function to spill nothing on an architecture; None where none is needed.
@@ -24,9 +27,11 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] 
     path = Path(job.file)
     module = arguments.load(path)
     launcher = next(one for one in arguments.launchers(path.read_text(encoding="utf-8")) if one.name == job.function)
-    # a length that is no multiple of a block, so that the kernel has all its loops
-    numbers = arguments.bound(launcher, job.head_dim, {"length": 1001, **job.sizes})
-    given = arguments.make(launcher, numbers, arguments.annotated(path, job.function), job.dtype, "meta")
+    types = arguments.annotated(path, job.function)
+    given = []
+    for length in LENGTHS:
+        numbers = arguments.bound(launcher, job.head_dim, {"length": length, **job.sizes})
+        given.append(arguments.make(launcher, numbers, types, job.dtype, "meta"))
     own, asked = module.configuration, []
 
     def compiled(tile: Tile | None) -> list[Compiled]:
@@ -35,7 +40,7 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] 
             return tile or asked[-1][1]
 
         module.configuration = configuration  # type: ignore[attr-defined]
-        calls = inspect.launches(module, job.function, given, architecture)
+        calls = [call for one in given for call in inspect.launches(module, job.function, one, architecture)]
         return [inspect.compile_call(call, architecture) for call in calls]
 
     before = compiled(None)

@@ -13,6 +13,7 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("bahdanau", "sm_100", 64, 2): (8, 16, 8, 2, True),
     ("bahdanau", "sm_90", 64, 2): (16, 16, 4, 3, False),
     ("graph_attention_scores", "sm_90", 64, 2): (64, 16, 4, 2, True),
     ("graph_attention_scores", "sm_90", 128, 2): (64, 32, 4, 3, True),

@@ -15,6 +15,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("disentangled", "gfx942", 128, 2): (16, 16, 8, 1, False),
+    ("disentangled", "sm_100", 128, 2): (4, 16, 4, 2, False),
     ("disentangled", "sm_80", 64, 2): (4, 16, 2, 2, False),
     ("disentangled", "sm_80", 128, 2): (4, 16, 4, 2, False),
     ("disentangled_scores", "sm_90", 64, 2): (64, 64, 4, 2, False),

@@ -21,7 +21,7 @@ TILES = {
     ("row_attention_with_mask", "sm_90", 128, 2): (64, 16, 4, 2, True),
     ("triangle_attention_ending_node", "sm_100", 64, 2): (128, 16, 8, 2, True),
     ("triangle_attention_ending_node", "sm_90", 128, 2): (64, 16, 4, 3, True),
-    ("triangle_attention_starting_node", "sm_100", 64, 2): (128, 16, 8, 2, True),
+    ("triangle_attention_starting_node", "sm_100", 64, 2): (64, 16, 4, 2, True),
 }
 
 
