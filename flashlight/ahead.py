@@ -7,12 +7,11 @@ the nearest one that does neither, and has matrix instructions of the same kind,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from flashlight import arguments, inspect
+from flashlight import inspect
 from flashlight.inspect import Compiled
-from flashlight.tune import Job, Key, Tile, candidates, narrowed
+from flashlight.tune import Job, Key, Prepared, Tile, candidates, key_of, narrowed
 
 LENGTHS = (1024, 1001)
 """One of whole blocks and one that is not: a kernel may be compiled without masks for the first."""
@@ -24,31 +23,22 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] 
     Raises:
         RuntimeError: none of the ``limit`` tiles nearest to the one in use compiles without spills.
     """
-    path = Path(job.file)
-    module = arguments.load(path)
-    launcher = next(one for one in arguments.launchers(path.read_text(encoding="utf-8")) if one.name == job.function)
-    types = arguments.annotated(path, job.function)
-    given = []
-    for length in LENGTHS:
-        numbers = arguments.bound(launcher, job.head_dim, {"length": length, **job.sizes})
-        given.append(arguments.make(launcher, numbers, types, job.dtype, "meta"))
-    own, asked = module.configuration, []
+    prepared = [Prepared(replace(job, sizes={"length": length, **job.sizes}), "meta") for length in LENGTHS]
 
     def compiled(tile: Tile | None) -> list[Compiled]:
-        def configuration(*words: Any, **load: Any) -> Tile:
-            asked.append((words, own(*words, **load)))
-            return tile or asked[-1][1]
-
-        module.configuration = configuration  # type: ignore[attr-defined]
-        calls = [call for one in given for call in inspect.launches(module, job.function, one, architecture)]
+        calls = []
+        for one in prepared:
+            one.choose(tile)
+            calls += inspect.launches(one.module, job.function, one.arguments, architecture)
         return [inspect.compile_call(call, architecture) for call in calls]
 
     before = compiled(None)
     if _fits(before):
         return None
-    (function, tensor, widest), start = asked[0]
-    key = (function, architecture, module.padded(widest), tensor.element_size())
-    near = candidates(*key[2:], range(min(2, start[3]), 5), descriptors=start[4:], least_rows=start[0])
+    start = prepared[0].before
+    function, _, width, size = key_of(prepared[0])
+    key = (function, architecture, width, size)
+    near = candidates(width, size, range(min(2, start[3]), 5), descriptors=start[4:], least_rows=start[0])
     for tile in narrowed(near, start, limit)[1:]:
         try:
             after = compiled(tile)

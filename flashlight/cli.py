@@ -185,7 +185,7 @@ def tune(
     changed = [tune.applied(path, found) for path in paths]
     for path, count in zip(paths, changed, strict=True):
         if count:
-            _say(f"{path}: {count} {'entry' if count == 1 else 'entries'} written")
+            _say(f"{path}: {_entries(count)} written")
     written = sum(map(bool, changed))
     _say(_summary(written, len(paths) - written, ("written", "left unchanged")))
     raise typer.Exit(1 if failed else 0)
@@ -193,11 +193,10 @@ def tune(
 
 def _compiled_ahead(jobs: Sequence[Job], architectures: Sequence[str], limit: int) -> int:
     """Replace the tiles that spill; 1 where some do and no other was found."""
-    from flashlight import inspect, tune
+    from flashlight import tune
     from flashlight.ahead import unspilled
 
-    for unknown in set(architectures) - set(inspect.TARGETS):
-        raise typer.BadParameter(f"{unknown} is none of {', '.join(inspect.TARGETS)}")
+    _known(architectures, "--ahead")
     failed, written = 0, 0
     for job in jobs:
         for architecture in architectures:
@@ -207,11 +206,24 @@ def _compiled_ahead(jobs: Sequence[Job], architectures: Sequence[str], limit: in
                 _say(str(error), error=True)
                 failed = 1
                 continue
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="--size") from None
             if entry is not None:
                 written += tune.entered(Path(job.file), dict([entry]))
                 _say(f"{job.file}: {entry[0]} takes {entry[1]}")
-    _say(f"{written} {'entry' if written == 1 else 'entries'} written.")
+    _say(f"{_entries(written)} written.")
     return failed
+
+
+def _known(architectures: Sequence[str], option: str) -> None:
+    from flashlight import inspect
+
+    if not set(architectures) <= set(inspect.TARGETS):
+        raise typer.BadParameter(f"{option} is one of {', '.join(inspect.TARGETS)}")
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _searched(jobs: Sequence[Job], limit: int) -> tuple[list[Found], int]:
@@ -258,9 +270,7 @@ def inspect(
 
     from flashlight import arguments, inspect
 
-    for name in arch:
-        if name not in inspect.TARGETS:
-            raise typer.BadParameter(f"--arch is one of {', '.join(inspect.TARGETS)}")
+    _known(arch, "--arch")
     console = Console(highlight=False)
     header = "function D arch tile warps registers spills shared blocks products copies".split()
     table = Table(*header, caption="registers and spills a thread; bytes of shared memory; blocks a multiprocessor")

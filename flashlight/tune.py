@@ -148,7 +148,7 @@ def jobs(
 class Prepared:
     """A job with its module and its tensors; ``run`` launches with a tile, whatever the file's table says."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, device: str = "cuda") -> None:
         path = Path(job.file)
         self.job = job
         self.module: ModuleType = arguments.load(path)
@@ -156,7 +156,7 @@ class Prepared:
         self.launcher: Launcher = next(found for found in launchers if found.name == job.function)
         numbers = arguments.bound(self.launcher, job.head_dim, job.sizes)
         types = arguments.annotated(path, job.function)
-        self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, "cuda")
+        self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, device)
         self.own = self.module.configuration
         self.asked: tuple[Any, ...] | None = None
         self.before: Tile = (0, 0, 0, 0, False)
@@ -165,16 +165,29 @@ class Prepared:
 
     def run(self, tile: Tile | None) -> Any:
         """Launch with a tile; with the file's own where it is None."""
-        self.module.configuration = self._recorded if tile is None else lambda *_, **load: tile  # type: ignore[attr-defined]
+        self.choose(tile)
         try:
             return getattr(self.module, self.job.function)(**self.arguments)
         finally:
             self.module.configuration = self.own  # type: ignore[attr-defined]
 
+    def choose(self, tile: Tile | None) -> None:
+        """Have launches take a tile; the file's own where it is None, which is then in ``before``."""
+        self.module.configuration = self._recorded if tile is None else lambda *_, **load: tile  # type: ignore[attr-defined]
+
     def _recorded(self, *asked: Any, **load: int) -> Tile:
         self.asked = asked
         self.before = self.own(*asked, **load)
         return self.before
+
+
+def key_of(prepared: Prepared) -> Key:
+    """The entry of the table that a launch with the file's own tile, made before, has asked for."""
+    function = prepared.job.function
+    assert prepared.asked is not None, f"{function} does not call configuration"
+    tensor, widest = prepared.asked[1:3]
+    module = prepared.module
+    return function, module.architecture(tensor.device), module.padded(widest), tensor.element_size()
 
 
 class _Warm:
@@ -232,15 +245,12 @@ def begin(job: Job, pool: ProcessPoolExecutor | None, limit: int = 48) -> Begun:
 
     with torch.no_grad():
         prepared = Prepared(job)
-        module = prepared.module
         try:
             expected = prepared.run(None)
             torch.cuda.synchronize()
         except Exception:  # out of shared memory, most likely: that is what the search is for
             expected = None
-    assert prepared.asked is not None, f"{job.function} does not call configuration"
-    tensor, widest = prepared.asked[1:3]
-    key = (job.function, module.architecture(tensor.device), module.padded(widest), tensor.element_size())
+    key = key_of(prepared)
     choices = (True, False) if prepared.describes else prepared.before[4:]
     tiles = candidates(key[2], key[3], descriptors=choices, least_rows=prepared.before[0])
     tiles = narrowed(tiles, prepared.before, limit)

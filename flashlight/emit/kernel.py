@@ -48,7 +48,6 @@ class Burden:
     exact: bool  # whether some matrix product is of float32 values whatever the inputs are
     deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
     deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
-    gathered: bool  # whether tiles of three or more axes are read from memory
 
 
 @dataclass(frozen=True)
@@ -658,7 +657,6 @@ class _KernelWriter:
             exact=tiles.float32,
             deep=distinct(tuple(tiles.deep)),
             deep_exact=distinct(tuple(axis for axis in tiles.deep_exact if axis not in tiles.deep)),
-            gathered=bool(tiles.gathers),
         )
 
 

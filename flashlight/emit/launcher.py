@@ -250,7 +250,7 @@ class _Body:
         if depths:
             depth = depths[0] if len(depths) == 1 else f"max({', '.join(depths)})"
             text += f", depth={depth}, row_count=padded({python(self.schedule.roles.rows.extent)})"
-            text += ", gathered=True" * one.gathered
+            text += ", gathered=True" * bool(self.kernel.gathered)
         return text
 
     def _strides(self) -> list[str]:

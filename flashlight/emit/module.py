@@ -40,8 +40,9 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     launchers = [
         launcher.write_launcher(unit.traced, unit.schedule, kernel) for unit, kernel in zip(units, kernels, strict=True)
     ]
-    computed = "math." in "\n".join(launchers) or "VECTOR=" in "\n".join(launchers)
-    imports = ["import functools", "import math"] if computed else ["import functools"]
+    model = _used(tuning.MODEL.strip().split("\n\n\n"), "\n".join(launchers))
+    needs_math = "math." in "\n".join([*launchers, *model])
+    imports = ["import functools", *["import math"] * needs_math]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
     parts.append(tuning.table({}))  # what was tuned is carried over from the file that this one replaces
     if "load_tile" in helpers:
@@ -52,7 +53,7 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     parts.append(launcher.HELPERS.strip())
     if " = spread(" in "\n".join(launchers):
         parts.append(launcher.SPREAD.strip())
-    parts += _used(tuning.MODEL.strip().split("\n\n\n"), "\n".join(launchers))
+    parts += model
     return formatted("\n\n\n".join(parts) + "\n")
 
 
