@@ -305,7 +305,7 @@ def alibi_causal_kernel(
                 distance = rows[:, None] - keys[None, :]  # alibi.py:34
                 scores_2 = scores - distance * term  # alibi.py:37
                 if part > 0:
-                    scores_2 = tl.where((keys < S)[None, :] & (distance >= 0), scores_2, float("-inf"))
+                    scores_2 = tl.where(distance >= 0, scores_2, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores_2, 1))
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)

@@ -116,7 +116,7 @@ def causal_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:19
         if partial:
-            scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
@@ -270,7 +270,7 @@ def causal_tril_kernel(
             )
         att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # causal.py:29
         if partial:
-            att = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), att, float("-inf"))
+            att = tl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(att, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
@@ -427,7 +427,7 @@ def causal_additive_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:44
         if partial:
-            scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
@@ -579,9 +579,7 @@ def causal_bottom_right_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # causal.py:59
         if partial:
-            scores = tl.where(
-                (keys < S_k)[None, :] & (keys[None, :] <= (rows + S_k - S_q)[:, None]), scores, float("-inf")
-            )
+            scores = tl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)

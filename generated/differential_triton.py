@@ -359,7 +359,7 @@ def diff_attn_chunk_kernel(
                     )
                 scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
                 if part > 0:
-                    scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+                    scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
@@ -384,7 +384,7 @@ def diff_attn_chunk_kernel(
                     )
                 scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION) * scale
                 if part > 0:
-                    scores_2 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_2, float("-inf"))
+                    scores_2 = tl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
                 new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
                 finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
                 rescale_2 = tl.exp2(running_max_2 - finite_max_2)

@@ -145,7 +145,7 @@ def forgetting_attention_kernel(
                     term[:, None] - (cumulative_2.to(tl.float32) * 1.4426950408889634)[None, :]
                 )
                 if part > 0:
-                    scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+                    scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)

@@ -623,7 +623,7 @@ def grouped_query_causal_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # grouped_query.py:69
         if partial:
-            scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)

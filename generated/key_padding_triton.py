@@ -646,7 +646,7 @@ def causal_key_lengths_kernel(
         if partial:
             causal = rows[:, None] >= keys[None, :]  # key_padding.py:61
             inside = keys < lengths  # key_padding.py:62
-            scores = tl.where((keys < S)[None, :] & causal & inside[None, :], scores, float("-inf"))
+            scores = tl.where(causal & inside[None, :], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)

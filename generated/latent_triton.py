@@ -338,7 +338,7 @@ def latent_attention_decode_kernel(
                     + tl.dot(q_pe, tl.trans(pe_cache), input_precision=PRECISION) * scale
                 )  # latent.py:31
                 if part > 0:
-                    scores = tl.where(((keys < S_k) & (keys <= s_q + S_k - S_q))[None, :], scores, float("-inf"))
+                    scores = tl.where((keys <= s_q + S_k - S_q)[None, :], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)

@@ -308,7 +308,7 @@ def relu_squared_attention_kernel(
                 term = nan_max(scores, 0.0)
                 weights = term * term  # normalisers.py:27
                 if part > 0:
-                    weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
+                    weights = tl.where(keys[None, :] <= rows[:, None], weights, 0.0)
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -467,12 +467,11 @@ def retention_kernel(
                 distance = rows[:, None] - keys[None, :]  # normalisers.py:40
                 decay = tl.exp2(distance * term)  # normalisers.py:41
                 if part > 0:
-                    visible = keys < S
-                    decay = tl.where(visible[None, :] & (distance >= 0), decay, 0.0)
+                    decay = tl.where(distance >= 0, decay, 0.0)
                 term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
                 if part > 0:
-                    visible_2 = keys < S
-                    term_2 = tl.where(visible_2[None, :], term_2, 0.0)
+                    visible = keys < S
+                    term_2 = tl.where(visible[None, :], term_2, 0.0)
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -484,8 +483,8 @@ def retention_kernel(
                 accumulator = tl.dot(term_2.to(value.dtype), value, accumulator, input_precision=PRECISION)
                 running_sum = running_sum + tl.sum(decay, 1)
                 if part > 0:
-                    visible_3 = keys < S
-                    term_2 = tl.where(visible_3[None, :], term_2, 0.0)
+                    visible_2 = keys < S
+                    term_2 = tl.where(visible_2[None, :], term_2, 0.0)
                 running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
 
     term_3 = tl.sqrt(running_sum)
@@ -642,7 +641,7 @@ def causal_linear_attention_kernel(
             input_precision=PRECISION,
         )  # normalisers.py:56
         if partial:
-            weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), weights, 0.0)
+            weights = tl.where(keys[None, :] <= rows[:, None], weights, 0.0)
         if DESCRIPTORS:
             value = value_blocks.load([key_start, 0])
         else:

@@ -22,28 +22,39 @@ TILES = {
 
 
 @triton.jit
-def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
-    """Blocks whose values meet [row_low, row_high] lie in [start, stop); in [full_start, full_stop) all values are one.
+def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2, one_stop_2, ones_2):
+    """Two runs of live blocks and two of blocks of one value as one run each, and how many of the latter there are."""
+    start, stop = tl.minimum(start, start_2), tl.maximum(stop, stop_2)
+    return start, stop, tl.minimum(one_start, one_start_2), tl.maximum(one_stop, one_stop_2), ones + ones_2
 
-    `low_ptr` and `high_ptr` hold the least and the greatest value of each of the `blocks` blocks.
+
+@triton.jit
+def matching_keys(low_ptr, high_ptr, start, stop, row_low, row_high, BLOCK_KEYS: tl.constexpr):
+    """Of the keys in [start, stop), those in blocks whose values meet [row_low, row_high], as a start and a stop.
+
+    And the start and stop of those whose values are all one, the rows' own. `low_ptr` and `high_ptr` hold the least and
+    the greatest value of each block.
     """
-    start, stop = blocks, 0
-    full_start, full_stop, full_count = blocks, 0, 0
-    for first in tl.range(0, blocks, 128):
-        block = first + tl.arange(0, 128)
-        exists = block < blocks
+    first, last = start // BLOCK_KEYS, tl.cdiv(stop, BLOCK_KEYS)
+    live_start, live_stop, one_start, one_stop, ones = last, 0, last, 0, 0
+    for chunk in tl.range(first, last, 128):
+        block = chunk + tl.arange(0, 128)
+        exists = block < last
         low = tl.load(low_ptr + block, mask=exists, other=0)
         high = tl.load(high_ptr + block, mask=exists, other=0)
         live = exists & (low <= row_high) & (high >= row_low)
-        start = tl.minimum(start, tl.min(tl.where(live, block, blocks)))
-        stop = tl.maximum(stop, tl.max(tl.where(live, block + 1, 0)))
-        full = exists & (low == row_low) & (high == row_low) & (row_low == row_high)
-        full_start = tl.minimum(full_start, tl.min(tl.where(full, block, blocks)))
-        full_stop = tl.maximum(full_stop, tl.max(tl.where(full, block + 1, 0)))
-        full_count += tl.sum(full.to(tl.int32))
+        one = live & (low == high) & (row_low == row_high)
+        begin, end = tl.where(live, block, last), tl.where(live, block + 1, 0)
+        one_begin, one_end = tl.where(one, block, last), tl.where(one, block + 1, 0)
+        found = tl.reduce((begin, end, one_begin, one_end, one.to(tl.int32)), 0, joined)
+        live_start, live_stop, one_start, one_stop, ones = joined(
+            live_start, live_stop, one_start, one_stop, ones, found[0], found[1], found[2], found[3], found[4]
+        )
+    live_stop = tl.minimum(live_stop * BLOCK_KEYS, stop)
+    live_start = live_start * BLOCK_KEYS
     # a run with a gap in it is no run
-    full_stop = tl.where(full_count == full_stop - full_start, full_stop, 0)
-    return start, stop, full_start, full_stop
+    one_stop = tl.where(ones == one_stop - one_start, one_stop, 0)
+    return live_start, tl.maximum(live_start, live_stop), one_start * BLOCK_KEYS, one_stop * BLOCK_KEYS
 
 
 @triton.jit(do_not_specialize=["size", "blocks"])
@@ -162,24 +173,21 @@ def packed_documents_kernel(
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     block_count = tl.cdiv(S, BLOCK_KEYS)
-    document_id_start, document_id_stop, document_id_full_start, document_id_full_stop = matching_blocks(
+    live_start, live_stop, document_id_start, document_id_stop = matching_keys(
         document_id_low_ptr + batch * block_count,
         document_id_high_ptr + batch * block_count,
-        block_count,
+        0,
+        tl.minimum(S, BLOCK_ROWS + row_start),
         tl.min(tl.where(rows < S, row_document_id, 2147483647), 0),
         tl.max(tl.where(rows < S, row_document_id, -2147483647), 0),
+        BLOCK_KEYS,
     )
-    live_start = document_id_start * BLOCK_KEYS
-    live_stop = tl.minimum(tl.minimum(S, BLOCK_ROWS + row_start), document_id_stop * BLOCK_KEYS)
-    full_start = tl.minimum(tl.maximum(live_start, document_id_full_start * BLOCK_KEYS), live_stop)
-    full_stop = tl.maximum(
-        full_start,
-        tl.minimum(tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS, document_id_full_stop * BLOCK_KEYS),
-    )
+    full_stop = tl.maximum(live_start, tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = (key_start < full_start) | (key_start >= full_stop)
+        partial = key_start >= full_stop
+        document_id_mixed = (key_start < document_id_start) | (key_start >= document_id_stop)
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
         else:
@@ -190,16 +198,12 @@ def packed_documents_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:22
         if partial:
+            scores = tl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))
+        if document_id_mixed:
             key_document_id = tl.load(
                 document_id_block + tl.cast(key_start, tl.int64) * document_id_stride_s, mask=(keys < S), other=0
             )
-            scores = tl.where(
-                (keys < S)[None, :]
-                & (rows[:, None] >= keys[None, :])
-                & (row_document_id[:, None] == key_document_id[None, :]),
-                scores,
-                float("-inf"),
-            )
+            scores = tl.where(row_document_id[:, None] == key_document_id[None, :], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
@@ -358,21 +362,21 @@ def packed_documents_bidirectional_kernel(
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     block_count = tl.cdiv(S, BLOCK_KEYS)
-    segment_ids_start, segment_ids_stop, segment_ids_full_start, segment_ids_full_stop = matching_blocks(
+    live_start, live_stop, segment_ids_start, segment_ids_stop = matching_keys(
         segment_ids_low_ptr + batch * block_count,
         segment_ids_high_ptr + batch * block_count,
-        block_count,
+        0,
+        S,
         tl.min(tl.where(rows < S, row_segment_ids, 2147483647), 0),
         tl.max(tl.where(rows < S, row_segment_ids, -2147483647), 0),
+        BLOCK_KEYS,
     )
-    live_start = segment_ids_start * BLOCK_KEYS
-    live_stop = tl.minimum(S, segment_ids_stop * BLOCK_KEYS)
-    full_start = tl.minimum(tl.maximum(live_start, segment_ids_full_start * BLOCK_KEYS), live_stop)
-    full_stop = tl.maximum(full_start, tl.minimum(S // BLOCK_KEYS * BLOCK_KEYS, segment_ids_full_stop * BLOCK_KEYS))
+    full_stop = tl.maximum(live_start, S // BLOCK_KEYS * BLOCK_KEYS)
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = (key_start < full_start) | (key_start >= full_stop)
+        partial = key_start >= full_stop
+        segment_ids_mixed = (key_start < segment_ids_start) | (key_start >= segment_ids_stop)
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
         else:
@@ -383,12 +387,12 @@ def packed_documents_bidirectional_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # packed_documents.py:36
         if partial:
+            scores = tl.where((keys < S)[None, :], scores, float("-inf"))
+        if segment_ids_mixed:
             key_segment_ids = tl.load(
                 segment_ids_block + tl.cast(key_start, tl.int64) * segment_ids_stride_s, mask=(keys < S), other=0
             )
-            scores = tl.where(
-                (keys < S)[None, :] & (row_segment_ids[:, None] == key_segment_ids[None, :]), scores, float("-inf")
-            )
+            scores = tl.where(row_segment_ids[:, None] == key_segment_ids[None, :], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
@@ -544,21 +548,21 @@ def packed_documents_cross_kernel(
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     block_count = tl.cdiv(S_k, BLOCK_KEYS)
-    key_document_start, key_document_stop, key_document_full_start, key_document_full_stop = matching_blocks(
+    live_start, live_stop, key_document_start, key_document_stop = matching_keys(
         key_document_low_ptr + batch * block_count,
         key_document_high_ptr + batch * block_count,
-        block_count,
+        0,
+        S_k,
         tl.min(tl.where(rows < S_q, query_document, 2147483647), 0),
         tl.max(tl.where(rows < S_q, query_document, -2147483647), 0),
+        BLOCK_KEYS,
     )
-    live_start = key_document_start * BLOCK_KEYS
-    live_stop = tl.minimum(S_k, key_document_stop * BLOCK_KEYS)
-    full_start = tl.minimum(tl.maximum(live_start, key_document_full_start * BLOCK_KEYS), live_stop)
-    full_stop = tl.maximum(full_start, tl.minimum(S_k // BLOCK_KEYS * BLOCK_KEYS, key_document_full_stop * BLOCK_KEYS))
+    full_stop = tl.maximum(live_start, S_k // BLOCK_KEYS * BLOCK_KEYS)
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
-        partial = (key_start < full_start) | (key_start >= full_stop)
+        partial = key_start >= full_stop
+        key_document_mixed = (key_start < key_document_start) | (key_start >= key_document_stop)
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
         else:
@@ -569,12 +573,12 @@ def packed_documents_cross_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         if partial:
+            scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+        if key_document_mixed:
             key_document = tl.load(
                 key_document_block + tl.cast(key_start, tl.int64) * key_document_stride_s, mask=(keys < S_k), other=0
             )
-            scores = tl.where(
-                (keys < S_k)[None, :] & (query_document[:, None] == key_document[None, :]), scores, float("-inf")
-            )
+            scores = tl.where(query_document[:, None] == key_document[None, :], scores, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)

@@ -985,7 +985,7 @@ def sdpa_grouped_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         if partial:
-            scores = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
+            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)

@@ -129,7 +129,7 @@ def attention_with_sinks_kernel(
             )
         attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:17
         if partial:
-            attn_weights = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), attn_weights, float("-inf"))
+            attn_weights = tl.where(keys[None, :] <= rows[:, None], attn_weights, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2(
@@ -147,8 +147,13 @@ def attention_with_sinks_kernel(
                 mask=(keys < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
-        accumulator = tl.dot(probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
-        running_sum = running_sum * rescale + tl.sum(probs, 1)
+        accumulator = tl.dot(
+            probs.to(value.dtype),
+            value,
+            tl.where(accumulator == 0.0, 0.0, accumulator * rescale[:, None]),
+            input_precision=PRECISION,
+        )
+        running_sum = tl.where(running_sum == 0.0, 0.0, running_sum * rescale) + tl.sum(probs, 1)
         running_max = new_max
 
     term_2 = nan_max(running_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
@@ -317,9 +322,12 @@ def softmax_off_by_one_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             accumulator = tl.dot(
-                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                weights.to(value.dtype),
+                value,
+                tl.where(accumulator == 0.0, 0.0, accumulator * rescale[:, None]),
+                input_precision=PRECISION,
             )
-            running_sum = running_sum * rescale + tl.sum(weights, 1)
+            running_sum = tl.where(running_sum == 0.0, 0.0, running_sum * rescale) + tl.sum(weights, 1)
             running_max = new_max
 
     highest_2 = nan_max(running_max * scale, 0.0)  # sinks.py:33

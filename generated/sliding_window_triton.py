@@ -120,7 +120,7 @@ def sliding_window_kernel(
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:21
         if partial:
             distance = rows[:, None] - keys[None, :]  # sliding_window.py:18
-            scores = tl.where((keys < S)[None, :] & (distance >= 0) & (distance < window), scores, float("-inf"))
+            scores = tl.where((distance >= 0) & (distance < window), scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
@@ -262,7 +262,7 @@ def sliding_window_symmetric_kernel(
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_start = tl.maximum(0, row_start - radius) // BLOCK_KEYS * BLOCK_KEYS
-    live_stop = tl.minimum(S, tl.maximum(0, BLOCK_ROWS + radius + row_start))
+    live_stop = tl.maximum(live_start, tl.minimum(S, tl.maximum(0, BLOCK_ROWS + radius + row_start)))
     full_start = tl.minimum(
         tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - radius - 1), BLOCK_KEYS) * BLOCK_KEYS, live_stop
     )
@@ -463,9 +463,7 @@ def sliding_window_band_kernel(
         att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # sliding_window.py:46
         if partial:
             att = tl.where(
-                (keys < S)[None, :] & (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]),
-                att,
-                float("-inf"),
+                (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]), att, float("-inf")
             )
         new_max = tl.maximum(running_max, tl.max(att, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -630,7 +628,7 @@ def sliding_window_bottom_right_kernel(
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:61
         if partial:
             distance = (rows + S_k)[:, None] - keys[None, :] - S_q  # sliding_window.py:59
-            scores = tl.where((keys < S_k)[None, :] & (distance >= 0) & (distance < 128), scores, float("-inf"))
+            scores = tl.where((distance >= 0) & (distance < 128), scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)

@@ -309,7 +309,7 @@ def soft_cap_causal_kernel(
                 scores_2 = tanh(scores * scale, APPROXIMATE)  # soft_cap.py:31
                 scores_3 = scores_2 * 43.2808512266689
                 if part > 0:
-                    scores_3 = tl.where((keys < S)[None, :] & (keys[None, :] <= rows[:, None]), scores_3, float("-inf"))
+                    scores_3 = tl.where(keys[None, :] <= rows[:, None], scores_3, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores_3, 1))
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
@@ -483,9 +483,7 @@ def soft_cap_sliding_window_kernel(
                 )  # soft_cap.py:51
                 if part > 0:
                     distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
-                    attn_weights = tl.where(
-                        (keys < S)[None, :] & (distance >= 0) & (distance < window), attn_weights, float("-inf")
-                    )
+                    attn_weights = tl.where((distance >= 0) & (distance < window), attn_weights, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)

@@ -158,14 +158,14 @@ def stick_breaking_kernel(
                 term = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
                 log_left = nan_min(0.0, -logits) - term  # stick_breaking.py:24
                 if part == 0:
-                    log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+                    log_left = tl.where(keys[None, :] < rows[:, None], log_left, 0.0)
                 cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
                 running_log_left = running_log_left + tl.sum(log_left, 1)
                 log_beta = nan_min(0.0, logits) - term  # stick_breaking.py:23
                 between = cumulative - log_left  # stick_breaking.py:25
                 weights = tl.exp2(log_beta + between)  # stick_breaking.py:26
                 if part == 0:
-                    weights = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), weights, 0.0)
+                    weights = tl.where(keys[None, :] < rows[:, None], weights, 0.0)
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -335,12 +335,12 @@ def stickbreaking_kernel(
                 term = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
                 log_om_beta = nan_min(0.0, -logits) - term  # stick_breaking.py:43
                 if part == 0:
-                    log_om_beta = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_om_beta, 0.0)
+                    log_om_beta = tl.where(keys[None, :] < rows[:, None], log_om_beta, 0.0)
                 cumulative = running_log_om_beta[:, None] + tl.cumsum(log_om_beta, 1, reverse=True)
                 running_log_om_beta = running_log_om_beta + tl.sum(log_om_beta, 1)
                 log_z = nan_min(0.0, logits) - term  # stick_breaking.py:42
                 if part == 0:
-                    log_z = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_z, -144269.50408889633)
+                    log_z = tl.where(keys[None, :] < rows[:, None], log_z, -144269.50408889633)
                 re_cum_log_om_beta = cumulative - log_om_beta  # stick_breaking.py:44
                 log_att = log_z + re_cum_log_om_beta  # stick_breaking.py:45
                 att = tl.exp2(log_att)  # stick_breaking.py:46
@@ -524,14 +524,12 @@ def stick_breaking_softplus_kernel(
                 )  # stick_breaking.py:57
                 log_left = -scores_2  # stick_breaking.py:60
                 if part == 0:
-                    log_left = tl.where((keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_left, 0.0)
+                    log_left = tl.where(keys[None, :] < rows[:, None], log_left, 0.0)
                 cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
                 running_log_left = running_log_left + tl.sum(log_left, 1)
                 log_weights = scores + cumulative  # stick_breaking.py:62
                 if part == 0:
-                    log_weights = tl.where(
-                        (keys < S)[None, :] & (keys[None, :] < rows[:, None]), log_weights, float("-inf")
-                    )
+                    log_weights = tl.where(keys[None, :] < rows[:, None], log_weights, float("-inf"))
                 weights = tl.exp2(log_weights)  # stick_breaking.py:63
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])

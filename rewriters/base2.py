@@ -2,7 +2,7 @@
 
     exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
     max_j (c * x(j))  =  c * max_j x(j)      for c > 0; likewise for max(x, y), min(x, y), |x| and cumulative sums
-    log(x) * log2(e)  =  log2(x)
+    log(x) * log2(e)  =  log2(x)        max_j x(j)  =  (max_j (x(j) * log2(e))) / log2(e)   where both are wanted
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
 that finds nothing to join stays outside.
@@ -47,7 +47,42 @@ def base2(program: Program) -> Program:
         if scanned and node in program.names:
             names.setdefault(new, program.names[node])
     result = mapped(program, done)
-    return replace(result, names={**names, **result.names})
+    result = replace(result, names={**names, **result.names})
+    return _one_maximum(result, [new for new in done.values() if _is_maximum(new)], factor)
+
+
+def _one_maximum(program: Program, maxima: list[Expr], factor: Expr) -> Program:
+    """Where a maximum is wanted both as it is and times log2(e), take the latter, and it over log2(e)."""
+    nodes = set(walk(*(output.expr for output in program.outputs)))
+    back = build.const(1.0 / LOG2_E, FLOAT)
+    same: dict[Expr, Expr] = {}
+    for plain in maxima:
+        larger = scaled(plain, factor, {})
+        if (
+            plain in nodes
+            and larger is not plain
+            and larger in nodes
+            and _is_maximum(larger)
+            and not _saturates(larger)
+        ):
+            same[plain] = build.op("mul", larger, back, dtype=FLOAT)
+    if not same:
+        return program
+    done: dict[Expr, Expr] = {}
+    for node in walk(*(output.expr for output in program.outputs)):
+        done[node] = same.get(node) or rebuilt(node, tuple(done[child] for child in node.children))
+    result = mapped(program, done)
+    return replace(result, names={**program.names, **result.names})
+
+
+def _is_maximum(expr: Expr) -> bool:
+    return isinstance(expr, Reduce) and expr.op == "max"
+
+
+def _saturates(expr: Expr) -> bool:
+    """Whether a fill in it may have been brought into the range of float32, so that there is no way back."""
+    lowest = (isinstance(node, Const) and is_float(node) and float(node.value) <= LOWEST for node in walk(expr))
+    return any(lowest) or any(_is_limit(node) for node in walk(expr) if not node.axes)
 
 
 def scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
@@ -83,7 +118,8 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         if _selected(inner) is not build.op("mul", _selected(expr.arg), factor, dtype=FLOAT):
             return build.scan("sum", inner, expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
-        if expr.op in ("minimum", "maximum", "abs") and _of_scores(expr) and is_positive(factor):
+        of_maximum = expr.op == "abs" and _is_maximum(expr.args[0])
+        if expr.op in ("minimum", "maximum", "abs") and (_of_scores(expr) or of_maximum) and is_positive(factor):
             return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
         if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):
             return build.op("log2", expr.args[0], dtype=FLOAT)

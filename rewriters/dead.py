@@ -44,7 +44,8 @@ def _applied(expr: Map, args: list[Known], masked: Expr, fill: float) -> Known:
     if expr.op == "where":
         return args[1] if args[1] == args[2] else None
     if expr.op in ("mul", "div") and first == 0.0:
-        return None if expr.op == "mul" and _infinite(args[1]) else 0.0
+        undefined = _infinite(args[1]) if expr.op == "mul" else args[1] == 0.0
+        return None if undefined else 0.0
     if expr.op == "mul" and args[1] == 0.0:
         return None if _infinite(first) else 0.0
     if expr.op in ("add", "sub") and first is not None and math.isinf(first):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
@@ -30,6 +29,7 @@ from flashlight.ir.expr import (
 )
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Output
+from flashlight.schedule.intervals import Matched
 from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name
 
@@ -92,6 +92,7 @@ class _KernelWriter:
         self.tiles = TileWriter(schedule, self.names, source_name)
         self.tiles.joint = self.joint
         self.ranges: dict[str, str] = {}
+        self.mixed: dict[str, str] = {}  # flags of blocks in which not all values are the rows' own
         self.tables: dict[Tensor, None] = {}
         self.accumulators = self.scores = 0
         self.read: set[Load] = set()
@@ -245,26 +246,39 @@ class _KernelWriter:
             block.comment(f"{live}, and whole blocks that all of its rows see (full)")
         else:
             block.comment("The last block may reach past the keys")
-        live_start, live_stop, full_start = [], [size], []
+        live_start, live_stop, full_start = "0", size, []
         if keys.live_start is not None:
-            live_start.append(f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS")
+            live_start = f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS"
         if keys.live_stop is not None:
-            live_stop.append(self._clamped(keys.live_stop))
+            live_stop = f"tl.minimum({size}, {self._clamped(keys.live_stop)})"
         if keys.full_start is not None:
             full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
         last = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
         full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
-        for first, stop, full_first, full_end in self._matching(size):
-            live_start.append(f"{first} * BLOCK_KEYS")
-            live_stop.append(f"{stop} * BLOCK_KEYS")
-            full_start.append(f"{full_first} * BLOCK_KEYS")
-            full_stop.append(f"{full_end} * BLOCK_KEYS")
         ranges = self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
-        if live_start:
-            block.add(f"live_start = {_folded('tl.maximum', live_start)}")
+        span, count = (live_start, live_stop), ""
+        for match in matched:
+            if not count:
+                count = self.names.fresh("block_count")
+                block.add(f"{count} = tl.cdiv({size}, BLOCK_KEYS)")
+            first, stop = self._matching(match, count, *span)
+            span = ("live_start", "live_stop")
+            if self.joint:
+                flag = self.names.fresh(f"{match.key_value.tensor.name}_mixed")
+                self.mixed[flag] = f"(key_start < {first}) | (key_start >= {stop})"
+                self.tiles.flags[match.condition] = flag
+            else:
+                full_start.append(first)
+                full_stop.append(stop)
+        if matched or live_start != "0":
+            if not matched:
+                block.add(f"live_start = {live_start}")
             ranges["live_start"] = ranges["full_start"] = "live_start"
-        if len(live_stop) > 1:
-            block.add(f"live_stop = {_folded('tl.minimum', live_stop)}")
+        if matched or live_stop != size:
+            if live_start != "0" and self.schedule.fills:
+                live_stop = f"tl.maximum(live_start, {live_stop})"  # what lies outside is visited once
+            if not matched:
+                block.add(f"live_stop = {live_stop}")
             ranges["live_stop"] = "live_stop"
         if full_start:
             full_start = ["live_start", *full_start] if matched else full_start
@@ -275,30 +289,24 @@ class _KernelWriter:
             end = f"tl.maximum({ranges['full_start']}, {end})"
         block.add(f"full_stop = {end}")
 
-    def _matching(self, size: str) -> Iterator[tuple[str, str, str, str]]:
-        """Where a value of the row must equal one of the key: the blocks that can match, and those that must."""
-        tiles, block = self.tiles, self.block
-        if self.schedule.matched:
-            blocks = self.names.fresh("block_count")
-            block.add(f"{blocks} = tl.cdiv({size}, BLOCK_KEYS)")
-        for match in self.schedule.matched:
-            load = match.key_value
-            row: Expr = build.integer(0)
-            for index, extent in zip(load.index[:-1], load.tensor.shape[:-1], strict=True):
-                row = build.op("add", build.op("mul", row, extent), index)
-            name = load.tensor.name
-            self.tables.setdefault(load.tensor)
-            tiles.helpers.add("matching_blocks")
-            offset = f"{tiles.value(row, bind=False).within(9)} * {blocks}"
-            first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
-            full, end = self.names.fresh(f"{name}_full_start"), self.names.fresh(f"{name}_full_stop")
-            bounds = (match.row_bounds.low, match.row_bounds.high)
-            ends = ", ".join(tiles.value(bound, bind=False).text for bound in bounds)
-            block.add(
-                f"{first}, {stop}, {full}, {end} = matching_blocks("
-                f"{name}_low_ptr + {offset}, {name}_high_ptr + {offset}, {blocks}, {ends})"
-            )
-            yield first, stop, full, end
+    def _matching(self, match: Matched, count: str, live_start: str, live_stop: str) -> tuple[str, str]:
+        """Narrow the live keys to blocks where a value can equal the rows'; the keys between which all do."""
+        tiles, load = self.tiles, match.key_value
+        row: Expr = build.integer(0)
+        for index, extent in zip(load.index[:-1], load.tensor.shape[:-1], strict=True):
+            row = build.op("add", build.op("mul", row, extent), index)
+        name = load.tensor.name
+        self.tables.setdefault(load.tensor)
+        tiles.helpers.add("matching_keys")
+        offset = f"{tiles.value(row, bind=False).within(9)} * {count}"
+        first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
+        bounds = (match.row_bounds.low, match.row_bounds.high)
+        ends = ", ".join(tiles.value(bound, bind=False).text for bound in bounds)
+        self.block.add(
+            f"live_start, live_stop, {first}, {stop} = matching_keys({name}_low_ptr + {offset}, "
+            f"{name}_high_ptr + {offset}, {live_start}, {live_stop}, {ends}, BLOCK_KEYS)"
+        )
+        return first, stop
 
     def _clamped(self, bound: Expr, level: int = 0) -> str:
         code = self.tiles.value(bound, bind=False)
@@ -361,12 +369,17 @@ class _KernelWriter:
         if self.joint:
             late = "key_start >= full_stop"
             early = f"key_start < {ranges['full_start']}"
-            body.add(f"partial = {late}" if ranges["full_start"] == "0" else f"partial = ({early}) | ({late})")
+            if ranges["full_start"] in ("0", ranges["live_start"]):
+                body.add(f"partial = {late}")
+            else:
+                body.add(f"partial = ({early}) | ({late})")
+            for flag, test in self.mixed.items():
+                body.add(f"{flag} = {test}")
         for scan, total in totals.items():
             self._scanned(scan, total)
         self._step(one, variables)
         self._weigh(body.lines, variables)
-        body.lines = _without_unused(body.lines, frozenset({"keys", "partial"}))
+        body.lines = _without_unused(body.lines, frozenset({"keys", "partial", *self.mixed}))
         tiles.bound = before
         tiles.in_loop = False
         for inner, outer in itertools.pairwise([body, *reversed(enclosing)]):
@@ -533,6 +546,8 @@ class _KernelWriter:
         kept = name
         if factor is not None:
             kept = f"{name} * {factor.along(variable.axes, 9)}"
+            if item.unsettled:  # a sum of nothing stays zero, whatever the factor
+                kept = f"tl.where({name} == 0.0, 0.0, {kept})"
         if node.op == "sum" and is_float(node):
             product = tiles.dot(node.arg, node.axis, kept)
             if product is not None:

@@ -120,30 +120,41 @@ def product(a, b):
     """What a block's factors come to."""
     return a * b
 ''',
-    "matching_blocks": '''
+    "matching_keys": '''
 @triton.jit
-def matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high):
-    """Blocks whose values meet [row_low, row_high] lie in [start, stop); in [full_start, full_stop) all values are one.
+def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2, one_stop_2, ones_2):
+    """Two runs of live blocks and two of blocks of one value as one run each, and how many of the latter there are."""
+    start, stop = tl.minimum(start, start_2), tl.maximum(stop, stop_2)
+    return start, stop, tl.minimum(one_start, one_start_2), tl.maximum(one_stop, one_stop_2), ones + ones_2
 
-    `low_ptr` and `high_ptr` hold the least and the greatest value of each of the `blocks` blocks.
+
+@triton.jit
+def matching_keys(low_ptr, high_ptr, start, stop, row_low, row_high, BLOCK_KEYS: tl.constexpr):
+    """Of the keys in [start, stop), those in blocks whose values meet [row_low, row_high], as a start and a stop.
+
+    And the start and stop of those whose values are all one, the rows' own. `low_ptr` and `high_ptr` hold the least and
+    the greatest value of each block.
     """
-    start, stop = blocks, 0
-    full_start, full_stop, full_count = blocks, 0, 0
-    for first in tl.range(0, blocks, 128):
-        block = first + tl.arange(0, 128)
-        exists = block < blocks
+    first, last = start // BLOCK_KEYS, tl.cdiv(stop, BLOCK_KEYS)
+    live_start, live_stop, one_start, one_stop, ones = last, 0, last, 0, 0
+    for chunk in tl.range(first, last, 128):
+        block = chunk + tl.arange(0, 128)
+        exists = block < last
         low = tl.load(low_ptr + block, mask=exists, other=0)
         high = tl.load(high_ptr + block, mask=exists, other=0)
         live = exists & (low <= row_high) & (high >= row_low)
-        start = tl.minimum(start, tl.min(tl.where(live, block, blocks)))
-        stop = tl.maximum(stop, tl.max(tl.where(live, block + 1, 0)))
-        full = exists & (low == row_low) & (high == row_low) & (row_low == row_high)
-        full_start = tl.minimum(full_start, tl.min(tl.where(full, block, blocks)))
-        full_stop = tl.maximum(full_stop, tl.max(tl.where(full, block + 1, 0)))
-        full_count += tl.sum(full.to(tl.int32))
+        one = live & (low == high) & (row_low == row_high)
+        begin, end = tl.where(live, block, last), tl.where(live, block + 1, 0)
+        one_begin, one_end = tl.where(one, block, last), tl.where(one, block + 1, 0)
+        found = tl.reduce((begin, end, one_begin, one_end, one.to(tl.int32)), 0, joined)
+        live_start, live_stop, one_start, one_stop, ones = joined(
+            live_start, live_stop, one_start, one_stop, ones, found[0], found[1], found[2], found[3], found[4]
+        )
+    live_stop = tl.minimum(live_stop * BLOCK_KEYS, stop)
+    live_start = live_start * BLOCK_KEYS
     # a run with a gap in it is no run
-    full_stop = tl.where(full_count == full_stop - full_start, full_stop, 0)
-    return start, stop, full_start, full_stop
+    one_stop = tl.where(ones == one_stop - one_start, one_stop, 0)
+    return live_start, tl.maximum(live_start, live_stop), one_start * BLOCK_KEYS, one_stop * BLOCK_KEYS
 
 
 @triton.jit(do_not_specialize=["size", "blocks"])

@@ -7,7 +7,7 @@ which axes its factors have, not because of where in an attention program it sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
@@ -70,6 +70,7 @@ class TileWriter:
         self.joint = False
         self.float32 = False
         self.masked = MASKED
+        self.flags: dict[Expr, str] = {}  # conditions that are tested in other blocks than `masked` says
         self.used_tensors: dict[Tensor, None] = {}
         self.sizes: dict[Scalar, None] = {}
         self.numbers: dict[Expr, str] = {}
@@ -356,18 +357,18 @@ class TileWriter:
             self.bound.pop(yes, None)
         elif unmasked is not None:
             self.bound[yes] = unmasked
-        if mask.ranged:
-            self.block.add(f"if {self.masked}:")
+        for flag in dict.fromkeys(self.flags.get(condition, self.masked) for condition in mask.ranged):
+            self.block.add(f"if {flag}:")
             outer, self.block = self.block, self.block.nested()
             before = dict(self.bound)
-            test = self._conjunction(mask.ranged)
+            test = self._conjunction([c for c in mask.ranged if self.flags.get(c, self.masked) == flag])
             self.block.add(f"{bound.text} = tl.where({test.along(axes)}, {bound.text}, {fill_code.text})")
             outer.close(self.block)
             self.block = outer
             self.bound = before
         return bound
 
-    def _conjunction(self, conditions: tuple[Expr, ...]) -> Code:
+    def _conjunction(self, conditions: Sequence[Expr]) -> Code:
         parts = [self.value(condition) for condition in conditions]
         axes = tuple(axis for axis in self.roles.tile if any(axis in part.axes for part in parts))
         if len(parts) == 1:

@@ -16,11 +16,11 @@ from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from flashlight.schedule.prologue import prologues
 from flashlight.schedule.undefined import undefined
-from rewriters.dead import vanishes
+from rewriters.dead import known_value, vanishes
 from rewriters.expand import expansions
 from rewriters.flatten import flatten
 from rewriters.merge import merge
-from rewriters.online import correction
+from rewriters.online import ONE, correction
 
 
 def schedule(program: Program) -> Schedule:
@@ -235,6 +235,8 @@ def _ranges(
                 ranged.append(condition)
             else:
                 tested.append(condition)
+        if any(intervals.within(condition, stream) for condition in ranged if condition is not inside):
+            ranged = [condition for condition in ranged if condition is not inside]
         masks.append(Mask(node, tuple(ranged), tuple(tested)))
     fills = list(dict.fromkeys(fills))
     return tuple(masks), keys, tuple(matches.values()), tuple(fills)
@@ -281,7 +283,7 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
             factor = correction(reduction.arg, parts.stream, {s.reduce: (s.old, s.new) for s in moving})
         if factor is not None and not _divides(factor):
             level[reduction] = last
-            found[reduction] = Accumulator(reduction, moving, factor)
+            found[reduction] = Accumulator(reduction, moving, factor, _unsettled(factor, moving))
         else:
             level[reduction] = last + 1
             found[reduction] = Accumulator(reduction)
@@ -328,6 +330,15 @@ def _divides(factor: Expr) -> bool:
         and ((node.op == "div" and moves(node.args[1])) or (node.op in ("rsqrt", "pow") and moves(node.args[0])))
         for node in walk(factor)
     )
+
+
+def _unsettled(factor: Expr, statistics: tuple[Statistic, ...]) -> bool:
+    """Whether the factor may be other than zero where the statistics have seen nothing: infinite, even."""
+    if any(statistic.reduce.op != "max" for statistic in statistics):
+        return factor is not ONE
+    first = statistics[0].old
+    unseen = substitute(factor, {statistic.old: first for statistic in statistics})
+    return factor is not ONE and known_value(unseen, first, -math.inf) != 0.0
 
 
 def _statistic(reduction: Reduce, number: int) -> Statistic:

@@ -158,6 +158,22 @@ def _solve(atom: Expr, bound: Expr, upper: bool, rows: Axis, stream: Axis) -> Ke
     return None
 
 
+def within(condition: Expr, stream: Axis) -> bool:
+    """Whether no existing row sees a key past the last under the condition, such as ``key <= row``."""
+    if not (isinstance(condition, Map) and condition.op in ("le", "lt", "ge", "gt")):
+        return False
+    if not all(map(is_int, condition.args)):
+        return False
+    lesser, greater = condition.args if condition.op in ("le", "lt") else condition.args[::-1]
+    slack = build.integer(1 if condition.op in ("lt", "gt") else 0)
+    # the condition is key + rest <= 0
+    terms = integers.polynomial(build.op("add", build.op("sub", lesser, greater), slack))
+    if terms.pop((Iota(stream),), 0) != 1 or any(stream in atom.axes for monomial in terms for atom in monomial):
+        return False
+    last = build.op("sub", stream.extent, build.integer(1))
+    return integers.known_nonnegative(build.op("add", last, integers.expression(terms)))
+
+
 def both(left: Keys, right: Keys) -> Keys:
     return Keys(
         _pick("maximum", left.live_start, right.live_start),
@@ -248,4 +264,4 @@ def _is_row_of_keys(value: Expr, rows: Axis, stream: Axis) -> bool:
     )
 
 
-__all__ = ["Interval", "Keys", "Matched", "conjunction", "conjuncts", "interval", "keys", "matched"]
+__all__ = ["Interval", "Keys", "Matched", "conjunction", "conjuncts", "interval", "keys", "matched", "within"]

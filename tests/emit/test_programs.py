@@ -234,3 +234,33 @@ def test_keyword_only_parameters_reach_the_original(verified: Write) -> None:
     """,
         examples=12,
     )
+
+
+def test_a_log_sum_exp_beside_the_softmax_shares_its_maximum_and_its_sum(verified: Write) -> None:
+    """Far below zero, too, where the factor from no scores to the first ones would be infinite."""
+    text = verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            shift: float = -900.0,
+        ) -> tuple[Tensor, Tensor]:
+            scores = q @ k.mT / math.sqrt(q.size(-1)) + shift
+            return scores.softmax(-1) @ v, torch.logsumexp(scores, -1)
+    """)
+    loop = text[text.index("for key_start in") : text.index("tl.store(")]
+    assert loop.count("tl.exp2(") == 2 and loop.count("tl.sum(") == 1 and loop.count("tl.max(") == 0
+
+
+def test_a_sum_that_a_moving_maximum_would_scale_by_infinity(verified: Write) -> None:
+    """While nothing has been seen, the maximum is -inf and the factor for what follows may be infinite."""
+    verified("""
+        def spread(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+        ) -> Tensor:
+            scores = (q @ k.mT).clamp(-3.0, 3.0) - 300.0
+            highest = scores.amax(-1, keepdim=True)
+            shift = torch.where(highest.isinf(), 0.0, highest)
+            return (scores - shift).exp().sum(-1)
+    """)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from flashlight.ir import build
 from flashlight.ir.evaluate import evaluate_expr
 from flashlight.ir.expr import BOOL, INT, Axis, Expr, Iota, Scalar
+from flashlight.ir.program import substitute
 from flashlight.schedule import intervals
 
 ROWS, KEYS = 29, 37
@@ -58,6 +59,25 @@ def test_ranges_are_right(condition: Expr, first: int, rows: int, window: int) -
     full = (key >= bound(found.full_start, 0)) & (key < bound(found.full_stop, KEYS))
     assert not holds[:, ~live].any(), "a key outside the live range is seen"
     assert holds[:, full].all(), "a key inside the full range is not seen by every row"
+
+
+@settings(max_examples=300, deadline=None)
+@given(conditions(depth=0), st.integers(0, 7))
+def test_what_keeps_rows_within_the_keys(condition: Expr, window: int) -> None:
+    if not intervals.within(condition, J):
+        return
+    beyond = substitute(condition, {Iota(J): build.op("add", Iota(J), build.integer(KEYS))})
+    assert not evaluate_expr(beyond, {}, {"window": window}, (I, J)).any(), "a row sees a key past the last"
+
+
+def test_the_diagonal_keeps_rows_within_the_keys() -> None:
+    short, long = Axis("i", Scalar("S", INT, True)), Axis("j", Scalar("T", INT, True))
+    aligned = build.op("add", Iota(short), build.op("sub", long.extent, short.extent))
+    assert intervals.within(build.op("le", Iota(long), aligned), long)
+    assert intervals.within(build.op("gt", aligned, Iota(long)), long)
+    assert not intervals.within(build.op("le", Iota(long), Iota(short)), long)
+    assert not intervals.within(build.op("ge", Iota(long), Iota(short)), long)
+    assert not intervals.within(build.op("le", Iota(long), build.op("add", Iota(short), WINDOW)), long)
 
 
 def test_causal_ranges_are_tight() -> None:

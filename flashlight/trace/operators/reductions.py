@@ -258,18 +258,16 @@ def _logsumexp(ctx: Context, self: Value, dim: Any, keepdim: bool = False) -> Va
     self = _floating(ctx, self, None)
     dims = ctx.dimensions(dim, self.rank)
     largest = reduced(ctx, "max", self, dims, True)
-    # a row of -inf alone has the logarithm -inf, not NaN
-    finite = ctx.pointwise("abs", largest)
-    name = ctx.ir(self.dtype)
+    total = reduced(ctx, "sum", ctx.pointwise("exp", ctx.pointwise("sub", self, largest)), dims, True)
+    finite = ctx.pointwise("add", ctx.pointwise("log", total), largest)
+    size, name = ctx.pointwise("abs", largest), ctx.ir(self.dtype)
 
-    def shift(index: Index) -> Expr:
-        top = largest.at(index)
-        infinite = build.op("eq", finite.at(index), build.const(math.inf, name))
-        return build.where(infinite, build.const(0.0, name), top)
+    def rule(index: Index) -> Expr:
+        # a row of -inf alone has the logarithm -inf, not NaN
+        infinite = build.op("eq", size.at(index), build.const(math.inf, name))
+        return build.where(infinite, largest.at(index), finite.at(index))
 
-    shifts = Value(largest.shape, self.dtype, shift)
-    total = reduced(ctx, "sum", ctx.pointwise("exp", ctx.pointwise("sub", self, shifts)), dims, True)
-    result = ctx.pointwise("add", ctx.pointwise("log", total), shifts)
+    result = Value(largest.shape, self.dtype, rule)
     return result if keepdim else reduced(ctx, "max", result, dims, False)
 
 

@@ -23,29 +23,41 @@ import packed_documents_triton as kernels
 
 
 @triton.jit
-def probe(low_ptr, high_ptr, blocks, row_low, row_high, out_ptr):
-    start, stop, full_start, full_stop = kernels.matching_blocks(low_ptr, high_ptr, blocks, row_low, row_high)
+def probe(low_ptr, high_ptr, first, last, row_low, row_high, out_ptr, BLOCK_KEYS: tl.constexpr):
+    start, stop, one_start, one_stop = kernels.matching_keys(
+        low_ptr, high_ptr, first, last, row_low, row_high, BLOCK_KEYS
+    )
     tl.store(out_ptr, start)
     tl.store(out_ptr + 1, stop)
-    tl.store(out_ptr + 2, full_start)
-    tl.store(out_ptr + 3, full_stop)
+    tl.store(out_ptr + 2, one_start)
+    tl.store(out_ptr + 3, one_stop)
 
 
 KEYS = 4
-for ids in ([0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 5], [3] * 8, [0, 4, 0, 4, 4, 4, 4, 4, 0, 0, 0, 0], [7]):
+many = [n // 300 for n in range(600)]  # more blocks than are looked at in one go
+for ids in ([0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 5], [3] * 8, [0, 4, 0, 4, 4, 4, 4, 4, 0, 0, 0, 0], [7], many):
     values = torch.tensor([ids], dtype=torch.int32)
     low, high = kernels.block_bounds(values, KEYS)
     parts = [ids[i : i + KEYS] for i in range(0, len(ids), KEYS)]
     assert low.tolist() == [[min(part) for part in parts]] and high.tolist() == [[max(part) for part in parts]]
-    for first, last in itertools.combinations_with_replacement(range(-1, 9), 2):
+    wholes = ((0, len(ids)), (KEYS, len(ids) // 2), (len(ids) // KEYS * KEYS, 3))
+    bounds = itertools.combinations_with_replacement(range(-1, 7), 2)
+    for (begin, end), (first, last) in itertools.product(wholes, bounds):
+        if ids is many and not -1 <= first <= last < 2:
+            continue
         out = torch.empty(4, dtype=torch.int32)
-        probe[(1,)](low, high, len(parts), first, last, out)
-        start, stop, full_start, full_stop = out.tolist()
-        live = [n for n, part in enumerate(parts) if min(part) <= last and max(part) >= first]
-        full = [n for n, part in enumerate(parts) if set(part) == {{first}} and first == last]
-        assert list(range(start, stop)) == (list(range(live[0], live[-1] + 1)) if live else []), (ids, first, last)
-        run = list(range(full_start, full_stop))
-        assert run == full or (not run and full != list(range(full[0], full[-1] + 1))), (ids, first, last)
+        probe[(1,)](low, high, begin, end, first, last, out, BLOCK_KEYS=KEYS)
+        start, stop, one_start, one_stop = out.tolist()
+        among = [n for n in range(len(parts)) if begin <= n * KEYS < end]
+        live = [n for n in among if min(parts[n]) <= last and max(parts[n]) >= first]
+        one = [n for n in among if set(parts[n]) == {{first}} and first == last]
+        case = (ids[:13], begin, end, first, last)
+        if live:
+            assert (start, stop) == (live[0] * KEYS, min((live[-1] + 1) * KEYS, end)), case
+        else:
+            assert start == stop and start % KEYS == 0, case
+        run = list(range(one_start // KEYS, one_stop // KEYS))
+        assert run == one or (not run and one != list(range(one[0], one[-1] + 1))), case
 
 # a whole kernel: a tile of rows between two documents, before and after all of them
 torch.manual_seed(0)
