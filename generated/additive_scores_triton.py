@@ -30,6 +30,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def tanh(x, approximate: tl.constexpr):
     """tanh(x): one instruction of 11 good bits where that is enough, else 1 - 2 / (exp(2x) + 1)."""
@@ -71,7 +74,7 @@ def bahdanau_kernel(
         output[b, i, d_v] = Σ_j attention_weights[b, i, j] * value[b, j, d_v]
 
     One program for each b and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -140,11 +143,10 @@ def bahdanau_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((running_max - finite_max) * 1.4426950408889634)
-            attention_weights = tl.exp2(
-                scores * 1.4426950408889634 - (finite_max * 1.4426950408889634)[:, None]
-            )  # additive_scores.py:17
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            attention_weights = tl.exp2(scores * LOG2_E - (finite_max * LOG2_E)[:, None])  # additive_scores.py:17
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -248,7 +250,7 @@ def graph_attention_kernel(
         output[b, i, h, d] = Σ_j attention[b, h, i, j] * h[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -290,7 +292,7 @@ def graph_attention_kernel(
         h_blocks = h_base + key_offsets[:, None] * h_stride_n + d[None, :] * h_stride_d
     a_target = load_tile(a_target_ptr + head * a_target_stride_h + d * a_target_stride_d, (d < D), BLOCK_D != D)
     term = a_target.to(tl.float32)
-    term_2 = source * 1.4426950408889634
+    term_2 = source * LOG2_E
     term_3 = source * 0.2885390081777927
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
@@ -321,7 +323,7 @@ def graph_attention_kernel(
             target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
             e = tl.where(
                 source[:, None] + target[None, :] > 0.0,
-                term_2[:, None] + (target * 1.4426950408889634)[None, :],
+                term_2[:, None] + (target * LOG2_E)[None, :],
                 term_3[:, None] + (target * 0.2885390081777927)[None, :],
             )  # additive_scores.py:30
             adjacency = load_tile(
@@ -331,6 +333,7 @@ def graph_attention_kernel(
             if part > 0:
                 e_2 = tl.where((keys < N)[None, :], e_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(e_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attention = tl.exp2(e_2 - finite_max[:, None])  # additive_scores.py:32
@@ -423,7 +426,7 @@ def graph_attention_scores_kernel(
         output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * features[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -448,8 +451,6 @@ def graph_attention_scores_kernel(
         other=0,
     )
     target_block = target_ptr + batch * target_stride_b + head * target_stride_h + key_offsets * target_stride_n
-    term = source.to(tl.float32) * 1.4426950408889634
-    term_2 = source.to(tl.float32) * 0.2885390081777927
     features_base = features_ptr + batch * features_stride_b + head * features_stride_h
     if DESCRIPTORS:
         features_blocks = tl.make_tensor_descriptor(
@@ -476,17 +477,15 @@ def graph_attention_scores_kernel(
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + tl.arange(0, BLOCK_KEYS)
             target = load_tile(target_block + tl.cast(key_start, tl.int64) * target_stride_n, (keys < N), part > 0)
-            pairs = term_2[:, None] + (target.to(tl.float32) * 0.2885390081777927)[None, :]  # additive_scores.py:43
-            pairs_2 = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
-            scores = tl.where(
-                pairs_2 > 0.0, term[:, None] + (target.to(tl.float32) * 1.4426950408889634)[None, :], pairs
-            )  # additive_scores.py:44
+            pairs = source.to(tl.float32)[:, None] + target.to(tl.float32)[None, :]  # additive_scores.py:43
+            scores = tl.where(pairs > 0.0, pairs, pairs * 0.2)  # additive_scores.py:44
             if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((scores - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 features = features_blocks.load([key_start, 0])
             else:
@@ -524,7 +523,7 @@ def graph_attention_scores(source, target, features):
 
     output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "graph_attention_scores", source, D, accumulators=1, scores=5
+        "graph_attention_scores", source, D, accumulators=1, scores=4
     )
     descriptors = descriptors and describable(features)
     with torch.cuda.device_of(source):
@@ -644,7 +643,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -655,7 +657,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -59,7 +59,7 @@ def causal_kernel(
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -118,6 +118,7 @@ def causal_kernel(
         if partial:
             scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:20
@@ -168,7 +169,7 @@ def causal(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -212,7 +213,7 @@ def causal_tril_kernel(
         output[b, h, i, d_v] = Σ_j att_3[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -272,6 +273,7 @@ def causal_tril_kernel(
         if partial:
             att = tl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(att, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         att_2 = tl.exp2(att * scale - (finite_max * scale)[:, None])  # causal.py:30
@@ -323,7 +325,7 @@ def causal_tril(q, k, v):
             *k.stride(),
             *v.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -370,7 +372,7 @@ def causal_additive_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -429,6 +431,7 @@ def causal_additive_kernel(
         if partial:
             scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # causal.py:45
@@ -479,7 +482,7 @@ def causal_additive(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -522,7 +525,7 @@ def causal_bottom_right_kernel(
         output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -581,6 +584,7 @@ def causal_bottom_right_kernel(
         if partial:
             scores = tl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -632,7 +636,7 @@ def causal_bottom_right(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -678,7 +682,7 @@ def causal_positions_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -751,6 +755,7 @@ def causal_positions_kernel(
                 if part > 0:
                     scores = tl.where((keys < S)[None, :], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 probs = tl.exp2(scores - finite_max[:, None])  # causal.py:73
@@ -803,8 +808,8 @@ def causal_positions(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
-            D ** (-0.5) * 1.4426950408889634,
+            max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -904,7 +909,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -915,7 +923,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -5,6 +5,7 @@ with `flashlight transpile examples/cosine.py`; change the source and run that a
 """
 
 import functools
+import math
 
 import torch
 import triton
@@ -26,6 +27,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     else:
         tile = tl.load(pointers)
     return tile
+
+
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
 @triton.jit
@@ -72,7 +76,7 @@ def cosine_attention_kernel(
         output[b, h, i, d] = Σ_j attn_4[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -104,7 +108,7 @@ def cosine_attention_kernel(
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     term = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
     logit_scale = tl.load(logit_scale_ptr + head * logit_scale_stride_h)
-    term_2 = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * 1.4426950408889634) * 1.4426950408889634
+    term_2 = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * LOG2_E)
     existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     relative_bias_block = (
         relative_bias_ptr
@@ -144,23 +148,24 @@ def cosine_attention_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
+            attn = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION)
+                * term[:, None]
+                * (1.0 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12) * term_2)[None, :]
+            )  # cosine.py:19
             relative_bias = load_tile(
                 relative_bias_block + tl.cast(key_start, tl.int64) * relative_bias_stride_2,
                 (keys < S)[None, :],
                 part > 0,
             )
-            scores = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION)
-                * term[:, None]
-                * (1.0 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12) * term_2)[None, :]
-                + relative_bias.to(tl.float32) * 1.4426950408889634
-            )
+            attn_2 = attn + relative_bias.to(tl.float32)  # cosine.py:20
             if part > 0:
-                scores = tl.where((keys < S)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+                attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(attn_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((attn_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -201,7 +206,7 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "cosine_attention", query, D, accumulators=1, scores=4
+        "cosine_attention", query, D, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -264,7 +269,7 @@ def query_key_norm_kernel(
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -334,6 +339,7 @@ def query_key_norm_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             weights = tl.exp2(scores - finite_max[:, None])
@@ -371,6 +377,7 @@ def query_key_norm(query, key, value, scale):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    scale = number("scale", scale)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -387,7 +394,7 @@ def query_key_norm(query, key, value, scale):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            float(scale * 1.4426950408889634),
+            scale * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -414,6 +421,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -489,7 +503,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -500,7 +517,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -5,6 +5,7 @@ with `flashlight transpile examples/differential.py`; change the source and run 
 """
 
 import functools
+import math
 
 import torch
 import triton
@@ -43,7 +44,7 @@ def diff_attn_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, lam_2,
+    scale, lam,
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -64,7 +65,7 @@ def diff_attn_kernel(
         output[b, h, i, d] = Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -150,6 +151,7 @@ def diff_attn_kernel(
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
@@ -176,6 +178,7 @@ def diff_attn_kernel(
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
             attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
@@ -184,7 +187,7 @@ def diff_attn_kernel(
             running_max = new_max
             running_max_2 = new_max_2
 
-    output = accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam_2)[:, None]
+    output = accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -204,6 +207,7 @@ def diff_attn(q, k, v, lam):
     expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D * 2), (q.dtype,), q.device)
+    lam = number("lam", lam)
 
     output = torch.empty((B, H, S, D * 2), dtype=q.dtype, device=q.device)
     D_2 = D * 2
@@ -221,8 +225,8 @@ def diff_attn(q, k, v, lam):
             *k.stride(),
             *v.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
-            float(lam),
+            D ** (-0.5) * math.log2(math.e),
+            lam,
             S,
             H,
             D=D,
@@ -275,7 +279,7 @@ def diff_attn_chunk_kernel(
         output[b, h, i, d_v] = Σ_j element(attn[b, h, i, j]) * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -361,6 +365,7 @@ def diff_attn_chunk_kernel(
                 if part > 0:
                     scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 attn1 = tl.exp2(scores - finite_max[:, None])  # differential.py:37
@@ -386,6 +391,7 @@ def diff_attn_chunk_kernel(
                 if part > 0:
                     scores_2 = tl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
                 new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
                 rescale_2 = tl.exp2(running_max_2 - finite_max_2)
                 attn2 = tl.exp2(scores_2 - finite_max_2[:, None])  # differential.py:38
@@ -440,7 +446,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
             *v.stride(),
             *lambda_full.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -469,7 +475,7 @@ def diff_attn_norm_kernel(
     weight_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, lam_2, scale_2, scale_3,
+    scale, lam, scale_2, scale_3,
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -493,7 +499,7 @@ def diff_attn_norm_kernel(
         output[b, h, i, d_v] = element(normed[b, d_v, h, i]) * weight[d_v] * (1 - lambda_init)
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -579,6 +585,7 @@ def diff_attn_norm_kernel(
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
@@ -605,6 +612,7 @@ def diff_attn_norm_kernel(
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
             attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
@@ -614,7 +622,7 @@ def diff_attn_norm_kernel(
             running_max_2 = new_max_2
 
     out = (
-        accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam_2)[:, None]
+        accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam)[:, None]
     )  # differential.py:57
     normed = (
         out * tl.rsqrt(tl.sum(tl.where((d_v < D_v)[None, :], out * out, 0.0), 1) * scale_2 + 1e-05)[:, None]
@@ -644,6 +652,8 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
         D_v,
     )
     expect("weight", weight, (D_v,), (q.dtype,), q.device)
+    lam = number("lam", lam)
+    lambda_init = number("lambda_init", lambda_init)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -662,10 +672,10 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
             *v.stride(),
             *weight.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
-            float(lam),
+            D ** (-0.5) * math.log2(math.e),
+            lam,
             1.0 / D_v,
-            float(1.0 - lambda_init),
+            1.0 - lambda_init,
             S,
             H,
             D=D,
@@ -721,7 +731,7 @@ def multihead_diff_attn_kernel(
         output[b, i, h, d_v] = element(attn_2[b, d_v, h, i])
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -808,6 +818,7 @@ def multihead_diff_attn_kernel(
                 visible = keys < S
                 attn_weights = tl.where(visible[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
@@ -834,6 +845,7 @@ def multihead_diff_attn_kernel(
                 visible_2 = keys < S
                 attn_weights_2 = tl.where(visible_2[None, :], attn_weights_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(attn_weights_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
             weights_2 = tl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
@@ -874,6 +886,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
     expect("v", v, (B, S, H, D_v), (q.dtype,), q.device)
     lambda_full = lambda_full.expand(())
     expect("lambda_full", lambda_full, (), (torch.float32,), q.device)
+    lambda_init = number("lambda_init", lambda_init)
 
     output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -891,9 +904,9 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
             *k.stride(),
             *v.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             1.0 / D_v,
-            float(1.0 - lambda_init),
+            1.0 - lambda_init,
             S,
             H,
             D=D,
@@ -928,6 +941,13 @@ def spread(name, tensor, shape):
     if tensor.dim() != len(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     return tensor.expand(shape)
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -1003,7 +1023,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -1014,7 +1037,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

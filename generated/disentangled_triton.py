@@ -67,7 +67,7 @@ def disentangled_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -168,6 +168,7 @@ def disentangled_kernel(
             if part > 0:
                 score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(score_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             probs = tl.exp2(score_2 - finite_max[:, None])  # disentangled.py:25
@@ -235,7 +236,7 @@ def disentangled(query, key, value, pos_key, pos_query):
             *pos_key.stride(),
             *pos_query.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D * 3) * 1.4426950408889634,
+            1.0 / math.sqrt(D * 3) * math.log2(math.e),
             S,
             H,
             R,
@@ -288,7 +289,7 @@ def disentangled_scores_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -378,6 +379,7 @@ def disentangled_scores_kernel(
             if part > 0:
                 score_3 = tl.where((keys < S)[None, :], score_3, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(score_3, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             probs = tl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
@@ -437,7 +439,7 @@ def disentangled_scores(query, key, value, c2p, p2c):
             *c2p.stride(),
             *p2c.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D * 3) * 1.4426950408889634,
+            1.0 / math.sqrt(D * 3) * math.log2(math.e),
             S,
             H,
             R,
@@ -539,7 +541,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -550,7 +555,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -35,6 +35,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def sigmoid(x, approximate: tl.constexpr):
     """1 / (1 + exp(-x)): a reciprocal in one instruction where a unit in the last place of float32 does not matter."""
@@ -86,7 +89,7 @@ def row_attention_kernel(
         output[b, n, i, h, d] = sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n]
 
     One program for each b, n, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -168,17 +171,14 @@ def row_attention_kernel(
             pair_bias = load_tile(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
             )
-            logits_2 = (
-                logits
-                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
-                + pair_bias.to(tl.float32) * 1.4426950408889634
-            )  # evoformer.py:13
+            logits_2 = logits + mask_bias.to(tl.float32)[None, :] + pair_bias.to(tl.float32)  # evoformer.py:13
             if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -254,7 +254,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
             pair_bias.stride(3),
             pair_bias.stride(4),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             S,
             H,
             N,
@@ -307,7 +307,7 @@ def row_attention_with_mask_kernel(
         output[b, n, i, h, d] = element(sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n])
 
     One program for each b, n, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -386,17 +386,18 @@ def row_attention_with_mask_kernel(
             msa_mask = load_tile(
                 msa_mask_block + tl.cast(key_start, tl.int64) * msa_mask_stride_s, (keys < S), part > 0
             )
-            mask_bias = msa_mask.to(tl.float32) * 1442695040.8889635 - 1442695040.8889635  # evoformer.py:40
+            mask_bias = (msa_mask.to(tl.float32) - 1.0) * 1000000000.0  # evoformer.py:40
             pair_bias = load_tile(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_4, (keys < S)[None, :], part > 0
             )
-            logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32) * 1.4426950408889634  # evoformer.py:13
+            logits_2 = logits + mask_bias[None, :] + pair_bias.to(tl.float32)  # evoformer.py:13
             if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -472,7 +473,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
             pair_bias.stride(3),
             pair_bias.stride(4),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             S,
             H,
             N,
@@ -523,7 +524,7 @@ def column_attention_kernel(
         output[b, i, s, h, d] = sigmoid(gate[b, i, s, h, d]) * weighted_avg[b, d, h, i, s]
 
     One program for each b, s, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -593,13 +594,14 @@ def column_attention_kernel(
             mask_bias = load_tile(
                 mask_bias_block + tl.cast(key_start, tl.int64) * mask_bias_stride_n, (keys < N), part > 0
             )
-            logits_2 = logits + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]  # evoformer.py:13
+            logits_2 = logits + mask_bias.to(tl.float32)[None, :]  # evoformer.py:13
             if part > 0:
                 logits_2 = tl.where((keys < N)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -669,7 +671,7 @@ def column_attention(q, k, v, gate, mask_bias):
             mask_bias.stride(1),
             mask_bias.stride(4),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             N,
             H,
             S,
@@ -721,7 +723,7 @@ def triangle_attention_starting_node_kernel(
         output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * (Σ_j weights[b, h, i, j, s] * v[b, s, j, h, d])
 
     One program for each b, s, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -801,15 +803,14 @@ def triangle_attention_starting_node_kernel(
                 part > 0,
             )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_2, (keys < S), part > 0)
-            logits_2 = tl.where(
-                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
-            )  # evoformer.py:67
+            logits_2 = tl.where(mask[None, :], logits + triangle_bias.to(tl.float32), -1000000000.0)  # evoformer.py:67
             if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:68
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)  # evoformer.py:68
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -880,7 +881,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
             *mask.stride(),
             *triangle_bias.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S,
             H,
             D=D,
@@ -932,7 +933,7 @@ def triangle_attention_ending_node_kernel(
             h, d])
 
     One program for each b, s_2, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1012,15 +1013,14 @@ def triangle_attention_ending_node_kernel(
                 part > 0,
             )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_1, (keys < S), part > 0)
-            logits_2 = tl.where(
-                mask[None, :], logits + triangle_bias.to(tl.float32) * 1.4426950408889634, -1442695040.8889635
-            )  # evoformer.py:83
+            logits_2 = tl.where(mask[None, :], logits + triangle_bias.to(tl.float32), -1000000000.0)  # evoformer.py:83
             if part > 0:
                 logits_2 = tl.where((keys < S)[None, :], logits_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(logits_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(logits_2 - finite_max[:, None])  # evoformer.py:84
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)  # evoformer.py:84
             if DESCRIPTORS:
                 v = v_blocks.load([key_start, 0])
             else:
@@ -1090,7 +1090,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
             *mask.stride(),
             *triangle_bias.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S,
             H,
             D=D,
@@ -1199,7 +1199,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -1210,7 +1213,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -59,7 +59,7 @@ def softmax_dtype_kernel(
         output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -124,6 +124,7 @@ def softmax_dtype_kernel(
             if part > 0:
                 attn_weights = tl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn_weights_2 = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])  # float32_softmax.py:17
@@ -177,7 +178,7 @@ def softmax_dtype(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -224,7 +225,7 @@ def scores_float_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -290,6 +291,7 @@ def scores_float_kernel(
                 if part > 0:
                     scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 probs = tl.exp2(scores - finite_max[:, None])  # float32_softmax.py:30
@@ -342,7 +344,7 @@ def scores_float(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -386,7 +388,7 @@ def inputs_float_kernel(
         output[b, h, i, d] = element(Σ_j attention[b, h, i, j] * float32(value[b, h, j, d]))
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -452,6 +454,7 @@ def inputs_float_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attention = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # float32_softmax.py:42
@@ -505,7 +508,7 @@ def inputs_float(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -607,7 +610,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -618,7 +624,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

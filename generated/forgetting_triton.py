@@ -5,6 +5,7 @@ with `flashlight transpile examples/forgetting.py`; change the source and run th
 """
 
 import functools
+import math
 
 import torch
 import triton
@@ -26,6 +27,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     else:
         tile = tl.load(pointers)
     return tile
+
+
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
 @triton.jit(do_not_specialize=["S", "H"])
@@ -63,7 +67,7 @@ def forgetting_attention_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -102,7 +106,7 @@ def forgetting_attention_kernel(
         mask=(rows < S),
         other=0,
     )  # forgetting.py:16
-    term = cumulative.to(tl.float32) * 1.4426950408889634
+    term = cumulative.to(tl.float32) * LOG2_E
     cumulative_block = (
         cumulative_ptr + batch * cumulative_stride_b + head * cumulative_stride_h + key_offsets * cumulative_stride_s
     )
@@ -142,11 +146,12 @@ def forgetting_attention_kernel(
                     cumulative_block + tl.cast(key_start, tl.int64) * cumulative_stride_s, (keys < S), part > 0
                 )  # forgetting.py:16
                 scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + (
-                    term[:, None] - (cumulative_2.to(tl.float32) * 1.4426950408889634)[None, :]
+                    term[:, None] - (cumulative_2.to(tl.float32) * LOG2_E)[None, :]
                 )
                 if part > 0:
                     scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 probs = tl.exp2(scores - finite_max[:, None])  # forgetting.py:22
@@ -188,7 +193,7 @@ def forgetting_attention(query, key, value, forget_logit):
     cumulative = torch.cumsum(
         (
             forget_logit.to(torch.float32).clamp(max=0.0)
-            - torch.log((torch.exp2((-(torch.abs(forget_logit.to(torch.float32)) * 1.4426950408889634))) + 1.0))
+            - torch.log((torch.exp2((-(torch.abs(forget_logit.to(torch.float32)) * math.log2(math.e)))) + 1.0))
         ),
         dim=-1,
     )
@@ -209,7 +214,7 @@ def forgetting_attention(query, key, value, forget_logit):
             *value.stride(),
             *cumulative.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -309,7 +314,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -320,7 +328,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -59,7 +59,7 @@ def grouped_query_view_kernel(
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -125,6 +125,7 @@ def grouped_query_view_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:20
@@ -180,7 +181,7 @@ def grouped_query_view(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             H_kv,
@@ -227,7 +228,7 @@ def grouped_query_repeat_interleave_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -293,6 +294,7 @@ def grouped_query_repeat_interleave_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:35
@@ -348,7 +350,7 @@ def grouped_query_repeat_interleave(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             H_kv,
@@ -396,7 +398,7 @@ def grouped_query_expand_kernel(
         output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -462,6 +464,7 @@ def grouped_query_expand_kernel(
             if part > 0:
                 attn_weights = tl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn_weights_2 = tl.exp2(attn_weights - finite_max[:, None])  # grouped_query.py:57
@@ -499,6 +502,7 @@ def grouped_query_expand(query, key, value, scaling):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S_k, D), (query.dtype,), query.device)
+    scaling = number("scaling", scaling)
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_expand was transpiled for sizes with H % H_kv == 0")
 
@@ -517,7 +521,7 @@ def grouped_query_expand(query, key, value, scaling):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            float(scaling * 1.4426950408889634),
+            scaling * math.log2(math.e),
             S_q,
             H,
             H_kv,
@@ -565,7 +569,7 @@ def grouped_query_causal_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -625,6 +629,7 @@ def grouped_query_causal_kernel(
         if partial:
             scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:71
@@ -678,7 +683,7 @@ def grouped_query_causal(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             H_kv,
@@ -723,7 +728,7 @@ def multi_query_kernel(
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -788,6 +793,7 @@ def multi_query_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # grouped_query.py:82
@@ -839,7 +845,7 @@ def multi_query(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -884,7 +890,7 @@ def multi_query_broadcast_kernel(
         output[b, h, i, d] = Σ_j t1[b, h, i, j] / (Σ_j t1[b, h, i, j]) * value[b, 0, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -949,6 +955,7 @@ def multi_query_broadcast_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -1006,7 +1013,7 @@ def multi_query_broadcast(query, key, value):
             value.stride(2),
             value.stride(3),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -1033,6 +1040,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -1108,7 +1122,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -1119,7 +1136,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -28,6 +28,12 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LN_2 = tl.constexpr(0.6931471805599453)  # log(2) = 1 / log2(e)
+
+
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def log2_1p(x, approximate: tl.constexpr):
     """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
@@ -98,7 +104,7 @@ def invariant_point_attention_kernel(
         o_pair[b, n, i, z] = Σ_j attn[b, i, j, n] * pair[b, n, j, z]
 
     One program for each b, n and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -176,9 +182,7 @@ def invariant_point_attention_kernel(
         head_weights.to(tl.float32) > 20.0,
         head_weights.to(tl.float32) * scale,
         nan_max(head_weights.to(tl.float32), 0.0) * scale
-        + log2_1p(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * 1.4426950408889634)), APPROXIMATE)
-        * 0.6931471805599453
-        * scale,
+        + log2_1p(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * LOG2_E)), APPROXIMATE) * LN_2 * scale,
     )
     pair_bias_block = (
         pair_bias_ptr
@@ -257,6 +261,7 @@ def invariant_point_attention_kernel(
             if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
@@ -389,8 +394,8 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             *o_scalar.stride(),
             *o_points.stride(),
             *o_pair.stride(),
-            math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * 1.4426950408889634,
-            math.sqrt(1.0 / (C * 3)) * 1.4426950408889634,
+            math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e),
+            math.sqrt(1.0 / (C * 3)) * math.log2(math.e),
             H,
             N,
             P=P,
@@ -448,7 +453,7 @@ def point_attention_kernel(
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * v[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -531,6 +536,7 @@ def point_attention_kernel(
             if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:44
@@ -703,7 +709,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -714,7 +723,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

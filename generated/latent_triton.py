@@ -5,6 +5,7 @@ with `flashlight transpile examples/latent.py`; change the source and run that a
 """
 
 import functools
+import math
 
 import torch
 import triton
@@ -59,7 +60,7 @@ def latent_attention_kernel(
         output[b, h, i, c] = Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -148,6 +149,7 @@ def latent_attention_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             scores_2 = tl.exp2(scores - finite_max[:, None])  # latent.py:16
@@ -179,6 +181,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
     expect("q_rope", q_rope, (B, H, S_q, R), (q_latent.dtype,), q_latent.device)
     expect("kv_latent", kv_latent, (B, S_k, C), (q_latent.dtype,), q_latent.device)
     expect("k_rope", k_rope, (B, S_k, R), (q_latent.dtype,), q_latent.device)
+    softmax_scale = number("softmax_scale", softmax_scale)
 
     output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -197,7 +200,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
             *kv_latent.stride(),
             *k_rope.stride(),
             *output.stride(),
-            float(softmax_scale * 1.4426950408889634),
+            softmax_scale * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -248,7 +251,7 @@ def latent_attention_decode_kernel(
         output[b, s_q, i, c] = Σ_j weights[b, i, j, s_q] * kv_cache[b, j, c]
 
     One program for each b, s_q and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -340,6 +343,7 @@ def latent_attention_decode_kernel(
                 if part > 0:
                     scores = tl.where((keys <= s_q + S_k - S_q)[None, :], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 weights = tl.exp2(scores - finite_max[:, None])  # latent.py:32
@@ -389,7 +393,7 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
             *kv_cache.stride(),
             *pe_cache.stride(),
             *output.stride(),
-            (C + R) ** (-0.5) * 1.4426950408889634,
+            (C + R) ** (-0.5) * math.log2(math.e),
             H,
             S_q,
             S_k,
@@ -417,6 +421,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -492,7 +503,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -503,7 +517,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

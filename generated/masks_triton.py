@@ -37,6 +37,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def boolean_mask_kernel(
     # fmt: off
@@ -68,7 +71,7 @@ def boolean_mask_kernel(
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -145,6 +148,7 @@ def boolean_mask_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
@@ -200,7 +204,7 @@ def boolean_mask(query, key, value, mask):
             *value.stride(),
             *mask.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -248,7 +252,7 @@ def boolean_mask_per_batch_kernel(
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -324,6 +328,7 @@ def boolean_mask_per_batch_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn = tl.exp2(scores - finite_max[:, None])  # masks.py:32
@@ -381,8 +386,8 @@ def boolean_mask_per_batch(query, key, value, mask):
             mask.stride(2),
             mask.stride(3),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
-            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
+            1.0 / math.sqrt(D) * math.log2(math.e),
+            max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
             S_q,
             H,
             S_k,
@@ -429,7 +434,7 @@ def boolean_mask_shared_kernel(
         output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -506,6 +511,7 @@ def boolean_mask_shared_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -563,7 +569,7 @@ def boolean_mask_shared(query, key, value, hidden):
             *value.stride(),
             *hidden.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -611,7 +617,7 @@ def boolean_mask_optional_kernel(
         output[b, h, i, d] = Σ_j p_attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -687,6 +693,7 @@ def boolean_mask_optional_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             p_attn = tl.exp2(scores - finite_max[:, None])  # masks.py:58
@@ -744,7 +751,7 @@ def boolean_mask_optional(query, key, value, mask):
             *value.stride(),
             *mask.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -773,7 +780,7 @@ def additive_mask_kernel(
     attention_mask_stride_b, attention_mask_stride_2, attention_mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scaling,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -793,7 +800,7 @@ def additive_mask_kernel(
         output[b, h, i, d] = Σ_j attn_weights_3[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -862,19 +869,20 @@ def additive_mask_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # masks.py:70
+            attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling  # masks.py:70
             attention_mask = load_tile(
                 attention_mask_block + tl.cast(key_start, tl.int64) * attention_mask_stride_3,
                 (keys < S_k)[None, :],
                 part > 0,
             )
-            attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # masks.py:71
+            attn_weights_2 = attn_weights + attention_mask.to(tl.float32)  # masks.py:71
             if part > 0:
                 attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn_weights_3 = tl.exp2(attn_weights_2 - finite_max[:, None])  # masks.py:72
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            attn_weights_3 = tl.exp2((attn_weights_2 - finite_max[:, None]) * LOG2_E)  # masks.py:72
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -911,6 +919,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     attention_mask = attention_mask.expand(B, 1, S_q, S_k)
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
+    scaling = number("scaling", scaling)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -931,7 +940,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
             attention_mask.stride(2),
             attention_mask.stride(3),
             *output.stride(),
-            float(scaling * 1.4426950408889634),
+            scaling,
             S_q,
             H,
             S_k,
@@ -979,7 +988,7 @@ def additive_bias_per_head_kernel(
         output[b, h, i, d] = Σ_j t3[b, h, i, j] / (Σ_j t3[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1049,14 +1058,16 @@ def additive_bias_per_head_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:83
+            scores_2 = scores * scale  # masks.py:84
             bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_2, (keys < S_k)[None, :], part > 0)
-            scores_2 = scores * scale + bias.to(tl.float32) * 1.4426950408889634  # masks.py:85
+            scores_3 = scores_2 + bias.to(tl.float32)  # masks.py:85
             if part > 0:
-                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+                scores_3 = tl.where((keys < S_k)[None, :], scores_3, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores_3, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((scores_3 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1111,7 +1122,7 @@ def additive_bias_per_head(query, key, value, bias):
             *value.stride(),
             *bias.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S_q,
             H,
             S_k,
@@ -1159,7 +1170,7 @@ def additive_mask_keys_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1223,13 +1234,14 @@ def additive_mask_keys_kernel(
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # masks.py:96
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_s, (keys < S_k), part > 0)
-            scores_2 = scores * scale + (mask.to(tl.float32) * 1.4426950408889634)[None, :]  # masks.py:97
+            scores_2 = scores * scale + mask.to(tl.float32)[None, :]  # masks.py:97
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            probs = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:98
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            probs = tl.exp2((scores_2 - finite_max[:, None]) * LOG2_E)  # masks.py:98
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1285,7 +1297,7 @@ def additive_mask_keys(query, key, value, mask):
             mask.stride(0),
             mask.stride(3),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             S_q,
             H,
             S_k,
@@ -1334,7 +1346,7 @@ def additive_pair_kernel(
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1411,17 +1423,14 @@ def additive_pair_kernel(
             pair_bias = load_tile(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_3, (keys < S)[None, :], part > 0
             )
-            scores_2 = (
-                scores
-                + (mask_bias.to(tl.float32) * 1.4426950408889634)[None, :]
-                + pair_bias.to(tl.float32) * 1.4426950408889634
-            )  # masks.py:112
+            scores_2 = scores + mask_bias.to(tl.float32)[None, :] + pair_bias.to(tl.float32)  # masks.py:112
             if part > 0:
                 scores_2 = tl.where((keys < S)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn = tl.exp2(scores_2 - finite_max[:, None])  # masks.py:113
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            attn = tl.exp2((scores_2 - finite_max[:, None]) * LOG2_E)  # masks.py:113
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1480,7 +1489,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
             pair_bias.stride(2),
             pair_bias.stride(3),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S,
             H,
             D=D,
@@ -1513,6 +1522,13 @@ def spread(name, tensor, shape):
     if tensor.dim() != len(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     return tensor.expand(shape)
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -1588,7 +1604,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -1599,7 +1618,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -30,6 +30,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
@@ -400,7 +403,7 @@ def retention_kernel(
         output[b, h, i, d_v] = Σ_j element(weights_2[b, h, i, j]) * value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -431,7 +434,7 @@ def retention_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = tl.log(1.0 - power(2.0, (-head - 5) * 1.0)) * 1.4426950408889634
+    term = tl.log(1.0 - power(2.0, (-head - 5) * 1.0)) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
@@ -570,7 +573,7 @@ def causal_linear_attention_kernel(
             1e-06)
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -597,10 +600,7 @@ def causal_linear_attention_kernel(
         other=0,
     )
     query_2 = (
-        tl.where(
-            query.to(tl.float32) > 0.0, query.to(tl.float32), tl.exp2(query.to(tl.float32) * 1.4426950408889634) - 1.0
-        )
-        + 1.0
+        tl.where(query.to(tl.float32) > 0.0, query.to(tl.float32), tl.exp2(query.to(tl.float32) * LOG2_E) - 1.0) + 1.0
     )  # normalisers.py:54
     key_base = key_ptr + batch * key_stride_b + head * key_stride_h
     if DESCRIPTORS:
@@ -631,9 +631,7 @@ def causal_linear_attention_kernel(
                 mask=(keys < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
-        scores = tl.where(
-            key.to(tl.float32) > 0.0, key.to(tl.float32), tl.exp2(key.to(tl.float32) * 1.4426950408889634) - 1.0
-        )
+        scores = tl.where(key.to(tl.float32) > 0.0, key.to(tl.float32), tl.exp2(key.to(tl.float32) * LOG2_E) - 1.0)
         key_2 = scores + 1.0  # normalisers.py:55
         weights = tl.dot(
             query_2.to(query_ptr.dtype.element_ty),
@@ -790,7 +788,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -801,7 +802,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

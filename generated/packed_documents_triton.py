@@ -21,6 +21,9 @@ TILES = {
 }
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2, one_stop_2, ones_2):
     """Two runs of live blocks and two of blocks of one value as one run each, and how many of the latter there are."""
@@ -122,7 +125,7 @@ def packed_documents_kernel(
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -205,6 +208,7 @@ def packed_documents_kernel(
             )
             scores = tl.where(row_document_id[:, None] == key_document_id[None, :], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
@@ -262,7 +266,7 @@ def packed_documents(query, key, value, document_id):
             *value.stride(),
             *document_id.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -311,7 +315,7 @@ def packed_documents_bidirectional_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -394,6 +398,7 @@ def packed_documents_bidirectional_kernel(
             )
             scores = tl.where(row_segment_ids[:, None] == key_segment_ids[None, :], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
@@ -448,7 +453,7 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
             *value.stride(),
             *segment_ids.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -497,7 +502,7 @@ def packed_documents_cross_kernel(
             h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -580,6 +585,7 @@ def packed_documents_cross_kernel(
             )
             scores = tl.where(query_document[:, None] == key_document[None, :], scores, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -595,9 +601,7 @@ def packed_documents_cross_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = tl.where(
-        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-    )
+    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -642,7 +646,7 @@ def packed_documents_cross(query, key, value, query_document, key_document):
             *query_document.stride(),
             *key_document.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -750,7 +754,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -761,7 +768,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

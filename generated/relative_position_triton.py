@@ -34,6 +34,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
@@ -72,7 +75,7 @@ def bucketed_bias_kernel(
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -146,15 +149,14 @@ def bucketed_bias_kernel(
                 mask=(bucket_2 >= 0) & (bucket_2 < 32) & (rows < S_q)[:, None] & (keys < S_k)[None, :],
                 other=0,
             )
-            scores_2 = (
-                scores * 1.4426950408889634 + bias_table.to(tl.float32) * 1.4426950408889634
-            )  # relative_position.py:36
+            scores_2 = scores + bias_table.to(tl.float32)  # relative_position.py:36
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn_weights = tl.exp2(scores_2 - finite_max[:, None])  # relative_position.py:37
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            attn_weights = tl.exp2((scores_2 - finite_max[:, None]) * LOG2_E)  # relative_position.py:37
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -257,7 +259,7 @@ def window_bias_kernel(
         output[b, h, i, d] = Σ_j attn_3[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -343,13 +345,14 @@ def window_bias_kernel(
                 & (keys < S)[None, :],
                 other=0,
             )
-            attn_2 = attn + relative_position_bias_table.to(tl.float32) * 1.4426950408889634  # relative_position.py:53
+            attn_2 = attn + relative_position_bias_table.to(tl.float32)  # relative_position.py:53
             if part > 0:
                 attn_2 = tl.where((keys < S)[None, :], attn_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(attn_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((attn_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -406,7 +409,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
             *relative_position_bias_table.stride(),
             *relative_position_index.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S,
             H,
             T,
@@ -453,7 +456,7 @@ def window_bias_by_coordinates_kernel(
         output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -525,13 +528,14 @@ def window_bias_by_coordinates_kernel(
                 mask=(rows < 49)[:, None] & (keys < 49)[None, :],
                 other=0,
             )
-            scores_2 = scores + table.to(tl.float32) * 1.4426950408889634
+            scores_2 = scores + table.to(tl.float32)
             if part > 0:
                 scores_2 = tl.where((keys < 49)[None, :], scores_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((scores_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -584,7 +588,7 @@ def window_bias_by_coordinates(query, key, value, table):
             *value.stride(),
             *table.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             H,
             D=D,
             BLOCK_D=padded(D),
@@ -629,7 +633,7 @@ def clipped_distance_bias_kernel(
         output[b, h, i, d] = Σ_j t1[b, h, i, j] / (Σ_j t1[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -696,16 +700,16 @@ def clipped_distance_bias_kernel(
                 mask=(distance + 32 >= 0) & (distance + 32 < 65) & (rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )
-            scores = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-                + table.to(tl.float32) * 1.4426950408889634
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + table.to(
+                tl.float32
             )  # relative_position.py:84
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((scores - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -758,7 +762,7 @@ def clipped_distance_bias(query, key, value, table):
             *value.stride(),
             *table.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S,
             H,
             D=D,
@@ -859,7 +863,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -870,7 +877,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

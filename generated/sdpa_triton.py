@@ -31,6 +31,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
@@ -67,7 +70,7 @@ def sdpa_kernel(
             value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -133,6 +136,7 @@ def sdpa_kernel(
             if part > 0:
                 scores = tl.where((keys < S_kv)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -150,9 +154,7 @@ def sdpa_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where(
-        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-    )
+    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -189,7 +191,7 @@ def sdpa(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             S_kv,
@@ -237,7 +239,7 @@ def sdpa_causal_kernel(
             value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -297,6 +299,7 @@ def sdpa_causal_kernel(
         if partial:
             scores = tl.where((keys < S_k)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -312,9 +315,7 @@ def sdpa_causal_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = tl.where(
-        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-    )
+    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -351,7 +352,7 @@ def sdpa_causal(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -401,7 +402,7 @@ def sdpa_boolean_mask_kernel(
             h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -475,6 +476,7 @@ def sdpa_boolean_mask_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -492,9 +494,7 @@ def sdpa_boolean_mask_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where(
-        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-    )
+    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -535,7 +535,7 @@ def sdpa_boolean_mask(query, key, value, mask):
             mask.stride(2),
             mask.stride(3),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -583,7 +583,7 @@ def sdpa_additive_mask_kernel(
             h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -654,16 +654,14 @@ def sdpa_additive_mask_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             bias = load_tile(bias_block + tl.cast(key_start, tl.int64) * bias_stride_3, (keys < S_k)[None, :], part > 0)
-            scores = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-                + bias.to(tl.float32) * 1.4426950408889634
-            )
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + bias.to(tl.float32)
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((scores - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -717,7 +715,7 @@ def sdpa_additive_mask(query, key, value, bias):
             *value.stride(),
             *bias.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             S_q,
             H,
             S_k,
@@ -764,7 +762,7 @@ def sdpa_scale_kernel(
             h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -829,6 +827,7 @@ def sdpa_scale_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             weights = tl.exp2(scores - finite_max[:, None])
@@ -866,6 +865,7 @@ def sdpa_scale(query, key, value, scale):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    scale = number("scale", scale)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("sdpa_scale", query, D, accumulators=1, scores=2)
@@ -880,7 +880,7 @@ def sdpa_scale(query, key, value, scale):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            float(scale * 1.4426950408889634),
+            scale * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -927,7 +927,7 @@ def sdpa_grouped_kernel(
             h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -987,6 +987,7 @@ def sdpa_grouped_kernel(
         if partial:
             scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -1002,9 +1003,7 @@ def sdpa_grouped_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = tl.where(
-        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-    )
+    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1042,7 +1041,7 @@ def sdpa_grouped(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             H_kv,
@@ -1090,7 +1089,7 @@ def sdpa_merged_heads_kernel(
             j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1163,6 +1162,7 @@ def sdpa_merged_heads_kernel(
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -1181,7 +1181,7 @@ def sdpa_merged_heads_kernel(
             running_max = new_max
 
     output = tl.where(
-        (running_max * 1.4426950408889634 != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
+        (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
     )  # sdpa.py:70
     tl.store(
         output_ptr
@@ -1220,7 +1220,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
             *value.stride(),
             *key_padding_mask.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -1246,6 +1246,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -1321,7 +1328,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -1332,7 +1342,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

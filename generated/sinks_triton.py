@@ -5,6 +5,7 @@ with `flashlight transpile examples/sinks.py`; change the source and run that ag
 """
 
 import functools
+import math
 
 import torch
 import triton
@@ -26,6 +27,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     else:
         tile = tl.load(pointers)
     return tile
+
+
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
 @triton.jit
@@ -71,7 +75,7 @@ def attention_with_sinks_kernel(
         output[b, h, s, d] = Σ_s_2 probs[b, h, s, s_2] * value[b, h, s_2, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -131,12 +135,13 @@ def attention_with_sinks_kernel(
         if partial:
             attn_weights = tl.where(keys[None, :] <= rows[:, None], attn_weights, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2(
             (nan_max(running_max * scale, sinks.to(tl.float32)) - nan_max(finite_max * scale, sinks.to(tl.float32)))
-            * 1.4426950408889634
+            * LOG2_E
         )
-        term = nan_max(finite_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
+        term = nan_max(finite_max * scale, sinks.to(tl.float32)) * LOG2_E
         combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:20
         probs = tl.exp2(combined_logits)  # sinks.py:21
         if DESCRIPTORS:
@@ -147,17 +152,12 @@ def attention_with_sinks_kernel(
                 mask=(keys < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
-        accumulator = tl.dot(
-            probs.to(value.dtype),
-            value,
-            tl.where(accumulator == 0.0, 0.0, accumulator * rescale[:, None]),
-            input_precision=PRECISION,
-        )
-        running_sum = tl.where(running_sum == 0.0, 0.0, running_sum * rescale) + tl.sum(probs, 1)
+        accumulator = tl.dot(probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(probs, 1)
         running_max = new_max
 
-    term_2 = nan_max(running_max * scale, sinks.to(tl.float32)) * 1.4426950408889634
-    output = accumulator / (running_sum + tl.exp2(sinks.to(tl.float32) * 1.4426950408889634 - term_2))[:, None]
+    term_2 = nan_max(running_max * scale, sinks.to(tl.float32)) * LOG2_E
+    output = accumulator / (running_sum + tl.exp2(sinks.to(tl.float32) * LOG2_E - term_2))[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -196,7 +196,7 @@ def attention_with_sinks(query, key, value, sinks):
             *sinks.stride(),
             *output.stride(),
             D ** (-0.5),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -241,7 +241,7 @@ def softmax_off_by_one_kernel(
         output[b, h, i, d] = Σ_j weights_2[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -306,12 +306,11 @@ def softmax_off_by_one_kernel(
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(
-                (nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0)) * 1.4426950408889634
-            )
+            rescale = tl.exp2((nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0)) * LOG2_E)
             highest = nan_max(finite_max * scale, 0.0)  # sinks.py:33
-            term = highest * 1.4426950408889634
+            term = highest * LOG2_E
             weights = tl.exp2(scores * scale_2 - term[:, None])  # sinks.py:34
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -322,16 +321,13 @@ def softmax_off_by_one_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             accumulator = tl.dot(
-                weights.to(value.dtype),
-                value,
-                tl.where(accumulator == 0.0, 0.0, accumulator * rescale[:, None]),
-                input_precision=PRECISION,
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
             )
-            running_sum = tl.where(running_sum == 0.0, 0.0, running_sum * rescale) + tl.sum(weights, 1)
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
     highest_2 = nan_max(running_max * scale, 0.0)  # sinks.py:33
-    term_2 = highest_2 * 1.4426950408889634
+    term_2 = highest_2 * LOG2_E
     output = accumulator / (tl.exp2(-term_2) + running_sum)[:, None]
     tl.store(
         output_ptr
@@ -368,7 +364,7 @@ def softmax_off_by_one(query, key, value):
             *value.stride(),
             *output.stride(),
             D ** (-0.5),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             D=D,
@@ -469,7 +465,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -480,7 +479,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -60,7 +60,7 @@ def sliding_window_kernel(
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -122,6 +122,7 @@ def sliding_window_kernel(
             distance = rows[:, None] - keys[None, :]  # sliding_window.py:18
             scores = tl.where((distance >= 0) & (distance < window), scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         attn_weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # sliding_window.py:22
@@ -158,6 +159,7 @@ def sliding_window(query, key, value, window):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    window = integer("window", window)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -174,7 +176,7 @@ def sliding_window(query, key, value, window):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             window,
@@ -220,7 +222,7 @@ def sliding_window_symmetric_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -304,6 +306,7 @@ def sliding_window_symmetric_kernel(
                 if part > 0:
                     scores = tl.where((keys < S)[None, :], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 probs = tl.exp2(scores - finite_max[:, None])  # sliding_window.py:37
@@ -340,6 +343,7 @@ def sliding_window_symmetric(query, key, value, radius):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
+    radius = integer("radius", radius)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -356,8 +360,8 @@ def sliding_window_symmetric(query, key, value, radius):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            max(torch.finfo(query.dtype).min * 1.4426950408889634, -3.3895e38),
-            D ** (-0.5) * 1.4426950408889634,
+            max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             radius,
@@ -402,7 +406,7 @@ def sliding_window_band_kernel(
         output[b, h, i, d_v] = Σ_j t3[b, h, i, j] / (Σ_j t3[b, h, i, j]) * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -466,6 +470,7 @@ def sliding_window_band_kernel(
                 (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]), att, float("-inf")
             )
         new_max = tl.maximum(running_max, tl.max(att, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         weights = tl.exp2(att * scale - (finite_max * scale)[:, None])
@@ -501,6 +506,7 @@ def sliding_window_band(q, k, v, window):
     expect("q", q, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
+    window = integer("window", window)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -517,7 +523,7 @@ def sliding_window_band(q, k, v, window):
             *k.stride(),
             *v.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S,
             H,
             window,
@@ -564,7 +570,7 @@ def sliding_window_bottom_right_kernel(
         output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -630,6 +636,7 @@ def sliding_window_bottom_right_kernel(
             distance = (rows + S_k)[:, None] - keys[None, :] - S_q  # sliding_window.py:59
             scores = tl.where((distance >= 0) & (distance < 128), scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
         rescale = tl.exp2((running_max - finite_max) * scale)
         weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])
@@ -681,7 +688,7 @@ def sliding_window_bottom_right(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -707,6 +714,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def integer(name, value):
+    """An integer that positions can be added to in 32 bits."""
+    if not -(2**30) < value < 2**30:
+        raise ValueError(f"{name} is {value}, expected an integer between -2**30 and 2**30")
+    return int(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -782,7 +796,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -793,7 +810,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

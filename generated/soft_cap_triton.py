@@ -73,7 +73,7 @@ def soft_cap_kernel(
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -140,6 +140,7 @@ def soft_cap_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             attn_weights = tl.exp2(scores - finite_max[:, None])  # soft_cap.py:19
@@ -177,6 +178,7 @@ def soft_cap(query, key, value, cap):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    cap = number("cap", cap)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration("soft_cap", query, D, accumulators=1, scores=2)
@@ -191,8 +193,8 @@ def soft_cap(query, key, value, cap):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            float(1.0 / math.sqrt(D) * (1.0 / cap)),
-            float(cap * 1.4426950408889634),
+            1.0 / math.sqrt(D) * (1.0 / cap),
+            cap * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -243,7 +245,7 @@ def soft_cap_causal_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes, those with the most keys first
     program = tl.program_id(0)
@@ -311,6 +313,7 @@ def soft_cap_causal_kernel(
                 if part > 0:
                     scores_3 = tl.where(keys[None, :] <= rows[:, None], scores_3, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores_3, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 probs = tl.exp2(scores_3 - finite_max[:, None])  # soft_cap.py:35
@@ -410,7 +413,7 @@ def soft_cap_sliding_window_kernel(
         output[b, h, i, d] = Σ_j attn_weights_3[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -485,6 +488,7 @@ def soft_cap_sliding_window_kernel(
                     distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
                     attn_weights = tl.where((distance >= 0) & (distance < window), attn_weights, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2(running_max - finite_max)
                 attn_weights_2 = tl.exp2(attn_weights - finite_max[:, None])  # soft_cap.py:55
@@ -522,6 +526,9 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S, D), (query.dtype,), query.device)
+    scaling = number("scaling", scaling)
+    softcap = number("softcap", softcap)
+    window = integer("window", window)
     if not (H % H_kv == 0):
         raise ValueError("soft_cap_sliding_window was transpiled for sizes with H % H_kv == 0")
 
@@ -540,8 +547,8 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            float(scaling * (1.0 / softcap)),
-            float(softcap * 1.4426950408889634),
+            scaling * (1.0 / softcap),
+            softcap * math.log2(math.e),
             S,
             H,
             H_kv,
@@ -569,6 +576,20 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
+
+
+def integer(name, value):
+    """An integer that positions can be added to in 32 bits."""
+    if not -(2**30) < value < 2**30:
+        raise ValueError(f"{name} is {value}, expected an integer between -2**30 and 2**30")
+    return int(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -644,7 +665,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -655,7 +679,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

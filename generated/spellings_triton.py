@@ -30,6 +30,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def with_einsum_kernel(
     # fmt: off
@@ -59,7 +62,7 @@ def with_einsum_kernel(
         output[b, i, h, d] = Σ_j probs[b, h, i, j] * value[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -124,6 +127,7 @@ def with_einsum_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:17
@@ -177,7 +181,7 @@ def with_einsum(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -223,7 +227,7 @@ def with_einsum_dots_kernel(
         output[b, h, i, d_v] = Σ_j attn[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -289,6 +293,7 @@ def with_einsum_dots_kernel(
             if part > 0:
                 sim = tl.where((keys < S_kv)[None, :], sim, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(sim, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn = tl.exp2(sim * scale - (finite_max * scale)[:, None])  # spellings.py:24
@@ -341,7 +346,7 @@ def with_einsum_dots(q, k, v):
             *k.stride(),
             *v.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S,
             H,
             S_kv,
@@ -389,7 +394,7 @@ def with_at_kernel(
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -454,6 +459,7 @@ def with_at_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:35
@@ -505,7 +511,7 @@ def with_at(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -552,7 +558,7 @@ def with_matmul_kernel(
         output[i, b, h, d] = Σ_j probs[b, h, i, j] * value[j, b, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -617,6 +623,7 @@ def with_matmul_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:46
@@ -670,7 +677,7 @@ def with_matmul(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / D**0.5 * 1.4426950408889634,
+            1.0 / D**0.5 * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -716,7 +723,7 @@ def with_bmm_kernel(
         output[b, i, d] = Σ_j attn_weights_2[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -779,6 +786,7 @@ def with_bmm_kernel(
             if part > 0:
                 attn_weights = tl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             attn_weights_2 = tl.exp2(attn_weights * scale - (finite_max * scale)[:, None])  # spellings.py:58
@@ -829,7 +837,7 @@ def with_bmm(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             S_k,
             D=D,
@@ -877,7 +885,7 @@ def with_bmm_reshaped_kernel(
         output[b, h, i, d] = Σ_j attn_probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -952,13 +960,14 @@ def with_bmm_reshaped_kernel(
                 (keys < S_k)[None, :],
                 part > 0,
             )
-            attn_weights_2 = attn_weights + attention_mask.to(tl.float32) * 1.4426950408889634  # spellings.py:74
+            attn_weights_2 = attn_weights + attention_mask.to(tl.float32)  # spellings.py:74
             if part > 0:
                 attn_weights_2 = tl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(attn_weights_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(attn_weights_2 - finite_max[:, None])
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((attn_weights_2 - finite_max[:, None]) * LOG2_E)
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1015,7 +1024,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
             attention_mask.stride(2),
             attention_mask.stride(3),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5),
             S_q,
             H,
             S_k,
@@ -1061,7 +1070,7 @@ def with_baddbmm_kernel(
         output[b, i, d] = Σ_j probs[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1124,6 +1133,7 @@ def with_baddbmm_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             probs = tl.exp2(scores - finite_max[:, None])  # spellings.py:89
@@ -1160,6 +1170,7 @@ def with_baddbmm(query, key, value, scale):
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
+    scale = number("scale", scale)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -1176,7 +1187,7 @@ def with_baddbmm(query, key, value, scale):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            float(scale * 1.4426950408889634),
+            scale * math.log2(math.e),
             S_q,
             S_k,
             D=D,
@@ -1222,7 +1233,7 @@ def with_baddbmm_bias_kernel(
         output[b, i, d] = Σ_j weights[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1283,15 +1294,16 @@ def with_baddbmm_bias_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = (alibi.to(tl.float32) * 1.4426950408889634)[None, :] + tl.dot(
-                query, tl.trans(key), input_precision=PRECISION
-            ) * scale  # spellings.py:101
+            scores = (
+                alibi.to(tl.float32)[None, :] + tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+            )  # spellings.py:101
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores - finite_max[:, None])  # spellings.py:102
+            rescale = tl.exp2((running_max - finite_max) * LOG2_E)
+            weights = tl.exp2((scores - finite_max[:, None]) * LOG2_E)  # spellings.py:102
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -1345,7 +1357,7 @@ def with_baddbmm_bias(query, key, value, alibi):
             alibi.stride(0),
             alibi.stride(2),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D),
             S_q,
             S_k,
             D=D,
@@ -1389,7 +1401,7 @@ def with_softmax_written_out_kernel(
         output[b, h, i, d] = (Σ_j weights[b, h, i, j] * value[b, h, j, d]) / (Σ_j weights[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -1454,6 +1466,7 @@ def with_softmax_written_out_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             weights = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:113
@@ -1507,7 +1520,7 @@ def with_softmax_written_out(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * 1.4426950408889634,
+            1.0 / math.sqrt(D) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -1534,6 +1547,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -1609,7 +1629,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -1620,7 +1643,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -30,6 +30,9 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
 @triton.jit(do_not_specialize=["S"])
 def talking_heads_kernel(
     # fmt: off
@@ -63,7 +66,7 @@ def talking_heads_kernel(
         output[b, n4, s, d] = Σ_s_2 attn_2[b, n4, s, s_2] * v[b, n4, s_2, d]
 
     One program for each b, n4 and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -93,7 +96,7 @@ def talking_heads_kernel(
     else:
         k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l = tl.load(proj_l_ptr)
-    term = scale * proj_l.to(tl.float32) * 1.4426950408889634
+    term = scale * proj_l.to(tl.float32) * LOG2_E
     q_2 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -110,7 +113,7 @@ def talking_heads_kernel(
     else:
         k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l_2 = tl.load(proj_l_ptr + 1 * proj_l_stride_1)
-    term_2 = scale * proj_l_2.to(tl.float32) * 1.4426950408889634
+    term_2 = scale * proj_l_2.to(tl.float32) * LOG2_E
     q_3 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -127,7 +130,7 @@ def talking_heads_kernel(
     else:
         k_blocks_3 = k_base_3 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l_3 = tl.load(proj_l_ptr + 2 * proj_l_stride_1)
-    term_3 = scale * proj_l_3.to(tl.float32) * 1.4426950408889634
+    term_3 = scale * proj_l_3.to(tl.float32) * LOG2_E
     q_4 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -144,36 +147,36 @@ def talking_heads_kernel(
     else:
         k_blocks_4 = k_base_4 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l_4 = tl.load(proj_l_ptr + 3 * proj_l_stride_1)
-    term_4 = scale * proj_l_4.to(tl.float32) * 1.4426950408889634
+    term_4 = scale * proj_l_4.to(tl.float32) * LOG2_E
     v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
     proj_l_5 = tl.load(proj_l_ptr + 1 * proj_l_stride_0)
-    term_5 = scale * proj_l_5.to(tl.float32) * 1.4426950408889634
+    term_5 = scale * proj_l_5.to(tl.float32) * LOG2_E
     proj_l_6 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_6 = scale * proj_l_6.to(tl.float32) * 1.4426950408889634
+    term_6 = scale * proj_l_6.to(tl.float32) * LOG2_E
     proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 2 * proj_l_stride_1)
-    term_7 = scale * proj_l_7.to(tl.float32) * 1.4426950408889634
+    term_7 = scale * proj_l_7.to(tl.float32) * LOG2_E
     proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 3 * proj_l_stride_1)
-    term_8 = scale * proj_l_8.to(tl.float32) * 1.4426950408889634
+    term_8 = scale * proj_l_8.to(tl.float32) * LOG2_E
     proj_l_9 = tl.load(proj_l_ptr + 2 * proj_l_stride_0)
-    term_9 = scale * proj_l_9.to(tl.float32) * 1.4426950408889634
+    term_9 = scale * proj_l_9.to(tl.float32) * LOG2_E
     proj_l_10 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_10 = scale * proj_l_10.to(tl.float32) * 1.4426950408889634
+    term_10 = scale * proj_l_10.to(tl.float32) * LOG2_E
     proj_l_11 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 2 * proj_l_stride_1)
-    term_11 = scale * proj_l_11.to(tl.float32) * 1.4426950408889634
+    term_11 = scale * proj_l_11.to(tl.float32) * LOG2_E
     proj_l_12 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 3 * proj_l_stride_1)
-    term_12 = scale * proj_l_12.to(tl.float32) * 1.4426950408889634
+    term_12 = scale * proj_l_12.to(tl.float32) * LOG2_E
     proj_l_13 = tl.load(proj_l_ptr + 3 * proj_l_stride_0)
-    term_13 = scale * proj_l_13.to(tl.float32) * 1.4426950408889634
+    term_13 = scale * proj_l_13.to(tl.float32) * LOG2_E
     proj_l_14 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_14 = scale * proj_l_14.to(tl.float32) * 1.4426950408889634
+    term_14 = scale * proj_l_14.to(tl.float32) * LOG2_E
     proj_l_15 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 2 * proj_l_stride_1)
-    term_15 = scale * proj_l_15.to(tl.float32) * 1.4426950408889634
+    term_15 = scale * proj_l_15.to(tl.float32) * LOG2_E
     proj_l_16 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 3 * proj_l_stride_1)
-    term_16 = scale * proj_l_16.to(tl.float32) * 1.4426950408889634
+    term_16 = scale * proj_l_16.to(tl.float32) * LOG2_E
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -242,6 +245,7 @@ def talking_heads_kernel(
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
             weights = tl.exp2(scores - finite_max[:, None])
@@ -260,6 +264,7 @@ def talking_heads_kernel(
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
             rescale_2 = tl.exp2(running_max_2 - finite_max_2)
             weights_2 = tl.exp2(scores_2 - finite_max_2[:, None])
@@ -272,6 +277,7 @@ def talking_heads_kernel(
                 visible_3 = keys < S
                 scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
             new_max_3 = tl.maximum(running_max_3, tl.max(scores_3, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max_3 = tl.where(new_max_3 == float("-inf"), 0.0, new_max_3)
             rescale_3 = tl.exp2(running_max_3 - finite_max_3)
             weights_3 = tl.exp2(scores_3 - finite_max_3[:, None])
@@ -284,6 +290,7 @@ def talking_heads_kernel(
                 visible_4 = keys < S
                 scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))
             new_max_4 = tl.maximum(running_max_4, tl.max(scores_4, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max_4 = tl.where(new_max_4 == float("-inf"), 0.0, new_max_4)
             rescale_4 = tl.exp2(running_max_4 - finite_max_4)
             weights_4 = tl.exp2(scores_4 - finite_max_4[:, None])
@@ -446,7 +453,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -457,7 +467,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -5,6 +5,7 @@ with `flashlight transpile examples/thresholded.py`; change the source and run t
 """
 
 import functools
+import math
 
 import torch
 import triton
@@ -40,7 +41,7 @@ def thresholded_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, threshold_2,
+    scale, threshold,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -59,7 +60,7 @@ def thresholded_kernel(
         output[b, h, i, d] = Σ_j kept[b, h, i, j] / (Σ_j kept[b, h, i, j] + 1e-09) * value[b, h, j, d]
 
     One program for each b, h and block of i; 2 passes over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -118,6 +119,7 @@ def thresholded_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:15
@@ -159,7 +161,7 @@ def thresholded_kernel(
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
             probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:15
             probs_3 = probs_2 * term_2[:, None]  # thresholded.py:15
-            kept = tl.where(probs_3 > threshold_2, probs_3, 0.0)  # thresholded.py:16
+            kept = tl.where(probs_3 > threshold, probs_3, 0.0)  # thresholded.py:16
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -191,6 +193,7 @@ def thresholded(query, key, value, threshold):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    threshold = number("threshold", threshold)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -207,8 +210,8 @@ def thresholded(query, key, value, threshold):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
-            float(threshold),
+            D ** (-0.5) * math.log2(math.e),
+            threshold,
             S_q,
             H,
             S_k,
@@ -258,7 +261,7 @@ def with_entropy_kernel(
         entropy[b, h, i] = -(Σ_j probs[b, h, i, j] * log_probs[b, h, i, j])  (float32)
 
     One program for each b, h and block of i; 2 passes over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -324,6 +327,7 @@ def with_entropy_kernel(
                 visible = keys < S_k
                 scores = tl.where(visible[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
             probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:28
@@ -425,7 +429,7 @@ def with_entropy(query, key, value):
             *value.stride(),
             *output.stride(),
             *entropy.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             D ** (-0.5),
             S_q,
             H,
@@ -477,7 +481,7 @@ def sharpened_kernel(
         output[b, h, i, d] = Σ_j probs_2[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
-    Exponentials are taken in base 2, the factor log2(e) with the scale of the scores.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
@@ -543,6 +547,7 @@ def sharpened_kernel(
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = (
                 tl.exp2((running_max - finite_max) * scale)
@@ -607,7 +612,7 @@ def sharpened(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            D ** (-0.5) * 1.4426950408889634,
+            D ** (-0.5) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -634,6 +639,13 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
 
 
 def configuration(function, tensor, widest, **load):
@@ -709,7 +721,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -720,7 +735,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

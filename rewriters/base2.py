@@ -6,7 +6,9 @@
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
 that finds nothing to join stays outside.
-Finite constants saturate at the lowest finite float32 rather than overflow: a fill value must stay finite.
+Finite constants saturate at the lowest finite float32 rather than overflow: a fill value must stay finite. What is read
+from memory for each score, a bias or a mask of numbers, may be as low as that too: then the factor stays outside of the
+whole power, where what overflows is far from the maximum, exp2((x - max) * log2(e)).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import math
 from dataclasses import replace
 
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Const, Expr, Map, Reduce, Scalar, Scan, is_float, walk
+from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, walk
 from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, mapped, rebuilt
 from flashlight.ir.signs import is_positive
@@ -30,14 +32,23 @@ def base2(program: Program) -> Program:
     done: dict[Expr, Expr] = {}
     factor = build.const(LOG2_E, FLOAT)
     nodes = list(walk(*(output.expr for output in program.outputs)))
-    if not any(isinstance(node, Map) and node.op == "exp" and node.axes for node in nodes):
+    if not any(map(_is_exponential, nodes)):
         return program
     scanned = any(isinstance(node, Scan) and _of_scores(node) for node in nodes)
+    whole = {node for node in nodes if not scanned and _is_exponential(node) and _adds_what_is_loaded(node.children[0])}
+    unscaled = {inner for node in whole for inner in walk(node) if _is_maximum(inner)}
     for node in nodes:
         new = rebuilt(node, tuple(done[child] for child in node.children))
         if isinstance(new, Map) and new.op == "exp" and new.axes:
-            new = build.op("exp2", scaled(new.args[0], factor, names), dtype=new.dtype)
-        elif isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new):
+            power = new.args[0]
+            if node in whole:
+                power = build.op("mul", _widened(power), factor, dtype=FLOAT)
+            else:
+                power = scaled(power, factor, names)
+            new = build.op("exp2", power, dtype=new.dtype)
+        elif (
+            isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new) and unscaled.isdisjoint(walk(node))
+        ):
             # x is infinite exactly where x * log2(e) is: the maximum that the exponential needs serves the test too
             new = build.op(new.op, scaled(new.args[0], factor, names), new.args[1])
         elif scanned and isinstance(new, Map) and new.op in COMPARISONS and _of_scores(new) and is_float(new.args[0]):
@@ -54,7 +65,7 @@ def base2(program: Program) -> Program:
 def _one_maximum(program: Program, maxima: list[Expr], factor: Expr) -> Program:
     """Where a maximum is wanted both as it is and times log2(e), take the latter, and it over log2(e)."""
     nodes = set(walk(*(output.expr for output in program.outputs)))
-    back = build.const(1.0 / LOG2_E, FLOAT)
+    back = build.const(math.log(2.0), FLOAT)
     same: dict[Expr, Expr] = {}
     for plain in maxima:
         larger = scaled(plain, factor, {})
@@ -147,6 +158,34 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             inverse = build.op("div", build.const(1.0, FLOAT), build.cast(expr.args[1], FLOAT), dtype=FLOAT)
             return scaled(expr.args[0], build.op("mul", inverse, factor, dtype=FLOAT), names)
     return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _adds_what_is_loaded(power: Expr) -> bool:
+    """Whether a term for each score is read from memory: a bias, or a mask of numbers."""
+    maxima = {node.axis for node in walk(power) if _is_maximum(node) and isinstance(node, Reduce)}
+    streamed = maxima or power.axes
+
+    def adds(term: Expr) -> bool:
+        if isinstance(term, Load):
+            return is_float(term) and not streamed.isdisjoint(term.axes)
+        if not isinstance(term, Map):
+            return False
+        if term.op in ("add", "sub", "neg", "cast", "minimum", "maximum"):
+            return any(map(adds, term.args))
+        return term.op == "where" and any(map(adds, term.args[1:]))
+
+    return adds(power)
+
+
+def _widened(power: Expr) -> Expr:
+    """The difference of what is in float32 anyway: without roundings, its maximum is that of the same scores."""
+    if isinstance(power, Map) and power.op == "sub":
+        return build.op("sub", *map(_unrounded, power.args), dtype=FLOAT)
+    return power
+
+
+def _is_exponential(expr: Expr) -> bool:
+    return isinstance(expr, Map) and expr.op == "exp" and bool(expr.axes)
 
 
 def _of_scores(expr: Expr) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from flashlight.ir.expr import Const, Expr, Map, Scalar, is_int
 
+LOG2_E = math.log2(math.e)
 _INFIX = {
     "or": ("or", 1),
     "and": ("and", 2),
@@ -43,7 +46,7 @@ _CALLS = {
 def python(expr: Expr, outer: int = 0) -> str:
     """The expression as Python source over the names of its scalars."""
     if isinstance(expr, Const):
-        text = repr(expr.value)
+        text = "math.log2(math.e)" if expr.value == LOG2_E else repr(expr.value)
         text = f'float("{expr.value}")' if text in ("inf", "-inf", "nan") else text
         return f"({text})" if text.startswith("-") and outer > 5 else text
     if isinstance(expr, Scalar):

@@ -528,6 +528,8 @@ class _KernelWriter:
         new = self.names.fresh(variable.text.replace("running", "new"))
         tiles.block.add(f"{new} = {self._extreme(node).format(variable.text, term.text)}")
         # while a row has seen nothing but -inf, any finite reference will do: its weights are zero
+        nothing = NEUTRAL[node.op]
+        tiles.block.comment(f"A row that has seen only {nothing} subtracts 0: {nothing} - {nothing} is NaN")
         safe = self.names.fresh(variable.text.replace("running", "finite"))
         neutral = NEUTRAL[node.op]
         tiles.block.add(f'{safe} = tl.where({new} == float("{neutral}"), 0.0, {new})')

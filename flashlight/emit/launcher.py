@@ -27,13 +27,30 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 '''
 
-SPREAD = '''
+CHECKS = {
+    "spread": '''
 def spread(name, tensor, shape):
     """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
     if tensor.dim() != len(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     return tensor.expand(shape)
-'''
+''',
+    "number": '''
+def number(name, value):
+    """A float, also of an int or a tensor of one number."""
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+    return float(value)
+''',
+    "integer": '''
+def integer(name, value):
+    """An integer that positions can be added to in 32 bits."""
+    if not -(2**30) < value < 2**30:
+        raise ValueError(f"{name} is {value}, expected an integer between -2**30 and 2**30")
+    return int(value)
+''',
+}
+"""What a launcher calls, if it does."""
 
 
 def write_launcher(traced: Traced, schedule: Schedule, kernel: Kernel) -> str:
@@ -134,6 +151,13 @@ class _Body:
                 lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
             dtypes, device = self._dtypes(tensor), f"{self.first.name}.device"
             lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {dtypes}, {device})')
+        used = self._needed() | {
+            node.name for _, expr in self.kernel.numbers for node in walk(expr) if isinstance(node, Scalar)
+        }
+        for parameter in self.traced.parameters:
+            if parameter.scalar is not None and parameter.scalar.name in used:
+                kind = "number" if is_float(parameter.scalar) else "integer"
+                lines.append(f'{parameter.name} = {kind}("{parameter.name}", {parameter.name})')
         for assumption in self.program.assumptions:
             text = python(assumption)
             lines.append(f"if not ({text}):")
@@ -268,10 +292,6 @@ class _Body:
 
     def _number(self, expr: Expr) -> str:
         text = python(expr)
-        if any(
-            isinstance(node, Scalar) and is_float(node) and not node.name.startswith("finfo_") for node in walk(expr)
-        ):
-            text = f"float({text})"  # the user may pass an int, or a tensor of one number
         for limit in ("min", "max", "tiny", "eps"):
             text = text.replace(f"finfo_{limit}", f"torch.finfo({self.first.name}.dtype).{limit}")
         return text

@@ -51,8 +51,9 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     for kernel, launch in zip(kernels, launchers, strict=True):
         parts += [kernel.text, launch]
     parts.append(launcher.HELPERS.strip())
-    if " = spread(" in "\n".join(launchers):
-        parts.append(launcher.SPREAD.strip())
+    for name, helper in launcher.CHECKS.items():
+        if f" = {name}(" in "\n".join(launchers):
+            parts.append(helper.strip())
     parts += model
     return formatted("\n\n\n".join(parts) + "\n")
 
@@ -85,7 +86,7 @@ def describe(unit: Unit) -> str:
     )
     nodes = walk(*(output.expr for output in schedule.program.outputs))
     if any(isinstance(node, Map) and node.op == "exp2" for node in nodes):
-        tiling += "\nExponentials are taken in base 2, the factor log2(e) with the scale of the scores."
+        tiling += "\nExponentials are taken in base 2: exp(x) is exp2(x * log2(e))."
     body = "\n".join(["", *(f"    {line}" for line in wrapped), "", tiling])
     return f"{unit.target.name}:\n{textwrap.indent(body, '    ')}\n    "
 

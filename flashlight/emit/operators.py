@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -52,7 +53,12 @@ FUNCTIONS: dict[str, str] = {
     "pow": "power({}, {})",
 }
 
+CONSTANTS = {math.log2(math.e): "LOG2_E", math.log(2.0): "LN_2"}
+"""Numbers that have a name in kernels."""
+
 HELPERS: dict[str, str] = {
+    "LOG2_E": "LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)",
+    "LN_2": "LN_2 = tl.constexpr(0.6931471805599453)  # log(2) = 1 / log2(e)",
     "tanh": '''
 @triton.jit
 def tanh(x, approximate: tl.constexpr):

@@ -14,7 +14,7 @@ from flashlight.emit.code import ELEMENT as RAW
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.host import python
 from flashlight.emit.names import Names, dimension_labels, grid_names
-from flashlight.emit.operators import ATOM, FUNCTIONS, INFIX
+from flashlight.emit.operators import ATOM, CONSTANTS, FUNCTIONS, INFIX
 from flashlight.ir import integers
 from flashlight.ir.expr import (
     BOOL,
@@ -209,7 +209,10 @@ class TileWriter:
     def _number(self, expr: Expr) -> Code | None:
         """Numbers that the host knows are computed there and passed in."""
         if isinstance(expr, Const):
-            return Code(_literal(expr), ATOM if _is_nonnegative(expr) else 9, (), _code_dtype(expr))
+            constant = CONSTANTS.get(expr.value) if is_float(expr) else None
+            if constant is not None:
+                self.helpers.add(constant)
+            return Code(constant or _literal(expr), ATOM if _is_nonnegative(expr) else 9, (), _code_dtype(expr))
         if isinstance(expr, Scalar) and expr.dtype == INT:
             self.sizes.setdefault(expr)
             return Code(expr.name, ATOM, (), INT_CODE)
@@ -218,8 +221,8 @@ class TileWriter:
         if expr not in self.numbers:
             # roundings of numbers are not kept: what the host computes alike is one number
             same = next((name for other, name in self.numbers.items() if python(other) == python(expr)), None)
-            wanted = expr.name if isinstance(expr, Scalar) else "scale"
-            self.numbers[expr] = same or self.names.fresh(wanted)
+            own = expr.name if isinstance(expr, Scalar) else None  # no other variable has the name of a parameter
+            self.numbers[expr] = same or own or self.names.fresh("scale")
         return Code(self.numbers[expr], ATOM, (), FLOAT32)
 
     def _written(self, expr: Expr) -> Code:
@@ -241,7 +244,8 @@ class TileWriter:
         if above is not None:
             self.helpers.add("log2_1p")
             text = f"log2_1p({self.value(above).widened().along(axes)}, APPROXIMATE)"
-            form, level = ("{}", ATOM) if expr.op == "log2" else (f"{{}} * {math.log(2)!r}", 8)
+            form, level = ("{}", ATOM) if expr.op == "log2" else ("{} * LN_2", 8)
+            self.helpers |= {"LN_2"} if expr.op == "log" else set()
             return Code(form.format(text), level, axes, FLOAT32)
         args = [self.value(arg) for arg in expr.args]
         if expr.op == "cast":

@@ -83,7 +83,10 @@ def architecture(device):
 
 
 def describable(*tensors):
-    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned."""
+    """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
+
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    """
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
@@ -94,7 +97,7 @@ def describable(*tensors):
         for step in outer:
             if step * size % 16:
                 return False
-    triton.set_allocator(scratch)  # descriptors are written to memory by each program
+    triton.set_allocator(scratch)
     return True
 
 

@@ -59,6 +59,8 @@ def _attains_one(expr: Reduce) -> bool:
     if not (isinstance(power, Map) and power.op in ("exp", "exp2")):
         return False
     exponent = power.args[0]
+    while isinstance(exponent, Map) and exponent.op == "mul" and is_positive(exponent.args[1]):
+        exponent = exponent.args[0]
     if not (isinstance(exponent, Map) and exponent.op == "sub"):
         return False
     value, highest = exponent.args

@@ -11,12 +11,13 @@ from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, Tensor, is_float, walk
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
+from flashlight.ir.signs import is_positive
 from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
 from flashlight.schedule.prologue import prologues
 from flashlight.schedule.undefined import undefined
-from rewriters.dead import known_value, vanishes
+from rewriters.dead import vanishes
 from rewriters.expand import expansions
 from rewriters.flatten import flatten
 from rewriters.merge import merge
@@ -333,12 +334,38 @@ def _divides(factor: Expr) -> bool:
 
 
 def _unsettled(factor: Expr, statistics: tuple[Statistic, ...]) -> bool:
-    """Whether the factor may be other than zero where the statistics have seen nothing: infinite, even."""
-    if any(statistic.reduce.op != "max" for statistic in statistics):
-        return factor is not ONE
-    first = statistics[0].old
-    unseen = substitute(factor, {statistic.old: first for statistic in statistics})
-    return factor is not ONE and known_value(unseen, first, -math.inf) != 0.0
+    """Whether the factor may exceed one, and so be infinite while the statistics have seen nothing.
+
+    It does not where it is made of exponentials of ``w(old) - w(new)`` and w does not fall: a maximum only grows.
+    """
+    moved = {statistic.old: statistic.new for statistic in statistics}
+    grows = all(statistic.reduce.op == "max" for statistic in statistics)
+
+    def at_most_one(expr: Expr) -> bool:
+        if expr is ONE:
+            return True
+        if not isinstance(expr, Map):
+            return False
+        if expr.op in ("exp", "exp2"):
+            power = expr.args[0]
+            while isinstance(power, Map) and power.op == "mul" and is_positive(power.args[1]):
+                power = power.args[0]
+            if not (isinstance(power, Map) and power.op == "sub"):
+                return False
+            before, after = power.args
+            return grows and rises(before) and substitute(before, moved) is after
+        if expr.op == "pow":
+            return at_most_one(expr.args[0]) and is_positive(expr.args[1])
+        return expr.op in ("mul", "sqrt", "abs", "cast") and all(map(at_most_one, expr.args))
+
+    def rises(expr: Expr) -> bool:
+        if expr in moved or not any(node in moved for node in walk(expr)):
+            return True
+        if isinstance(expr, Map) and expr.op == "mul":
+            return any(rises(x) and is_positive(factor) for x, factor in (expr.args, expr.args[::-1]))
+        return isinstance(expr, Map) and expr.op in ("maximum", "minimum", "add", "cast") and all(map(rises, expr.args))
+
+    return not at_most_one(factor)
 
 
 def _statistic(reduction: Reduce, number: int) -> Statistic:

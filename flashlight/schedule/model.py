@@ -27,8 +27,8 @@ class Accumulator:
     """A reduction over the streamed axis, kept while the blocks of keys go by.
 
     ``correction`` multiplies what has been accumulated when a statistic of the same pass moves (the online law); it is
-    an expression over the stand-ins of ``statistics``; ``unsettled`` says that it may be infinite before anything has been
-    accumulated. Rows where one of the maxima in ``undefined`` is -inf are NaN.
+    an expression over the stand-ins of ``statistics``. ``unsettled`` says that it may be infinite before anything has
+    been accumulated. Rows where one of the maxima in ``undefined`` is -inf are NaN.
     """
 
     reduce: Reduce

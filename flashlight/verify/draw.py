@@ -23,7 +23,7 @@ LAYOUTS = ("contiguous", "swapped", "columns", "gaps")
 """How a tensor lies in memory: dense; dimensions 1 and 2 swapped, as a [B, S, H, D] view; the last two swapped;
 a slice with gaps in every dimension."""
 
-VALUES = ("normal", "large", "infinities", "special")
+VALUES = ("normal", "large", "infinities", "lowest", "special")
 """What floats hold: normal; normal times 8; normal with many -inf (a mask's numbers); normal with a few NaN and inf."""
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -170,7 +170,7 @@ def _drawn(parameter: Parameter, operand: bool) -> st.SearchStrategy[Drawn]:
     values: tuple[str, ...] = VALUES if tensor.dtype in FLOATS else ("normal", "normal", "all", "none")
     if operand:
         # half of a vector -inf is no mask: whether 0 * -inf arises would hang on when a weight underflows
-        values = tuple(value for value in values if value != "infinities")
+        values = tuple(value for value in values if value not in ("infinities", "lowest"))
     # most tensors are ordinary: what is drawn twice is drawn twice as often
     return st.builds(
         Drawn,
@@ -250,7 +250,7 @@ def make(tensor: Tensor, drawn: Drawn, case: Case, generator: torch.Generator, r
     shape = [1 if dim in drawn.ones else size for dim, size in enumerate(shape)][drawn.dropped :]
     if tensor.dtype in FLOATS:
         dtype = getattr(torch, case.dtype if tensor.dtype == ELEMENT else tensor.dtype)
-        values = _floats(shape, drawn.values, generator).to(dtype)
+        values = _floats(shape, drawn.values, generator, dtype)
     elif tensor.dtype == BOOL:
         values = _booleans(shape, drawn.values, generator)
     else:
@@ -258,13 +258,17 @@ def make(tensor: Tensor, drawn: Drawn, case: Case, generator: torch.Generator, r
     return laid_out(values, drawn.layout)
 
 
-def _floats(shape: list[int], kind: str, generator: torch.Generator) -> torch.Tensor:
-    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+def _floats(shape: list[int], kind: str, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+    values = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     if kind == "large":
         return values * 8
     chance = torch.rand(shape, generator=generator)
     if kind == "infinities":
         return values.masked_fill(chance < 0.5, -math.inf)
+    if kind == "lowest":
+        # as additive masks have it, for whole rows too
+        rows = torch.rand(shape[:-1] + [1] if shape else [], generator=generator)
+        return values.masked_fill((chance < 0.5) | (rows < 0.3), torch.finfo(dtype).min)
     if kind == "special":
         for share, special in ((0.03, math.inf), (0.02, -math.inf), (0.01, math.nan)):
             values = values.masked_fill(chance < share, special)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
 from flashlight.diagnostics import Diagnostic
 
@@ -264,3 +268,45 @@ def test_a_sum_that_a_moving_maximum_would_scale_by_infinity(verified: Write) ->
             shift = torch.where(highest.isinf(), 0.0, highest)
             return (scores - shift).exp().sum(-1)
     """)
+
+
+def test_masks_of_the_lowest_numbers_stay_finite(verified: Write) -> None:
+    """finfo.min times log2(e) is -inf: a row that a mask of numbers hides whole has the mean of the values, not NaN."""
+    verified(
+        """
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor,  # [B, 1, S, T]
+            padding: Tensor,  # [B, T]
+        ) -> Tensor:
+            scores = q @ k.mT / math.sqrt(q.size(-1)) + torch.max(mask, padding[:, None, None])
+            return scores.softmax(-1) @ v
+        """,
+        examples=30,
+    )
+
+
+def test_numbers_that_positions_cannot_be_added_to_are_refused(kernels: Write, tmp_path: Path) -> None:
+    kernels("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            window: int,
+            scale: float,
+        ) -> Tensor:
+            i = torch.arange(q.size(2), device=q.device)
+            far = (i[:, None] - i).abs() > window
+            return (q @ k.mT * scale).masked_fill(far, -math.inf).softmax(-1) @ v
+    """)
+    spec = importlib.util.spec_from_file_location("program_triton", tmp_path / "out" / "program_triton.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    q = torch.zeros(1, 1, 4, 16)
+    with pytest.raises(ValueError, match="window is 9223372036854775807, expected an integer between"):
+        module.attend(q, q, q, sys.maxsize, 1.0)
+    with pytest.raises(NotImplementedError, match="scale requires grad"):
+        module.attend(q, q, q, 1, torch.ones((), requires_grad=True))

@@ -48,8 +48,8 @@ def test_a_fill_known_at_run_time_stays_finite() -> None:
         if isinstance(node, Map) and not node.axes and any(isinstance(n, Scalar) for n in walk(node))
     ]
     outermost = max(fills, key=lambda node: len(list(walk(node))))
-    assert eval(python(outermost), {"finfo_min": torch.finfo(torch.float32).min}) == LOWEST
-    assert eval(python(outermost), {"finfo_min": -65504.0}) == pytest.approx(-65504 * math.log2(math.e))
+    assert eval(python(outermost), {"math": math, "finfo_min": torch.finfo(torch.float32).min}) == LOWEST
+    assert eval(python(outermost), {"math": math, "finfo_min": -65504.0}) == pytest.approx(-65504 * math.log2(math.e))
 
 
 def test_minus_infinity_stays_what_it_is() -> None:
