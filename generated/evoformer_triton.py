@@ -15,8 +15,8 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("row_attention", "sm_100", 64, 2): (128, 16, 8, 2, True),
-    ("row_attention", "sm_90", 64, 2): (64, 64, 4, 3, False),
-    ("row_attention", "sm_90", 128, 2): (64, 32, 4, 3, True),
+    ("row_attention", "sm_90", 64, 2): (64, 64, 4, 2, False),
+    ("row_attention", "sm_90", 128, 2): (64, 32, 4, 3, False),
     ("row_attention_with_mask", "sm_100", 64, 2): (64, 32, 4, 2, True),
     ("row_attention_with_mask", "sm_90", 128, 2): (64, 16, 4, 2, True),
     ("triangle_attention_ending_node", "sm_100", 64, 2): (128, 16, 8, 2, True),

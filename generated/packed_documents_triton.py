@@ -15,7 +15,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("packed_documents", "sm_90", 64, 2): (64, 32, 4, 3, False),
-    ("packed_documents", "sm_90", 128, 2): (64, 64, 4, 3, False),
+    ("packed_documents", "sm_90", 128, 2): (64, 32, 4, 3, True),
     ("packed_documents_bidirectional", "sm_90", 64, 2): (64, 64, 4, 2, True),
     ("packed_documents_bidirectional", "sm_90", 128, 2): (64, 32, 4, 3, True),
 }

@@ -15,11 +15,12 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("bucketed_bias", "sm_90", 64, 2): (64, 32, 4, 2, True),
-    ("bucketed_bias", "sm_90", 128, 2): (64, 16, 4, 3, True),
+    ("bucketed_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
     ("clipped_distance_bias", "sm_100", 64, 2): (128, 32, 8, 3, True),
     ("clipped_distance_bias", "sm_100", 128, 2): (128, 32, 8, 3, True),
     ("window_bias", "sm_100", 128, 2): (64, 16, 4, 2, True),
-    ("window_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
+    ("window_bias", "sm_90", 64, 2): (64, 16, 4, 2, True),
+    ("window_bias", "sm_90", 128, 2): (64, 64, 4, 2, True),
     ("window_bias_by_coordinates", "sm_80", 128, 2): (64, 64, 4, 2, True),
 }
 
