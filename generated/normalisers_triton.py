@@ -34,6 +34,14 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
 @triton.jit
+def dot_in_range(weights, values, accumulator, PRECISION: tl.constexpr):
+    """accumulator + weights @ values for weights out of float16's range: TF32 has as many digits."""
+    if values.dtype == tl.float16:
+        return tl.dot(weights, values.to(tl.float32), accumulator, input_precision="tf32")
+    return tl.dot(weights.to(values.dtype), values, accumulator, input_precision=PRECISION)
+
+
+@triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
@@ -320,7 +328,7 @@ def relu_squared_attention_kernel(
                         (keys < S)[:, None] & (d < D)[None, :],
                         part > 0 or BLOCK_D != D,
                     )
-                accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+                accumulator = dot_in_range(weights, value, accumulator, PRECISION)
                 running_sum = running_sum + tl.sum(weights, 1)
 
     output = accumulator / (running_sum + 1e-06)[:, None]
@@ -468,13 +476,16 @@ def retention_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 distance = rows[:, None] - keys[None, :]  # normalisers.py:40
-                decay = tl.exp2(distance * term)  # normalisers.py:41
+                weights = tl.exp2(distance * term)
+                decay = weights
                 if part > 0:
-                    decay = tl.where(distance >= 0, decay, 0.0)
-                term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
+                    visible = distance >= 0
+                    decay = tl.where(visible, decay, 0.0)
+                weights_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay  # normalisers.py:43
+                scores = weights_2
                 if part > 0:
-                    visible = keys < S
-                    term_2 = tl.where(visible[None, :], term_2, 0.0)
+                    visible_2 = keys < S
+                    scores = tl.where(visible_2[None, :], scores, 0.0)
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -483,16 +494,21 @@ def retention_kernel(
                         (keys < S)[:, None] & (d_v < D_v)[None, :],
                         part > 0 or BLOCK_D_v != D_v,
                     )
-                accumulator = tl.dot(term_2.to(value.dtype), value, accumulator, input_precision=PRECISION)
-                running_sum = running_sum + tl.sum(decay, 1)
+                accumulator = dot_in_range(scores, value, accumulator, PRECISION)
+                decay_2 = weights
                 if part > 0:
-                    visible_2 = keys < S
-                    term_2 = tl.where(visible_2[None, :], term_2, 0.0)
-                running_sum_2 = running_sum_2 + tl.sum(term_2, 1)
+                    visible_3 = distance >= 0
+                    decay_2 = tl.where(visible_3, decay_2, 0.0)
+                running_sum = running_sum + tl.sum(decay_2, 1)
+                weights_3 = weights_2
+                if part > 0:
+                    visible_4 = keys < S
+                    weights_3 = tl.where(visible_4[None, :], weights_3, 0.0)
+                running_sum_2 = running_sum_2 + tl.sum(weights_3, 1)
 
-    term_3 = tl.sqrt(running_sum)
+    term_2 = tl.sqrt(running_sum)
     output = (
-        accumulator * scale / term_3[:, None] * (1.0 / nan_max(tl.abs(running_sum_2 * scale / term_3), 1.0))[:, None]
+        accumulator * scale / term_2[:, None] * (1.0 / nan_max(tl.abs(running_sum_2 * scale / term_2), 1.0))[:, None]
     )
     tl.store(
         output_ptr
@@ -516,7 +532,7 @@ def retention(query, key, value):
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "retention", query, max(D, D_v), accumulators=1, scores=2
+        "retention", query, max(D, D_v), accumulators=1, scores=4
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -634,8 +650,8 @@ def causal_linear_attention_kernel(
         scores = tl.where(key.to(tl.float32) > 0.0, key.to(tl.float32), tl.exp2(key.to(tl.float32) * LOG2_E) - 1.0)
         key_2 = scores + 1.0  # normalisers.py:55
         weights = tl.dot(
-            query_2.to(query_ptr.dtype.element_ty),
-            tl.trans(key_2.to(query_ptr.dtype.element_ty)),
+            tl.where((d < D)[None, :], query_2, 0.0).to(query_ptr.dtype.element_ty),
+            tl.trans(tl.where((d < D)[None, :], key_2, 0.0).to(query_ptr.dtype.element_ty)),
             input_precision=PRECISION,
         )  # normalisers.py:56
         if partial:
@@ -648,7 +664,7 @@ def causal_linear_attention_kernel(
                 mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
                 other=0,
             )
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision=PRECISION)
+        accumulator = dot_in_range(weights, value, accumulator, PRECISION)
         running_sum = running_sum + tl.sum(weights, 1)
 
     output = accumulator / (running_sum + 1e-06)[:, None]

@@ -193,7 +193,7 @@ def soft_cap(query, key, value, cap):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * (1.0 / cap),
+            1.0 / math.sqrt(D) * quotient(1.0, cap),
             cap * math.log2(math.e),
             S_q,
             H,
@@ -547,7 +547,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            scaling * (1.0 / softcap),
+            scaling * quotient(1.0, softcap),
             softcap * math.log2(math.e),
             S,
             H,
@@ -583,6 +583,11 @@ def number(name, value):
     if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
     return float(value)
+
+
+def quotient(a, b):
+    """a / b as tensors have it: infinite or NaN where b is zero."""
+    return a / b if b else math.copysign(math.inf, a) * math.copysign(1.0, b) if a else math.nan
 
 
 def integer(name, value):

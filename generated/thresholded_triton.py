@@ -30,6 +30,14 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
+@triton.jit
+def dot_in_range(weights, values, accumulator, PRECISION: tl.constexpr):
+    """accumulator + weights @ values for weights out of float16's range: TF32 has as many digits."""
+    if values.dtype == tl.float16:
+        return tl.dot(weights, values.to(tl.float32), accumulator, input_precision="tf32")
+    return tl.dot(weights.to(values.dtype), values, accumulator, input_precision=PRECISION)
+
+
 @triton.jit(do_not_specialize=["S_q", "H", "S_k"])
 def thresholded_kernel(
     # fmt: off
@@ -170,7 +178,7 @@ def thresholded_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            accumulator = tl.dot(kept.to(value.dtype), value, accumulator, input_precision=PRECISION)
+            accumulator = dot_in_range(kept, value, accumulator, PRECISION)
             running_sum_2 = running_sum_2 + tl.sum(kept, 1)
 
     output = accumulator / (running_sum_2 + 1e-09)[:, None]
@@ -344,10 +352,12 @@ def with_entropy_kernel(
             )
             running_sum = running_sum * rescale + tl.sum(probs, 1)
             running_max = new_max
+    running_sum = tl.where((running_max == float("-inf")), float("nan"), running_sum)
 
     # What the pass before has settled
-    term = running_max * scale_2
-    term_2 = running_max * scale
+    term = running_max * scale
+    term_2 = running_max * scale_2
+    term_3 = tl.log(running_sum)
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -373,8 +383,9 @@ def with_entropy_kernel(
             if part > 0:
                 visible_2 = keys < S_k
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            probs_2 = tl.exp2(scores_2 * scale - term_2[:, None])  # thresholded.py:28
-            scores_3 = (scores_2 * scale_2 - term[:, None]) * probs_2
+            probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:28
+            log_probs = scores_2 * scale_2 - term_2[:, None] - term_3[:, None]  # thresholded.py:27
+            scores_3 = probs_2 * log_probs
             if part > 0:
                 visible_3 = keys < S_k
                 scores_3 = tl.where(visible_3[None, :], scores_3, 0.0)
@@ -391,7 +402,7 @@ def with_entropy_kernel(
         output.to(output_ptr.dtype.element_ty),
         mask=(rows < S_q)[:, None] & (d < D)[None, :],
     )
-    entropy = -(running_sum_2 / running_sum - running_sum * tl.log(running_sum) / running_sum)  # thresholded.py:29
+    entropy = -(running_sum_2 / running_sum)  # thresholded.py:29
     tl.store(
         entropy_ptr
         + batch * entropy_stride_b

@@ -4,7 +4,9 @@
 
 Applied only where it frees a statistic: where a term of the sum depends on a reduction over the same axis that cannot
 leave the sum otherwise. Two softmaxes subtracted become two accumulators over shared tiles of V.
-A maximum that is subtracted keeps what remains small: it stays with what it is subtracted from.
+A maximum that is subtracted keeps what remains small, and so does a mean: what is the same for all of the axis stays
+with what it is subtracted from, and another pass finds it first. (Of the sum of (x - m)^2 as sum of x^2 - 2 m x + m^2,
+a deviation that is small beside the mean leaves nothing.)
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def _terms(body: Expr, reduction: Reduce) -> tuple[str, Expr, Expr] | None:
         return None
     if body.op in ("add", "sub"):
         freed = [arg for arg in body.args if _has_statistic(arg, reduction) and not _is_extreme(arg, reduction)]
-        return (body.op, body.args[0], body.args[1]) if freed else None
+        vary = all(reduction.axis in arg.axes for arg in body.args)
+        return (body.op, body.args[0], body.args[1]) if freed and vary else None
     if body.op == "cast" and is_float(body.args[0]):
         terms = _terms(body.args[0], reduction)
         return terms and (terms[0], build.cast(terms[1], body.dtype), build.cast(terms[2], body.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from flashlight.ir.expr import Const, Expr, Map, Scalar, is_int
+from flashlight.ir.signs import is_positive
 
 LOG2_E = math.log2(math.e)
 _INFIX = {
@@ -62,6 +63,8 @@ def python(expr: Expr, outer: int = 0) -> str:
         return _wrapped(f"-{python(expr.args[0], 7)}", outer > 6)
     if expr.op == "not":
         return _wrapped(f"not {python(expr.args[0], 3)}", outer > 2)
+    if expr.op == "div" and not is_positive(expr.args[1]) and not isinstance(expr.args[1], Const):
+        return f"quotient({python(expr.args[0])}, {python(expr.args[1])})"
     if expr.op in _INFIX:
         symbol, level = _INFIX[expr.op]
         left = level + 1 if expr.op in ("pow", "eq", "ne", "lt", "le", "gt", "ge") else level

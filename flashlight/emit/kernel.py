@@ -137,7 +137,7 @@ class _KernelWriter:
         block.add(f"row_start = ({first}) * BLOCK_ROWS")
         rest = "program // row_blocks"
         for position, axis in reversed(list(enumerate(roles.grid))):
-            size = self.tiles.size(axis.extent)
+            size = self.tiles.size(axis.extent, 9)
             text = rest if position == 0 else f"{rest} % {size}"
             block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
             rest = f"{rest} // {size}"
@@ -253,7 +253,9 @@ class _KernelWriter:
             live_stop = f"tl.minimum({size}, {self._clamped(keys.live_stop)})"
         if keys.full_start is not None:
             full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
-        last = size if keys.full_stop is None else f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
+        last = f"tl.minimum({size}, {self._clamped(keys.full_stop or self.roles.stream.extent)})"
+        if keys.full_stop is None:
+            last = self.tiles.size(self.roles.stream.extent, 8)
         full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
         ranges = self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
         span, count = (live_start, live_stop), ""
@@ -538,8 +540,8 @@ class _KernelWriter:
 
     def _extreme(self, node: Reduce) -> str:
         """The function of two arguments that keeps a running maximum or minimum."""
-        if node.op == "max" and self.tiles.keeps_nan(node.arg, node.axis):
-            return "nan_max({}, {})"
+        if self.tiles.keeps_nan(node.op, node.arg, node.axis):
+            return f"nan_{node.op}({{}}, {{}})"
         return {"max": "tl.maximum({}, {})", "min": "tl.minimum({}, {})"}[node.op]
 
     def _accumulate(self, item: Accumulator, variable: Code, factor: Code | None) -> None:

@@ -42,6 +42,11 @@ def number(name, value):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
     return float(value)
 ''',
+    "quotient": '''
+def quotient(a, b):
+    """a / b as tensors have it: infinite or NaN where b is zero."""
+    return a / b if b else math.copysign(math.inf, a) * math.copysign(1.0, b) if a else math.nan
+''',
     "integer": '''
 def integer(name, value):
     """An integer that positions can be added to in 32 bits."""
@@ -158,6 +163,10 @@ class _Body:
             if parameter.scalar is not None and parameter.scalar.name in used:
                 kind = "number" if is_float(parameter.scalar) else "integer"
                 lines.append(f'{parameter.name} = {kind}("{parameter.name}", {parameter.name})')
+        keys = self.schedule.stream.extent
+        if not integers.known_size(keys):
+            lines.append(f"if {python(keys, 5)} < 1:")
+            lines.append(f'    raise ValueError("{self.program.name} has no keys left, and so no kernel")')
         for assumption in self.program.assumptions:
             text = python(assumption)
             lines.append(f"if not ({text}):")

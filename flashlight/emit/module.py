@@ -41,7 +41,7 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
         launcher.write_launcher(unit.traced, unit.schedule, kernel) for unit, kernel in zip(units, kernels, strict=True)
     ]
     model = _used(tuning.MODEL.strip().split("\n\n\n"), "\n".join(launchers))
-    needs_math = "math." in "\n".join([*launchers, *model])
+    needs_math = re.search(r"math\.|quotient\(", "\n".join([*launchers, *model])) is not None
     imports = ["import functools", *["import math"] * needs_math]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
     parts.append(tuning.table({}))  # what was tuned is carried over from the file that this one replaces
@@ -52,7 +52,7 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
         parts += [kernel.text, launch]
     parts.append(launcher.HELPERS.strip())
     for name, helper in launcher.CHECKS.items():
-        if f" = {name}(" in "\n".join(launchers):
+        if f"{name}(" in "\n".join(launchers):
             parts.append(helper.strip())
     parts += model
     return formatted("\n\n\n".join(parts) + "\n")

@@ -120,6 +120,14 @@ def nan_min(a, b):
     """The lesser of two numbers; NaN if either is."""
     return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 ''',
+    "dot_in_range": '''
+@triton.jit
+def dot_in_range(weights, values, accumulator, PRECISION: tl.constexpr):
+    """accumulator + weights @ values for weights out of float16's range: TF32 has as many digits."""
+    if values.dtype == tl.float16:
+        return tl.dot(weights, values.to(tl.float32), accumulator, input_precision="tf32")
+    return tl.dot(weights.to(values.dtype), values, accumulator, input_precision=PRECISION)
+''',
     "product": '''
 @triton.jit
 def product(a, b):

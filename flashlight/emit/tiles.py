@@ -6,6 +6,7 @@ which axes its factors have, not because of where in an attention program it sta
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -37,6 +38,7 @@ from flashlight.ir.expr import (
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name
+from flashlight.ir.signs import attains_one
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 from rewriters.expand import Expansion
@@ -80,9 +82,12 @@ class TileWriter:
         for node, name in program.names.items():
             if isinstance(node, Map) and node.op == "cast" and is_float(node) and is_float(node.args[0]):
                 self.rounded.setdefault(node.args[0], name)
+        self.normalised: set[Expr] = set()
         for node in walk(*self._roots()):
             for child in node.children:
                 self.uses[child] = self.uses.get(child, 0) + 1
+            if isinstance(node, Map) and node.op in ("mul", "div"):
+                self.normalised.update(sum_ for sum_ in map(_unrounded, node.args) if isinstance(sum_, Reduce))
 
     # --- axes -------------------------------------------------------------------------------------------------------
 
@@ -116,8 +121,9 @@ class TileWriter:
         if self.roles.rows in axes and self.roles.stream in axes:
             self.deep.update(dict.fromkeys(axis for axis in axes if axis in self.roles.resident))
 
-    def size(self, expr: Expr) -> str:
-        return self.value(expr).within(3)
+    def size(self, expr: Expr, outer: int = 3) -> str:
+        """An extent as code, in parentheses where an operator of the precedence ``outer`` binds more tightly."""
+        return self.value(expr).within(outer)
 
     # --- values -----------------------------------------------------------------------------------------------------
 
@@ -353,6 +359,11 @@ class TileWriter:
             inner = Code(f"tl.where({test.along(axes)}, {inner.text}, {fill_code.text})", ATOM, axes, FLOAT32)
         names = self.schedule.program.names
         given = self._name(node) or self._name(yes)
+        if self._is_shared(inner):
+            # the mask must not change what others read
+            variable = self.names.fresh(given.name if given else "scores")
+            self.block.add(f"{variable} = {inner.text}")
+            inner = Code(variable, ATOM, inner.axes, inner.dtype)
         called = yes if node not in names and yes in names else node
         unmasked = self.bound.get(yes)
         bound = self.assign(called, inner, given.name if given else "scores")
@@ -371,6 +382,11 @@ class TileWriter:
             self.block = outer
             self.bound = before
         return bound
+
+    def _is_shared(self, code: Code) -> bool:
+        """Whether the code is a variable whose value more than one expression needs."""
+        owners = (expr for expr, bound in self.bound.items() if bound.text == code.text)
+        return code.text.isidentifier() and any(self.uses.get(expr, 0) > 1 for expr in owners)
 
     def _conjunction(self, conditions: Sequence[Expr]) -> Code:
         parts = [self.value(condition) for condition in conditions]
@@ -590,14 +606,16 @@ class TileWriter:
         if function is None:
             raise Diagnostic("FL404", f"a reduction by `{op}` has no form in a kernel", hint="use sum, max or min")
         kept = tuple(a for a in axes if a is not axis)
-        if op == "max" and self.keeps_nan(arg, axis):
-            self.helpers.add("nan_max")
-            return Code(f"tl.reduce({text}, {axes.index(axis)}, nan_max)", ATOM, kept, code.dtype)
+        if self.keeps_nan(op, arg, axis):
+            self.helpers.add(f"nan_{op}")
+            return Code(f"tl.reduce({text}, {axes.index(axis)}, nan_{op})", ATOM, kept, code.dtype)
         return Code(f"{function}({text}, {axes.index(axis)})", ATOM, kept, code.dtype)
 
-    def keeps_nan(self, arg: Expr, axis: Axis) -> bool:
-        """Whether a maximum must be NaN where a value is: it is used beside the sums that would show it anyway."""
-        node = Reduce("max", arg, axis)
+    def keeps_nan(self, op: str, arg: Expr, axis: Axis) -> bool:
+        """Whether an extreme must be NaN where a value is: it is used beside the sums that would show it anyway."""
+        if op not in ("max", "min"):
+            return False
+        node = Reduce(op, arg, axis)
         chained = [item.reduce for one in self.schedule.passes for item in one.accumulators if item.reduce.op == "sum"]
         inside = {inner for reduction in chained for inner in walk(reduction.arg)}
         outside = set(_above(self._roots(), chained))
@@ -605,7 +623,7 @@ class TileWriter:
 
     def dot(self, body: Expr, axis: Axis, accumulator: str | None = None) -> Code | None:
         """``tl.dot`` if the body is a product of one factor a side: rows by axis and axis by columns."""
-        rounded = False
+        whole, rounded = body, False
         while isinstance(body, Map) and body.op == "cast" and is_float(body.args[0]):
             body, rounded = body.args[0], True
         axes = tuple(a for a in self.roles.tile if a in body.axes and a is not axis)
@@ -619,9 +637,13 @@ class TileWriter:
             sides[axes.index(own[0])].append(factor)
         if not all(sides):
             return None
-        left, right = (self._operand(side, body.dtype) for side in sides)
+        left, right = (self._zeroed(self._operand(side, body.dtype), side, axis) for side in sides)
         if (left.dtype == RAW) != (right.dtype == RAW):
             narrow, wide = (left, right) if left.dtype == RAW else (right, left)
+            if accumulator and wide is left and self._leaves_range(whole, sides[0], axis):
+                self.helpers.add("dot_in_range")
+                texts = [code.text for code in (left, right)]
+                return Code(f"dot_in_range({', '.join(texts)}, {accumulator}, PRECISION)", ATOM, axes, FLOAT32)
             if body.dtype == ELEMENT or rounded or self._is_element(sides[0 if wide is left else 1]):
                 wide = Code(f"{wide.within(ATOM)}.to({self._element(narrow)})", ATOM, wide.axes, RAW)
             else:
@@ -637,6 +659,17 @@ class TileWriter:
         ]
         added = f", {accumulator}" if accumulator else ""
         return Code(f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)", ATOM, axes, FLOAT32)
+
+    def _leaves_range(self, body: Expr, weights: list[Expr], axis: Axis) -> bool:
+        """Whether the weights may be out of float16's range because they are normalised after the product."""
+        return Reduce("sum", body, axis) in self.normalised and not any(map(attains_one, weights))
+
+    def _zeroed(self, code: Code, side: list[Expr], axis: Axis) -> Code:
+        """One side of a dot, zero past the end of the axis, where a function of what is loaded need not be."""
+        if axis not in self.roles.resident or _zero_padded(functools.reduce(_times, side), axis):
+            return code
+        inside = Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL)
+        return Code(f"tl.where({inside.along(code.axes)}, {code.text}, 0.0)", ATOM, code.axes, code.dtype)
 
     def _is_element(self, side: list[Expr]) -> bool:
         return all(factor.dtype == ELEMENT for factor in side)
@@ -699,6 +732,14 @@ def _factors(body: Expr) -> list[Expr]:
     return [body]
 
 
+def _unrounded(expr: Expr) -> Expr:
+    return _unrounded(expr.args[0]) if isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]) else expr
+
+
+def _times(left: Expr, right: Expr) -> Expr:
+    return Map("mul", (left, right), left.dtype)
+
+
 def _zero_padded(arg: Expr, axis: Axis) -> bool:
     """Whether the body is zero past the end of the axis, because what is loaded there is zero."""
     if isinstance(arg, Load):
@@ -707,10 +748,24 @@ def _zero_padded(arg: Expr, axis: Axis) -> bool:
         return False
     zero = [_zero_padded(inner, axis) for inner in arg.args]
     if arg.op == "mul":
-        return any(zero)
-    if arg.op in ("cast", "neg", "abs", "tanh", "sin", "erf", "sqrt", "div"):
+        return any(zero) and all(_finite_padded(inner, axis) for inner in arg.args)
+    if arg.op == "div":
+        return zero[0] and axis not in arg.args[1].axes
+    if arg.op in ("cast", "neg", "abs", "tanh", "sin", "erf", "sqrt"):
         return zero[0]
     return all(zero) if arg.op in ("add", "sub", "maximum", "minimum") else arg.op == "where" and all(zero[1:])
+
+
+def _finite_padded(arg: Expr, axis: Axis) -> bool:
+    """Whether the body is finite past the end of the axis (or spoils what is not past it as well)."""
+    if axis not in arg.axes or isinstance(arg, Load):
+        return True
+    if not isinstance(arg, Map):
+        return False
+    if arg.op == "div":
+        return _finite_padded(arg.args[0], axis) and axis not in arg.args[1].axes
+    kept = ("cast", "neg", "abs", "tanh", "sigmoid", "sin", "cos", "erf", "exp", "exp2", "add", "sub", "mul", "where")
+    return arg.op in (*kept, "maximum", "minimum") and all(_finite_padded(inner, axis) for inner in arg.args)
 
 
 def _above_one(expr: Map) -> Expr | None:

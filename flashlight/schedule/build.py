@@ -113,33 +113,48 @@ def _bounded(program: Program, stream: Axis) -> Program:
     """
     inside = build.op("lt", Iota(stream), stream.extent)
     anchors: dict[Expr, float] = {}
+    own: dict[Reduce, tuple[Expr, float]] = {}  # what only one reduction sees so
     left = chain(program, stream)
+    settled: list[Reduce] = []
     for reduction in [node for node in left if node.op == "max"]:
-        if reduction in left:
+        # of what is settled already, nothing may change
+        harmless = all(vanishes(node, reduction.arg, -math.inf) for node in settled if reduction.arg in walk(node.arg))
+        if reduction in left and harmless:
             anchors[reduction.arg] = -math.inf
-            left = [node for node in left if not vanishes(node, reduction.arg, -math.inf)]
+            settled += [node for node in left if vanishes(node, reduction.arg, -math.inf)]
+            left = [node for node in left if node not in settled]
     for reduction in left:
         ending = _hiding(reduction, stream)
-        if ending is not None:
+        if ending is not None and ending not in anchors:
             anchors[ending] = float(ending.args[2].value)  # type: ignore[attr-defined]
             continue
         target = _beside_load(reduction.arg, stream) if reduction.op == "sum" else reduction.arg
         if target is not None:
-            anchors[target] = NEUTRAL[reduction.op]
+            own[reduction] = (target, NEUTRAL[reduction.op])
     for scan in scans.along(program, stream):
         if scan.reverse:
             # what lies past the end comes first
             anchors[scan.arg] = NEUTRAL[scan.op]
-    done: dict[Expr, Expr] = {}
-    names = dict(program.names)
-    for node in walk(*(output.expr for output in program.outputs)):
-        new = rebuilt(node, tuple(done[child] for child in node.children))
-        if node in anchors:
-            fill = build.const(anchors[node], new.dtype)
-            new = build.where(inside, new, fill)
-        done[node] = new
-    result = mapped(program, done)
-    return replace(result, names={**names, **result.names})
+    done: dict[tuple[Expr, tuple[Expr, float] | None], Expr] = {}
+
+    def bounded(node: Expr, special: tuple[Expr, float] | None) -> Expr:
+        if (node, special) in done:
+            return done[node, special]
+        within = own.get(node) if isinstance(node, Reduce) else special
+        if isinstance(node, Reduce) and node.axis is stream:
+            new = rebuilt(node, tuple(bounded(child, within) for child in node.children))
+        else:
+            new = rebuilt(node, tuple(bounded(child, special) for child in node.children))
+        fill = special[1] if special is not None and node is special[0] else anchors.get(node)
+        if fill is not None:
+            new = build.where(inside, new, build.const(fill, new.dtype))
+        done[node, special] = new
+        return new
+
+    plain = {node: bounded(node, None) for node in walk(*(output.expr for output in program.outputs))}
+    result = mapped(program, plain)
+    names = {bounded(node, item): name for node, name in program.names.items() for item in {None, *own.values()}}
+    return replace(result, names={**names, **program.names, **result.names})
 
 
 def _hiding(reduction: Reduce, stream: Axis) -> Map | None:

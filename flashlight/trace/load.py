@@ -98,9 +98,15 @@ def symbolic(module: types.ModuleType, sizes: Sizes, element: torch.dtype) -> It
     for name, value in list(vars(module).items()):
         if value is original:
             changed[name], module.__dict__[name] = value, torch.finfo
+    # NumPy's functions call the method of that name of what is no number to it: np.sqrt(q.size(-1))
+    methods = [(kind, name) for kind in (torch.SymInt, torch.SymFloat) for name in UNARY if not hasattr(kind, name)]
+    for kind, name in methods:
+        setattr(kind, name, _symbolic_function(name))
     try:
         yield
     finally:
+        for kind, name in methods:
+            delattr(kind, name)
         torch.finfo = original  # type: ignore[misc]
         module.__dict__.update(changed)
 

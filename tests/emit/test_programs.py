@@ -310,3 +310,17 @@ def test_numbers_that_positions_cannot_be_added_to_are_refused(kernels: Write, t
         module.attend(q, q, q, sys.maxsize, 1.0)
     with pytest.raises(NotImplementedError, match="scale requires grad"):
         module.attend(q, q, q, 1, torch.ones((), requires_grad=True))
+
+
+def test_square_roots_of_sizes_by_numpy(verified: Write) -> None:
+    text = verified("""
+        import numpy as np
+
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+        ) -> Tensor:
+            return (q @ k.mT / np.sqrt(q.size(-1))).softmax(-1) @ v
+    """)
+    assert "math.sqrt(D)" in text

@@ -1,0 +1,120 @@
+"""Past the end of a head dimension that is no power of two, and sizes that are sums or products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytestmark = pytest.mark.interpret
+Write = Callable[..., str]
+
+MAPPED = {
+    "exponentials": "w = torch.exp(q) @ torch.exp(k).mT; return (w @ v) / w.sum(-1, keepdim=True)",
+    "elu plus one": "w = (F.elu(q) + 1) @ (F.elu(k) + 1).mT; return (w @ v) / w.sum(-1, keepdim=True)",
+    "inverses": """
+        inverse = torch.rsqrt(scale.abs() + 0.1)[:, None]
+        return ((q * inverse) @ (k * inverse).mT).softmax(-1) @ v
+    """,
+    "bare inverses": "s = (q / (1 + scale.abs())[:, None]) @ k.mT; return s.softmax(-1) @ (v + 1)",
+    "distances over widths": """
+        width = scale.abs()[:, None, None] + 0.5
+        return (-((q[:, :, :, None] - k[:, :, None]) ** 2 / width).sum(-1)).softmax(-1) @ v
+    """,
+    "distances over sums": """
+        a, b = q.abs()[:, :, :, None], k.abs()[:, :, None]
+        return (-((a - b) ** 2 / (a + b + 1e-3)).sum(-1)).softmax(-1) @ v
+    """,
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_what_lies_past_the_head_adds_nothing(name: str, verified: Write) -> None:
+    lines = [line for line in MAPPED[name].replace("; ", "\n").splitlines() if line.strip()]
+    body = "\n".join(f"    {line.strip()}" for line in lines)
+    verified(
+        f"""
+def attend(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, T, D]
+    v: Tensor,  # [B, H, T, E]
+    scale: Tensor,  # [H, D]
+):
+{body}
+""",
+        examples=10,
+    )
+
+
+def test_lengths_and_heads_that_are_sums_and_products(verified: Write) -> None:
+    verified("""
+        def without_the_first(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, N + 2, D]
+            v: Tensor,  # [B, H, N + 2, D]
+        ) -> Tensor:
+            k, v = k[:, :, 1:], v[:, :, 1:]
+            return (q @ k.mT).softmax(-1) @ v
+
+        def with_one_more(
+            q: Tensor,  # [B, H, N + 1, D]
+            k: Tensor,  # [B, H, N + 1, D]
+            v: Tensor,  # [B, H, N + 1, D]
+        ) -> Tensor:
+            return (q @ k.mT).softmax(-1) @ v
+
+        def all_heads_but_one(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            q, k, v = q[:, :-1], k[:, :-1], v[:, :-1]
+            return (q @ k.mT).softmax(-1) @ v
+
+        def groups_stated(
+            q: Tensor,  # [B, G * R, S, D]
+            k: Tensor,  # [B, G, S, D]
+            v: Tensor,  # [B, G, S, D]
+        ) -> Tensor:
+            batch, heads, length, width = q.shape
+            groups = k.shape[1]
+            q = q.view(batch, groups, heads // groups, length, width)
+            weights = torch.einsum("bgrid,bgjd->bgrij", q, k).softmax(-1)
+            return torch.einsum("bgrij,bgjd->bgrid", weights, v).reshape(batch, heads, length, width)
+    """)
+
+
+def test_weights_that_float16_cannot_hold_before_they_are_normalised(verified: Write) -> None:
+    verified(
+        """
+        def exponential(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+        ) -> Tensor:
+            w = torch.exp(12 * torch.tanh((q @ k.mT).float() / 12))
+            return (w / w.sum(-1, keepdim=True)).to(v.dtype) @ v
+
+        def squares(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+        ) -> Tensor:
+            w = torch.relu((q @ k.mT).float() * 8) ** 2
+            return (w / (w.sum(-1, keepdim=True) + 1e-6)).to(v.dtype) @ v
+        """,
+        examples=16,
+    )
+
+
+def test_a_number_that_a_length_of_one_divides_by_zero(verified: Write) -> None:
+    verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+        ) -> Tensor:
+            s = q @ k.mT / math.sqrt(q.size(-1))
+            s = (s - s.mean(-1, keepdim=True)) / (s.std(-1, keepdim=True) + 1e-2)
+            return s.softmax(-1) @ v
+    """)
