@@ -476,16 +476,14 @@ def retention_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 distance = rows[:, None] - keys[None, :]  # normalisers.py:40
-                weights = tl.exp2(distance * term)
-                decay = weights
+                decay = tl.exp2(distance * term)  # normalisers.py:41
                 if part > 0:
-                    visible = distance >= 0
-                    decay = tl.where(visible, decay, 0.0)
-                weights_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay  # normalisers.py:43
-                scores = weights_2
+                    decay = tl.where(distance >= 0, decay, 0.0)
+                term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
+                scores = term_2
                 if part > 0:
-                    visible_2 = keys < S
-                    scores = tl.where(visible_2[None, :], scores, 0.0)
+                    visible = keys < S
+                    scores = tl.where(visible[None, :], scores, 0.0)
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -495,20 +493,16 @@ def retention_kernel(
                         part > 0 or BLOCK_D_v != D_v,
                     )
                 accumulator = dot_in_range(scores, value, accumulator, PRECISION)
-                decay_2 = weights
+                running_sum = running_sum + tl.sum(decay, 1)
+                weights = term_2
                 if part > 0:
-                    visible_3 = distance >= 0
-                    decay_2 = tl.where(visible_3, decay_2, 0.0)
-                running_sum = running_sum + tl.sum(decay_2, 1)
-                weights_3 = weights_2
-                if part > 0:
-                    visible_4 = keys < S
-                    weights_3 = tl.where(visible_4[None, :], weights_3, 0.0)
-                running_sum_2 = running_sum_2 + tl.sum(weights_3, 1)
+                    visible_2 = keys < S
+                    weights = tl.where(visible_2[None, :], weights, 0.0)
+                running_sum_2 = running_sum_2 + tl.sum(weights, 1)
 
-    term_2 = tl.sqrt(running_sum)
+    term_3 = tl.sqrt(running_sum)
     output = (
-        accumulator * scale / term_2[:, None] * (1.0 / nan_max(tl.abs(running_sum_2 * scale / term_2), 1.0))[:, None]
+        accumulator * scale / term_3[:, None] * (1.0 / nan_max(tl.abs(running_sum_2 * scale / term_3), 1.0))[:, None]
     )
     tl.store(
         output_ptr
@@ -532,7 +526,7 @@ def retention(query, key, value):
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "retention", query, max(D, D_v), accumulators=1, scores=4
+        "retention", query, max(D, D_v), accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):

@@ -353,11 +353,7 @@ def stickbreaking_kernel(
                         part == 0 or BLOCK_D != D,
                     )
                 accumulator = tl.dot(att.to(v.dtype), v, accumulator, input_precision=PRECISION)
-                att_2 = att
-                if part == 0:
-                    visible = keys < S
-                    att_2 = tl.where(visible[None, :], att_2, 0.0)
-                running_sum = running_sum + tl.sum(att_2, 1)
+                running_sum = running_sum + tl.sum(att, 1)
 
     tl.store(
         output_ptr

@@ -125,9 +125,10 @@ def _bounded(program: Program, stream: Axis) -> Program:
             left = [node for node in left if node not in settled]
     for reduction in left:
         ending = _hiding(reduction, stream)
-        if ending is not None and ending not in anchors:
-            anchors[ending] = float(ending.args[2].value)  # type: ignore[attr-defined]
-            continue
+        if ending is not None:
+            fill = float(ending.args[2].value)  # type: ignore[attr-defined]
+            if anchors.setdefault(ending, fill) == fill:
+                continue
         target = _beside_load(reduction.arg, stream) if reduction.op == "sum" else reduction.arg
         if target is not None:
             own[reduction] = (target, NEUTRAL[reduction.op])
@@ -135,6 +136,14 @@ def _bounded(program: Program, stream: Axis) -> Program:
         if scan.reverse:
             # what lies past the end comes first
             anchors[scan.arg] = NEUTRAL[scan.op]
+    for target, fill in dict.fromkeys(own.values()):
+        # one selection for all where that changes nothing for the others
+        reading = [node for node in chain(program, stream) if target in set(walk(node.arg))]
+        others = [node for node in reading if own.get(node) != (target, fill)]
+        harmless = all(own[node][0] is not target if node in own else vanishes(node, target, fill) for node in others)
+        if harmless and target not in anchors:
+            anchors[target] = fill
+            own = {node: item for node, item in own.items() if item != (target, fill)}
     done: dict[tuple[Expr, tuple[Expr, float] | None], Expr] = {}
 
     def bounded(node: Expr, special: tuple[Expr, float] | None) -> Expr:
