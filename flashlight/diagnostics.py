@@ -18,6 +18,7 @@ CODES: dict[str, str] = {
     "FL202": "shapes are inconsistent",
     "FL203": "a shape is not understood",
     "FL204": "a size must be known while tracing",
+    "FL205": "a name is taken",
     "FL301": "control flow depends on the values of a tensor",
     "FL302": "an operator has no rule",
     "FL303": "a value depends on neighbouring tiles",

@@ -17,7 +17,6 @@ TILES = {
     ("grouped_query_causal", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("grouped_query_repeat_interleave", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("grouped_query_view", "sm_90", 64, 2): (64, 128, 4, 2, True),
-    ("grouped_query_view", "sm_90", 128, 2): (128, 64, 4, 2, True),
 }
 
 

@@ -15,7 +15,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
     ("soft_cap", "sm_90", 64, 2): (64, 64, 4, 3, False),
-    ("soft_cap", "sm_90", 128, 2): (128, 64, 4, 2, True),
+    ("soft_cap", "sm_90", 128, 2): (64, 64, 4, 3, True),
     ("soft_cap_causal", "sm_90", 64, 2): (64, 64, 4, 3, False),
     ("soft_cap_causal", "sm_90", 128, 2): (64, 64, 4, 3, False),
 }

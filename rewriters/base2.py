@@ -35,7 +35,7 @@ def base2(program: Program) -> Program:
     if not any(map(_is_exponential, nodes)):
         return program
     scanned = any(isinstance(node, Scan) and _of_scores(node) for node in nodes)
-    whole = {node for node in nodes if not scanned and _is_exponential(node) and _adds_what_is_loaded(node.children[0])}
+    whole = {node for node in nodes if not scanned and _is_exponential(node) and added_loads(node.children[0])}
     unscaled = {inner for node in whole for inner in walk(node) if _is_maximum(inner)}
     for node in nodes:
         new = rebuilt(node, tuple(done[child] for child in node.children))
@@ -160,21 +160,18 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
     return build.op("mul", expr, factor, dtype=FLOAT)
 
 
-def _adds_what_is_loaded(power: Expr) -> bool:
-    """Whether a term for each score is read from memory: a bias, or a mask of numbers."""
-    maxima = {node.axis for node in walk(power) if _is_maximum(node) and isinstance(node, Reduce)}
-    streamed = maxima or power.axes
+def added_loads(power: Expr) -> set[Load]:
+    """The terms of an exponential that are read from memory for each score: biases, masks of numbers."""
+    streamed = {node.axis for node in walk(power) if isinstance(node, Reduce) and node.op == "max"} or power.axes
 
-    def adds(term: Expr) -> bool:
+    def added(term: Expr) -> set[Load]:
         if isinstance(term, Load):
-            return is_float(term) and not streamed.isdisjoint(term.axes)
-        if not isinstance(term, Map):
-            return False
-        if term.op in ("add", "sub", "neg", "cast", "minimum", "maximum"):
-            return any(map(adds, term.args))
-        return term.op == "where" and any(map(adds, term.args[1:]))
+            return set() if not is_float(term) or streamed.isdisjoint(term.axes) else {term}
+        if not isinstance(term, Map) or term.op not in ("add", "sub", "neg", "cast", "minimum", "maximum", "where"):
+            return set()
+        return set().union(*map(added, term.args[term.op == "where" :]))
 
-    return adds(power)
+    return added(power)
 
 
 def _widened(power: Expr) -> Expr:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import black
 
+from flashlight.diagnostics import Diagnostic
 from flashlight.emit import launcher, tuning
 from flashlight.emit.kernel import Kernel, write_kernel
 from flashlight.emit.operators import HELPERS
@@ -55,7 +56,14 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
         if f"{name}(" in "\n".join(launchers):
             parts.append(helper.strip())
     parts += model
-    return formatted("\n\n\n".join(parts) + "\n")
+    text = "\n\n\n".join(parts) + "\n"
+    for unit in units:
+        if len(re.findall(rf"^(?:def |import |import .* as ){unit.target.name}\b", text, re.M)) > 1:
+            hint = "give the function another name"
+            raise Diagnostic(
+                "FL205", f"`{unit.target.name}` is the name of a function that the kernel file needs", hint
+            )
+    return formatted(text)
 
 
 def _used(functions: list[str], callers: str) -> list[str]:

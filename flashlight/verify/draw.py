@@ -16,8 +16,9 @@ import torch
 from hypothesis import strategies as st
 
 from flashlight.ir.evaluate import evaluate_expr
-from flashlight.ir.expr import BOOL, ELEMENT, FLOATS, Expr, Iota, Load, Scalar, Tensor, walk
+from flashlight.ir.expr import BOOL, ELEMENT, FLOATS, Expr, Iota, Load, Map, Scalar, Tensor, walk
 from flashlight.trace.traced import Parameter, Traced
+from rewriters.base2 import added_loads
 
 LAYOUTS = ("contiguous", "swapped", "columns", "gaps")
 """How a tensor lies in memory: dense; dimensions 1 and 2 swapped, as a [B, S, H, D] view; the last two swapped;
@@ -87,7 +88,16 @@ def cases(traced: Traced, ranges: Ranges = SMALL) -> st.SearchStrategy[Case]:
     names = {name: st.sampled_from(getattr(ranges, kind)) for name, kind in kinds.items()}
     scalars = {p.scalar.name: _number(p.scalar) for p in traced.parameters if p.scalar is not None}
     numbers = st.fixed_dictionaries({**names, **scalars}).filter(lambda drawn: admissible(traced, drawn))
-    tensors = {key(p): _drawn(p, _is_operand(p, kinds)) for p in traced.parameters if p.tensor is not None}
+    powers = walk(*(output.expr for output in traced.program.outputs))
+    masks = {
+        load.tensor
+        for node in powers
+        if isinstance(node, Map) and node.op == "exp"
+        for load in added_loads(node.args[0])
+    }
+    tensors = {
+        key(p): _drawn(p, _is_operand(p, kinds), p.tensor in masks) for p in traced.parameters if p.tensor is not None
+    }
     return st.builds(
         Case,
         numbers=numbers,
@@ -163,14 +173,16 @@ def _is_operand(parameter: Parameter, kinds: Mapping[str, str]) -> bool:
     return isinstance(last, Scalar) and kinds.get(last.name) == "head_dim"
 
 
-def _drawn(parameter: Parameter, operand: bool) -> st.SearchStrategy[Drawn]:
+def _drawn(parameter: Parameter, operand: bool, added: bool) -> st.SearchStrategy[Drawn]:
     tensor = parameter.tensor
     assert tensor is not None
     rank = len(tensor.shape)
     values: tuple[str, ...] = VALUES if tensor.dtype in FLOATS else ("normal", "normal", "all", "none")
     if operand:
         # half of a vector -inf is no mask: whether 0 * -inf arises would hang on when a weight underflows
-        values = tuple(value for value in values if value not in ("infinities", "lowest"))
+        values = tuple(value for value in values if value != "infinities")
+    if not added:
+        values = tuple(value for value in values if value != "lowest")
     # most tensors are ordinary: what is drawn twice is drawn twice as often
     return st.builds(
         Drawn,

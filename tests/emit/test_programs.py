@@ -259,7 +259,7 @@ def test_a_log_sum_exp_beside_the_softmax_shares_its_maximum_and_its_sum(verifie
 def test_a_sum_that_a_moving_maximum_would_scale_by_infinity(verified: Write) -> None:
     """While nothing has been seen, the maximum is -inf and the factor for what follows may be infinite."""
     verified("""
-        def spread(
+        def total(
             q: Tensor,  # [B, H, S, D]
             k: Tensor,  # [B, H, T, D]
         ) -> Tensor:
@@ -324,3 +324,16 @@ def test_square_roots_of_sizes_by_numpy(verified: Write) -> None:
             return (q @ k.mT / np.sqrt(q.size(-1))).softmax(-1) @ v
     """)
     assert "math.sqrt(D)" in text
+
+
+@pytest.mark.parametrize("name", ["expect", "padded", "configuration"])
+def test_a_function_called_like_one_of_the_kernel_file_is_refused(name: str, kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match=f"`{name}` is the name of a function that the kernel file needs"):
+        kernels(f"""
+            def {name}(
+                q: "Tensor",  # [B, H, S, D]
+                k: "Tensor",  # [B, H, T, D]
+                v: "Tensor",  # [B, H, T, D]
+            ):
+                return (q @ k.mT).softmax(-1) @ v
+        """)
