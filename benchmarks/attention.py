@@ -26,7 +26,7 @@ from benchmarks.variants import DEFAULT, VARIANTS, Problem, live_share, problem,
 SHAPES = ((4, 4096), (16, 1024), (1, 16384))
 """Batch and length, the most telling first."""
 MASK_LIMIT = 2**27
-"""Scores above which no block mask is built by a compiled builder: at batch 1, length 16384 compiling it takes minutes."""
+"""Scores above which no block mask comes from a compiled builder: compiling it for a length of 16384 takes minutes."""
 TOLERANCE = 1e-2
 """Relative error above which the generated function counts as wrong; a peer's is only reported."""
 
