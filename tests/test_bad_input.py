@@ -97,6 +97,12 @@ CASES = [
         "",
     ),
     Bad(
+        "scripted",
+        HEAD + "@torch.jit.script\ndef attend(q, k, v):\n    return (q @ k.transpose(2, 3)).softmax(-1) @ v\n",
+        "FL105",
+        "ScriptFunction",
+    ),
+    Bad(
         "returns_no_tensor",
         HEAD + 'def attend(q, k, v):\n    return {"out": (q @ k.mT).softmax(-1) @ v, "name": "x"}\n',
         "FL306",

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -41,6 +41,16 @@ def trace(source: Source, target: Target, shapes: Mapping[str, Sequence[str]] | 
     overrides = {name: tuple(dims) for name, dims in (shapes or {}).items()}
     module = load(source)
     function = _unwrapped(getattr(module, target.name))
+    if not isinstance(function, FunctionType):
+        message = f"a decorator makes `{target.name}` a {type(function).__name__}, which does not run line by line"
+        raise Diagnostic(
+            "FL105",
+            message,
+            "transpile the function without it",
+            path=source.path,
+            line=target.line,
+            column=target.column,
+        )
     element = torch.float16 if "bfloat16" in source.text else torch.bfloat16
     defaults = {
         name: parameter.default
