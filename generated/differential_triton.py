@@ -16,7 +16,7 @@ import triton.language as tl
 TILES = {
     ("diff_attn", "sm_90", 128, 2): (64, 64, 4, 3, True),
     ("diff_attn", "sm_90", 256, 2): (64, 32, 8, 2, True),
-    ("diff_attn_chunk", "sm_80", 64, 2): (128, 64, 8, 3, True),
+    ("diff_attn_chunk", "sm_80", 64, 2): (128, 32, 8, 3, True),
     ("diff_attn_chunk", "sm_80", 128, 2): (128, 16, 8, 2, True),
     ("diff_attn_norm", "sm_80", 64, 2): (128, 32, 8, 2, True),
     ("multihead_diff_attn", "sm_80", 64, 2): (128, 32, 8, 2, True),

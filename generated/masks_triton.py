@@ -14,6 +14,7 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("additive_bias_per_head", "sm_100", 64, 2): (128, 16, 8, 2, True),
     ("additive_mask", "sm_100", 64, 2): (128, 16, 8, 2, True),
     ("additive_mask", "sm_90", 64, 2): (64, 64, 4, 3, False),
     ("additive_mask", "sm_90", 128, 2): (64, 32, 4, 2, True),

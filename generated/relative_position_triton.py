@@ -20,7 +20,7 @@ TILES = {
     ("clipped_distance_bias", "sm_100", 128, 2): (128, 32, 8, 3, True),
     ("window_bias", "sm_100", 128, 2): (64, 16, 4, 2, True),
     ("window_bias", "sm_90", 64, 2): (64, 16, 4, 2, True),
-    ("window_bias", "sm_90", 128, 2): (64, 64, 4, 2, True),
+    ("window_bias", "sm_90", 128, 2): (64, 32, 4, 3, True),
     ("window_bias_by_coordinates", "sm_80", 128, 2): (64, 64, 4, 2, True),
 }
 

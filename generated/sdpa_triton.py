@@ -17,7 +17,7 @@ TILES = {
     ("sdpa", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("sdpa", "sm_90", 128, 2): (64, 64, 4, 3, True),
     ("sdpa_additive_mask", "sm_90", 64, 2): (64, 64, 4, 2, False),
-    ("sdpa_additive_mask", "sm_90", 128, 2): (128, 32, 4, 3, True),
+    ("sdpa_additive_mask", "sm_90", 128, 2): (64, 32, 4, 3, True),
     ("sdpa_causal", "sm_90", 64, 2): (64, 128, 4, 2, True),
     ("sdpa_causal", "sm_90", 128, 2): (64, 64, 4, 3, True),
 }
