@@ -17,12 +17,13 @@ import math
 from dataclasses import replace
 
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, walk
+from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, unrounded, walk
 from flashlight.ir.ops import COMPARISONS
-from flashlight.ir.program import Name, Program, mapped, rebuilt
+from flashlight.ir.program import Name, Program, mapped, rebuilt, rewrite
 from flashlight.ir.signs import is_positive
 
 LOG2_E = math.log2(math.e)
+LN_2 = math.log(2.0)
 LOWEST = -3.3895e38
 """Just inside the range of float32 and bfloat16."""
 
@@ -65,7 +66,7 @@ def base2(program: Program) -> Program:
 def _one_maximum(program: Program, maxima: list[Expr], factor: Expr) -> Program:
     """Where a maximum is wanted both as it is and times log2(e), take the latter, and it over log2(e)."""
     nodes = set(walk(*(output.expr for output in program.outputs)))
-    back = build.const(math.log(2.0), FLOAT)
+    back = build.const(LN_2, FLOAT)
     same: dict[Expr, Expr] = {}
     for plain in maxima:
         larger = scaled(plain, factor, {})
@@ -77,13 +78,8 @@ def _one_maximum(program: Program, maxima: list[Expr], factor: Expr) -> Program:
             and not _saturates(larger)
         ):
             same[plain] = build.op("mul", larger, back, dtype=FLOAT)
-    if not same:
-        return program
-    done: dict[Expr, Expr] = {}
-    for node in walk(*(output.expr for output in program.outputs)):
-        done[node] = same.get(node) or rebuilt(node, tuple(done[child] for child in node.children))
-    result = mapped(program, done)
-    return replace(result, names={**program.names, **result.names})
+    rewritten = rewrite(program, lambda node: same.get(node, node))
+    return replace(rewritten, names={**program.names, **rewritten.names})
 
 
 def _is_maximum(expr: Expr) -> bool:
@@ -122,7 +118,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
     if isinstance(expr, Reduce) and expr.op == "max" and is_positive(factor):
         inner = down(expr.arg)
         # a factor that found nothing to join is cheaper outside the maximum
-        if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, _unrounded(expr.arg))):
+        if all(inner is not build.op("mul", arg, factor, dtype=FLOAT) for arg in (expr.arg, unrounded(expr.arg))):
             return build.reduce("max", inner, expr.axis)
     if isinstance(expr, Scan) and expr.op == "sum" and is_float(expr) and _of_scores(expr):
         inner = down(expr.arg)
@@ -177,7 +173,7 @@ def added_loads(power: Expr) -> set[Load]:
 def _widened(power: Expr) -> Expr:
     """The difference of what is in float32 anyway: without roundings, its maximum is that of the same scores."""
     if isinstance(power, Map) and power.op == "sub":
-        return build.op("sub", *map(_unrounded, power.args), dtype=FLOAT)
+        return build.op("sub", *map(unrounded, power.args), dtype=FLOAT)
     return power
 
 
@@ -197,10 +193,6 @@ def _selected(expr: Expr) -> Expr:
 def _is_logarithm(expr: Expr) -> bool:
     """Whether it is the logarithm of a function of scores, which is computed in base 2 before any rounding."""
     return _of_scores(expr) and any(isinstance(node, Map) and node.op == "log" for node in walk(expr))
-
-
-def _unrounded(expr: Expr) -> Expr:
-    return _unrounded(expr.args[0]) if isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]) else expr
 
 
 def _is_limit_test(test: Map) -> bool:

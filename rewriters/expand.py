@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass
 
 from flashlight.ir import build
-from flashlight.ir.expr import ELEMENT, FLOAT, Axis, Expr, Load, Map, Reduce, is_float, walk
+from flashlight.ir.expr import ELEMENT, FLOAT, Axis, Expr, Load, Map, Reduce, is_float, unrounded, walk
 from flashlight.ir.program import Program, is_const
 
 
@@ -83,21 +83,15 @@ def expansion(node: Reduce, rows: Axis, keys: Axis) -> Expansion | None:
 
 def _squared(expr: Expr) -> Map | None:
     """x of ``x * x`` or ``x ** 2``, where it is a difference."""
-    expr = _unrounded(expr)
+    expr = unrounded(expr)
     if not isinstance(expr, Map):
         return None
     if expr.op == "mul" and expr.args[0] is expr.args[1] or expr.op == "pow" and is_const(expr.args[1], 2.0):
-        inner = _unrounded(expr.args[0])
+        inner = unrounded(expr.args[0])
         return inner if isinstance(inner, Map) and inner.op == "sub" else None
     return None
 
 
 def _element(expr: Expr) -> Load | None:
-    expr = _unrounded(expr)
+    expr = unrounded(expr)
     return expr if isinstance(expr, Load) and expr.dtype == ELEMENT else None
-
-
-def _unrounded(expr: Expr) -> Expr:
-    while isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]):
-        expr = expr.args[0]
-    return expr

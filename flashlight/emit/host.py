@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from flashlight.ir.expr import Const, Expr, Map, Scalar, is_int
 from flashlight.ir.signs import is_positive
+from rewriters.base2 import LOG2_E
 
-LOG2_E = math.log2(math.e)
 _INFIX = {
     "or": ("or", 1),
     "and": ("and", 2),

@@ -253,16 +253,16 @@ class _KernelWriter:
             live_stop = f"tl.minimum({size}, {self._clamped(keys.live_stop)})"
         if keys.full_start is not None:
             full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
-        last = f"tl.minimum({size}, {self._clamped(keys.full_stop or self.roles.stream.extent)})"
         if keys.full_stop is None:
             last = self.tiles.size(self.roles.stream.extent, 8)
+        else:
+            last = f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
         full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
         ranges = self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
-        span, count = (live_start, live_stop), ""
+        span, count = (live_start, live_stop), self.names.fresh("block_count") if matched else ""
+        if matched:
+            block.add(f"{count} = tl.cdiv({size}, BLOCK_KEYS)")
         for match in matched:
-            if not count:
-                count = self.names.fresh("block_count")
-                block.add(f"{count} = tl.cdiv({size}, BLOCK_KEYS)")
             first, stop = self._matching(match, count, *span)
             span = ("live_start", "live_stop")
             if self.joint:

@@ -27,35 +27,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 '''
 
-CHECKS = {
-    "spread": '''
+CHECKS = '''
 def spread(name, tensor, shape):
     """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
     if tensor.dim() != len(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     return tensor.expand(shape)
-''',
-    "number": '''
+
+
 def number(name, value):
     """A float, also of an int or a tensor of one number."""
     if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
     return float(value)
-''',
-    "quotient": '''
+
+
 def quotient(a, b):
     """a / b as tensors have it: infinite or NaN where b is zero."""
     return a / b if b else math.copysign(math.inf, a) * math.copysign(1.0, b) if a else math.nan
-''',
-    "integer": '''
+
+
 def integer(name, value):
     """An integer that positions can be added to in 32 bits."""
     if not -(2**30) < value < 2**30:
         raise ValueError(f"{name} is {value}, expected an integer between -2**30 and 2**30")
     return int(value)
-''',
-}
-"""What a launcher calls, if it does."""
+'''
+"""Functions for launchers, of which a kernel file has those that are called."""
 
 
 def write_launcher(traced: Traced, schedule: Schedule, kernel: Kernel) -> str:

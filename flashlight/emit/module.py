@@ -41,8 +41,9 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     launchers = [
         launcher.write_launcher(unit.traced, unit.schedule, kernel) for unit, kernel in zip(units, kernels, strict=True)
     ]
-    model = _used(tuning.MODEL.strip().split("\n\n\n"), "\n".join(launchers))
-    needs_math = re.search(r"math\.|quotient\(", "\n".join([*launchers, *model])) is not None
+    called = (_used(text.strip().split("\n\n\n"), "\n".join(launchers)) for text in (launcher.CHECKS, tuning.MODEL))
+    needed = [function for functions in called for function in functions]
+    needs_math = "math." in "\n".join([*launchers, *needed])
     imports = ["import functools", *["import math"] * needs_math]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
     parts.append(tuning.table({}))  # what was tuned is carried over from the file that this one replaces
@@ -52,10 +53,7 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     for kernel, launch in zip(kernels, launchers, strict=True):
         parts += [kernel.text, launch]
     parts.append(launcher.HELPERS.strip())
-    for name, helper in launcher.CHECKS.items():
-        if f"{name}(" in "\n".join(launchers):
-            parts.append(helper.strip())
-    parts += model
+    parts += needed
     text = "\n\n\n".join(parts) + "\n"
     for unit in units:
         if len(re.findall(rf"^(?:def |import |import .* as ){unit.target.name}\b", text, re.M)) > 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from rewriters.base2 import LN_2, LOG2_E
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ FUNCTIONS: dict[str, str] = {
     "pow": "power({}, {})",
 }
 
-CONSTANTS = {math.log2(math.e): "LOG2_E", math.log(2.0): "LN_2"}
+CONSTANTS = {LOG2_E: "LOG2_E", LN_2: "LN_2"}
 """Numbers that have a name in kernels."""
 
 HELPERS: dict[str, str] = {

@@ -33,12 +33,13 @@ from flashlight.ir.expr import (
     Tensor,
     is_float,
     is_int,
+    unrounded,
     walk,
 )
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name
-from flashlight.ir.signs import attains_one
+from flashlight.ir.signs import is_relative
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 from rewriters.expand import Expansion
@@ -87,7 +88,7 @@ class TileWriter:
             for child in node.children:
                 self.uses[child] = self.uses.get(child, 0) + 1
             if isinstance(node, Map) and node.op in ("mul", "div"):
-                self.normalised.update(sum_ for sum_ in map(_unrounded, node.args) if isinstance(sum_, Reduce))
+                self.normalised.update(sum_ for sum_ in map(unrounded, node.args) if isinstance(sum_, Reduce))
 
     # --- axes -------------------------------------------------------------------------------------------------------
 
@@ -662,7 +663,7 @@ class TileWriter:
 
     def _leaves_range(self, body: Expr, weights: list[Expr], axis: Axis) -> bool:
         """Whether the weights may be out of float16's range because they are normalised after the product."""
-        return Reduce("sum", body, axis) in self.normalised and not any(map(attains_one, weights))
+        return Reduce("sum", body, axis) in self.normalised and not any(map(is_relative, weights))
 
     def _zeroed(self, code: Code, side: list[Expr], axis: Axis) -> Code:
         """One side of a dot, zero past the end of the axis, where a function of what is loaded need not be."""
@@ -730,10 +731,6 @@ def _factors(body: Expr) -> list[Expr]:
     if isinstance(body, Map) and body.op == "mul":
         return [factor for arg in body.args for factor in _factors(arg)]
     return [body]
-
-
-def _unrounded(expr: Expr) -> Expr:
-    return _unrounded(expr.args[0]) if isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]) else expr
 
 
 def _times(left: Expr, right: Expr) -> Expr:

@@ -224,6 +224,13 @@ def is_float(expr: Expr) -> bool:
     return expr.dtype in FLOATS
 
 
+def unrounded(expr: Expr) -> Expr:
+    """The value below casts between floating-point types."""
+    while isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]):
+        expr = expr.args[0]
+    return expr
+
+
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every node below the roots once, children before parents, in a deterministic order."""
     seen: set[Expr] = set()

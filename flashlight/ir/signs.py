@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flashlight.ir.expr import Const, Expr, Map, Reduce, Scalar, is_float
+from flashlight.ir.expr import Const, Expr, Map, Reduce, Scalar, is_float, unrounded
 
 _KEEPS = frozenset({"add", "mul", "div", "sqrt", "rsqrt", "maximum", "minimum", "cast"})
 
@@ -53,33 +53,30 @@ def at_least(expr: Expr) -> float:
     return 0.0 if expr.op in ("exp", "exp2", "abs", "sigmoid") else -math.inf
 
 
-def attains_one(expr: Expr) -> bool:
-    """Whether no value of a row exceeds one and one of them is one: exponentials of differences from the maximum.
+def difference(power: Expr) -> tuple[Expr, Expr] | None:
+    """``(a, b)`` where the exponent is ``a - b``, perhaps rounded and times positive factors."""
+    power, _ = _factored(power)
+    return (power.args[0], power.args[1]) if isinstance(power, Map) and power.op == "sub" else None
 
-    Powers and roots of such, roundings, and what is selected from such (which may leave out the greatest).
+
+def is_relative(expr: Expr) -> bool:
+    """Whether a weight is taken relative to the greatest of its row, and none exceeds one.
+
+    Exponentials of differences from the maximum (with a sink's score in it, perhaps), their powers and roots, what is
+    selected from them.
     """
     if not isinstance(expr, Map):
         return False
     if expr.op in ("exp", "exp2"):
-        return _below_maximum(expr.args[0])
+        pair = difference(expr.args[0])
+        return pair is not None and _covers(pair[1], *_factored(pair[0]))
     if expr.op == "pow":
-        return attains_one(expr.args[0]) and is_positive(expr.args[1])
+        return is_relative(expr.args[0]) and is_positive(expr.args[1])
     if expr.op == "mul":
-        return all(map(attains_one, expr.args))
+        return all(map(is_relative, expr.args))
     if expr.op == "where":
-        return any(attains_one(arg) for arg in expr.args[1:])
-    return expr.op in ("cast", "sqrt") and attains_one(expr.args[0])
-
-
-def _below_maximum(power: Expr) -> bool:
-    if not isinstance(power, Map):
-        return False
-    if power.op in ("cast", "mul"):
-        return _below_maximum(power.args[0]) and all(map(is_positive, power.args[1:]))
-    if power.op != "sub":
-        return False
-    value, factors = _factored(power.args[0])
-    return _covers(power.args[1], value, factors)
+        return any(is_relative(arg) for arg in expr.args[1:])
+    return expr.op in ("cast", "sqrt") and is_relative(expr.args[0])
 
 
 def _covers(highest: Expr, value: Expr, factors: list[Expr]) -> bool:
@@ -101,33 +98,25 @@ def _covers(highest: Expr, value: Expr, factors: list[Expr]) -> bool:
 def _factored(expr: Expr) -> tuple[Expr, list[Expr]]:
     """The value without roundings and positive factors, and these."""
     factors: list[Expr] = []
-    expr = _bare(expr)
+    expr = unrounded(expr)
     while isinstance(expr, Map) and expr.op == "mul" and is_positive(expr.args[1]):
         factors += _atoms(expr.args[1])
-        expr = _bare(expr.args[0])
+        expr = unrounded(expr.args[0])
     return expr, factors
 
 
 def _atoms(expr: Expr) -> list[Expr]:
-    expr = _bare(expr)
+    expr = unrounded(expr)
     if isinstance(expr, Map) and expr.op == "mul":
         return [atom for arg in expr.args for atom in _atoms(arg)]
     return [expr]
 
 
-def _bare(expr: Expr) -> Expr:
-    return _bare(expr.args[0]) if isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]) else expr
-
-
 def _attains_one(expr: Reduce) -> bool:
     """Whether one of the summands is e ** 0, the others being positive: a sum of exponentials less their maximum."""
-    power, total = expr.arg, expr
-    if not (isinstance(power, Map) and power.op in ("exp", "exp2")):
+    power = expr.arg
+    pair = difference(power.args[0]) if isinstance(power, Map) and power.op in ("exp", "exp2") else None
+    if pair is None:
         return False
-    exponent = power.args[0]
-    while isinstance(exponent, Map) and exponent.op == "mul" and is_positive(exponent.args[1]):
-        exponent = exponent.args[0]
-    if not (isinstance(exponent, Map) and exponent.op == "sub"):
-        return False
-    value, highest = exponent.args
-    return isinstance(highest, Reduce) and highest.op == "max" and highest.axis is total.axis and highest.arg is value
+    value, highest = pair
+    return isinstance(highest, Reduce) and highest.op == "max" and highest.axis is expr.axis and highest.arg is value

@@ -11,7 +11,7 @@ from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, Tensor, is_float, walk
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
-from flashlight.ir.signs import is_positive
+from flashlight.ir.signs import difference, is_positive
 from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
@@ -149,11 +149,8 @@ def _bounded(program: Program, stream: Axis) -> Program:
     def bounded(node: Expr, special: tuple[Expr, float] | None) -> Expr:
         if (node, special) in done:
             return done[node, special]
-        within = own.get(node) if isinstance(node, Reduce) else special
-        if isinstance(node, Reduce) and node.axis is stream:
-            new = rebuilt(node, tuple(bounded(child, within) for child in node.children))
-        else:
-            new = rebuilt(node, tuple(bounded(child, special) for child in node.children))
+        below = own.get(node) if isinstance(node, Reduce) and node.axis is stream else special
+        new = rebuilt(node, tuple(bounded(child, below) for child in node.children))
         fill = special[1] if special is not None and node is special[0] else anchors.get(node)
         if fill is not None:
             new = build.where(inside, new, build.const(fill, new.dtype))
@@ -371,13 +368,8 @@ def _unsettled(factor: Expr, statistics: tuple[Statistic, ...]) -> bool:
         if not isinstance(expr, Map):
             return False
         if expr.op in ("exp", "exp2"):
-            power = expr.args[0]
-            while isinstance(power, Map) and power.op == "mul" and is_positive(power.args[1]):
-                power = power.args[0]
-            if not (isinstance(power, Map) and power.op == "sub"):
-                return False
-            before, after = power.args
-            return grows and rises(before) and substitute(before, moved) is after
+            pair = difference(expr.args[0])
+            return pair is not None and grows and rises(pair[0]) and substitute(pair[0], moved) is pair[1]
         if expr.op == "pow":
             return at_most_one(expr.args[0]) and is_positive(expr.args[1])
         return expr.op in ("mul", "sqrt", "abs", "cast") and all(map(at_most_one, expr.args))

@@ -98,16 +98,20 @@ def keys(condition: Expr, rows: Axis, stream: Axis) -> Keys | None:
             return None
         return both(left, right) if condition.op == "and" else _either(left, right)
     if condition.op in ("le", "lt", "ge", "gt", "eq") and all(map(is_int, condition.args)):
-        left_side, right_side = condition.args
-        if condition.op in ("ge", "gt"):
-            left_side, right_side = right_side, left_side
-        slack = build.integer(1 if condition.op in ("lt", "gt") else 0)
-        at_most = _at_most(build.op("add", build.op("sub", left_side, right_side), slack), rows, stream)
+        excess = _excess(condition)
+        at_most = _at_most(excess, rows, stream)
         if condition.op != "eq" or at_most is None:
             return at_most
-        at_least = _at_most(build.op("sub", right_side, left_side), rows, stream)
+        at_least = _at_most(build.op("neg", excess), rows, stream)
         return None if at_least is None else both(at_most, at_least)
     return None
+
+
+def _excess(comparison: Map) -> Expr:
+    """The value that is at most zero where one integer is less than (or equal to) the other."""
+    left, right = comparison.args if comparison.op not in ("ge", "gt") else comparison.args[::-1]
+    slack = build.integer(1 if comparison.op in ("lt", "gt") else 0)
+    return build.op("add", build.op("sub", left, right), slack)
 
 
 def _at_most(value: Expr, rows: Axis, stream: Axis) -> Keys | None:
@@ -164,10 +168,8 @@ def within(condition: Expr, stream: Axis) -> bool:
         return False
     if not all(map(is_int, condition.args)):
         return False
-    lesser, greater = condition.args if condition.op in ("le", "lt") else condition.args[::-1]
-    slack = build.integer(1 if condition.op in ("lt", "gt") else 0)
     # the condition is key + rest <= 0
-    terms = integers.polynomial(build.op("add", build.op("sub", lesser, greater), slack))
+    terms = integers.polynomial(_excess(condition))
     if terms.pop((Iota(stream),), 0) != 1 or any(stream in atom.axes for monomial in terms for atom in monomial):
         return False
     last = build.op("sub", stream.extent, build.integer(1))

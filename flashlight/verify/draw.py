@@ -25,7 +25,8 @@ LAYOUTS = ("contiguous", "swapped", "columns", "gaps")
 a slice with gaps in every dimension."""
 
 VALUES = ("normal", "large", "infinities", "lowest", "special")
-"""What floats hold: normal; normal times 8; normal with many -inf (a mask's numbers); normal with a few NaN and inf."""
+"""What floats hold: normal; normal times 8; normal with many -inf (a mask's numbers);
+normal with many of the lowest number, whole rows too (likewise); normal with a few NaN and inf."""
 
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -20,6 +20,12 @@ from torch import Tensor
 """
 
 
+def body(text: str) -> str:
+    """Statements, on lines of their own or with semicolons between, as the body of a function."""
+    lines = [line.strip() for line in text.replace("; ", "\n").splitlines() if line.strip()]
+    return "\n".join(f"    {line}" for line in lines)
+
+
 @pytest.fixture
 def kernels(tmp_path: Path) -> Callable[[str], str]:
     """The kernel file that is written for the text of a user's functions."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.emit.conftest import body
+
 pytestmark = pytest.mark.interpret
 Write = Callable[..., str]
 
@@ -30,8 +32,6 @@ MAPPED = {
 
 @pytest.mark.parametrize("name", MAPPED)
 def test_what_lies_past_the_head_adds_nothing(name: str, verified: Write) -> None:
-    lines = [line for line in MAPPED[name].replace("; ", "\n").splitlines() if line.strip()]
-    body = "\n".join(f"    {line.strip()}" for line in lines)
     verified(
         f"""
 def attend(
@@ -40,7 +40,7 @@ def attend(
     v: Tensor,  # [B, H, T, E]
     scale: Tensor,  # [H, D]
 ):
-{body}
+{body(MAPPED[name])}
 """,
         examples=10,
     )

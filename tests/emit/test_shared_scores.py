@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.emit.conftest import body
+
 pytestmark = pytest.mark.interpret
 Write = Callable[..., str]
 HEAD = """
@@ -45,6 +47,4 @@ BODIES = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_each_reduction_sees_its_own(name: str, verified: Write) -> None:
-    lines = [line for line in BODIES[name].replace("; ", "\n").splitlines() if line.strip()]
-    body = "\n".join(f"    {line.strip()}" for line in lines)
-    verified(HEAD + body, examples=10)
+    verified(HEAD + body(BODIES[name]), examples=10)
