@@ -1,5 +1,6 @@
 """The generated modules that are checked in, with the example each came from."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,18 @@ def wrappers() -> list[Path]:
     )
 
 
+def functions(wrapper: Path) -> list[str]:
+    """What a wrapper gives its users."""
+    body = ast.parse(wrapper.read_text(encoding="utf-8")).body
+    return [node.name for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "wrapper" in metafunc.fixturenames:
+    if "function" in metafunc.fixturenames:
+        pairs = [(path, name) for path in wrappers() for name in functions(path)]
+        cases = [pytest.param(path, name, id=f"{path.stem}:{name}") for path, name in pairs]
+        metafunc.parametrize(("wrapper", "function"), cases)
+    elif "wrapper" in metafunc.fixturenames:
         metafunc.parametrize("wrapper", [pytest.param(path, id=path.stem) for path in wrappers()])
 
 

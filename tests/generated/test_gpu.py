@@ -19,34 +19,30 @@ pytestmark = [
 SIZES = {"batch": 2, "heads": 8, "length": 4096, "head_dim": 64}
 
 
-def test_agrees_with_the_original(wrapper, example):
-    outcomes = api.verify(
-        example, "cuda", out=wrapper.parent, examples=int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20"))
-    )
-    failures = [outcome.failure for outcome in outcomes if outcome.failure]
-    assert not failures, "\n\n".join(failures)
+def test_agrees_with_the_original(wrapper, example, function):
+    examples = int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20"))
+    (outcome,) = api.verify(example, "cuda", targets=[function], out=wrapper.parent, examples=examples)
+    assert not outcome.failure, outcome.failure
 
 
-def test_peak_memory(wrapper, example):
+def test_peak_memory(wrapper, example, function):
     """Beside its inputs a call takes its outputs and a few numbers for each row: nothing of S x S."""
     header = read_header(wrapper.read_text(encoding="utf-8"))
     phases = pipeline.Phases()
-    source, targets = pipeline.read(example, header.targets, phases)
-    generated = load(wrapper, "generated")
-    for target in targets:
-        traced = pipeline.trace(source, target, header.shapes, phases)
-        arguments = draw.build(traced, large_case(traced), "cuda")
-        function = getattr(generated, target.name)
-        function(**arguments)  # compiles
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        outputs = flatten(function(**arguments))
-        torch.cuda.synchronize()
-        taken = torch.cuda.max_memory_allocated() - before
-        stored = sum(output.numel() * output.element_size() for output in outputs)
-        rows = 8 * 4 * max(output.numel() // output.shape[-1] for output in outputs)  # eight float32 a row
-        assert taken <= stored + rows + 2**20, f"{target.name}: {taken} bytes for {stored} bytes of output"
+    source, (target,) = pipeline.read(example, [function], phases)
+    traced = pipeline.trace(source, target, header.shapes, phases)
+    arguments = draw.build(traced, large_case(traced), "cuda")
+    call = getattr(load(wrapper, "generated"), function)
+    call(**arguments)  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    outputs = flatten(call(**arguments))
+    torch.cuda.synchronize()
+    taken = torch.cuda.max_memory_allocated() - before
+    stored = sum(output.numel() * output.element_size() for output in outputs)
+    rows = 8 * 4 * max(output.numel() // output.shape[-1] for output in outputs)  # eight float32 a row
+    assert taken <= stored + rows + 2**20, f"{taken} bytes for {stored} bytes of output"
 
 
 def large_case(traced):
