@@ -8,22 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from flashlight import inspect
 from flashlight.inspect import Compiled
-from flashlight.tune import Job, Key, Prepared, Tile, candidates, key_of, narrowed
+from flashlight.tune import Job, Key, Prepared, Tile, candidates, entries, key_of, narrowed
 
-LENGTHS = (1024, 1001)
-"""One of whole blocks and one that is not: a kernel may be compiled without masks for the first."""
+LENGTH = 1024
+"""The keys of a row where the table has no entry that says for how many it is."""
+RAGGED = 23
+"""How many fewer keys make a length that is no multiple of a block: a kernel may have no masks where it is one."""
 
 
-def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] | None:
-    """The entry that a table lacks for a function to spill nothing on an architecture; None where none is needed.
+def unspilled(job: Job, architecture: str, limit: int = 48) -> dict[Key, Tile]:
+    """The entries that a table lacks for a function to spill nothing on an architecture.
 
     Raises:
         RuntimeError: none of the ``limit`` tiles nearest to the one in use compiles without spills.
     """
-    prepared = [Prepared(replace(job, sizes={"length": length, **job.sizes}), "meta") for length in LENGTHS]
+    table = entries(Path(job.file).read_text(encoding="utf-8"))
+    lengths = sorted({key[4] for key in table if key[:2] == (job.function, architecture)}) or [LENGTH]
+    found = (_unspilled(job, architecture, length, limit) for length in lengths)
+    return dict(entry for entry in found if entry is not None)
+
+
+def _unspilled(job: Job, architecture: str, length: int, limit: int) -> tuple[Key, Tile] | None:
+    """The entry for a number of keys; None where none is needed."""
+    sizes = ({"length": count, **job.sizes} for count in (length, length - RAGGED))
+    prepared = [Prepared(replace(job, sizes=given), "meta") for given in sizes]
 
     def compiled(tile: Tile | None) -> list[Compiled]:
         calls = []
@@ -36,8 +48,8 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> tuple[Key, Tile] 
     if _fits(before):
         return None
     start = prepared[0].before
-    function, _, width, size = key_of(prepared[0])
-    key = (function, architecture, width, size)
+    function, _, width, size, length = key_of(prepared[0])
+    key = (function, architecture, width, size, length)
     near = candidates(width, size, range(min(2, start[3]), 5), descriptors=start[4:], least_rows=start[0])
     for tile in narrowed(near, start, limit)[1:]:
         try:

@@ -201,16 +201,16 @@ def _compiled_ahead(jobs: Sequence[Job], architectures: Sequence[str], limit: in
     for job in jobs:
         for architecture in architectures:
             try:
-                entry = unspilled(job, architecture, limit)
+                found = unspilled(job, architecture, limit)
             except RuntimeError as error:
                 _say(str(error), error=True)
                 failed = 1
                 continue
             except ValueError as error:
                 raise typer.BadParameter(str(error), param_hint="--size") from None
-            if entry is not None:
-                written += tune.entered(Path(job.file), dict([entry]))
-                _say(f"{job.file}: {entry[0]} takes {entry[1]}")
+            written += tune.entered(Path(job.file), found)
+            for key, tile in found.items():
+                _say(f"{job.file}: {key} takes {tile}")
     _say(f"{_entries(written)} written.")
     return failed
 

@@ -2,7 +2,8 @@
 
 Every configuration of rows, keys, warps and pipeline stages that may fit is compiled (in parallel processes, which
 leave their work in Triton's cache), run, compared with the others' results and timed; the best few are timed again in
-turns. What wins is kept as one entry by function, architecture, padded head width and bytes an element.
+turns. What wins is kept as one entry by function, architecture, padded head width, bytes an element and the number of
+keys (4096 unless ``--size length=1024`` or the like asks for another).
 
 The search needs torch and triton only: ``python -m flashlight.tune generated/causal_triton.py --json out.json`` runs on
 a machine without flashlight's other dependencies, and ``flashlight tune --apply out.json generated/`` brings the result
@@ -32,8 +33,8 @@ from flashlight.arguments import Launcher
 
 Tile = tuple[int, int, int, int, bool]
 """Rows and keys of a tile, warps, pipeline stages, whether descriptors read it."""
-Key = tuple[str, str, int, int]
-"""Function, architecture, padded head width, bytes an element."""
+Key = tuple[str, str, int, int, int]
+"""Function, architecture, padded head width, bytes an element, keys of a row as a power of two."""
 
 SHARED = 227 * 1024
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 2e-2}
@@ -64,6 +65,7 @@ class Found:
     architecture: str
     width: int
     size: int
+    length: int
     tile: Tile
     time: float
     before: Tile
@@ -73,7 +75,7 @@ class Found:
 
     @property
     def key(self) -> Key:
-        return (self.function, self.architecture, self.width, self.size)
+        return (self.function, self.architecture, self.width, self.size, self.length)
 
 
 def candidates(
@@ -185,9 +187,10 @@ def key_of(prepared: Prepared) -> Key:
     """The entry of the table that a launch with the file's own tile, made before, has asked for."""
     function = prepared.job.function
     assert prepared.asked is not None, f"{function} does not call configuration"
-    tensor, widest = prepared.asked[1:3]
+    tensor, widest, length = prepared.asked[1:]
     module = prepared.module
-    return function, module.architecture(tensor.device), module.padded(widest), tensor.element_size()
+    sizes = (module.padded(widest), tensor.element_size(), module.padded(length))
+    return function, module.architecture(tensor.device), *sizes
 
 
 class _Warm:
@@ -399,7 +402,7 @@ def carried_over(text: str, replaces: Path) -> str:
         functions = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
     except (OSError, SyntaxError, ValueError):
         return text  # there is none, or it is none of flashlight's
-    kept = {key: tile for key, tile in old.items() if len(key) == 4 and len(tile) == 5 and key[0] in functions}
+    kept = {key: tile for key, tile in old.items() if len(key) == 5 and len(tile) == 5 and key[0] in functions}
     return replaced(text, kept) if kept else text
 
 
@@ -436,6 +439,7 @@ def read_report(text: str) -> list[Found]:
 def summary(found: Found) -> str:
     """A line about an outcome."""
     where = f"{found.source[:-3]}:{found.function} {found.architecture} width {found.width} x {found.size} bytes"
+    where += f", {found.length} keys"
     if found.time_before is None:
         return f"{where}: {found.tile} {found.time:.3f} ms; {found.before} does not run"
     gain = "kept" if found.tile == found.before else f"{found.time_before / found.time:.2f}x faster than {found.before}"

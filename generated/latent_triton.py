@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("latent_attention_decode", "gfx942", 128, 2): (128, 32, 4, 2, True),
+    ("latent_attention_decode", "gfx942", 128, 2, 4096): (128, 32, 4, 2, True),
 }
 
 
@@ -185,7 +185,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
 
     output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "latent_attention", q_latent, max(R, C), accumulators=1, scores=2
+        "latent_attention", q_latent, max(R, C), S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(kv_latent, k_rope)
     with torch.cuda.device_of(q_latent):
@@ -378,7 +378,7 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
 
     output = torch.empty((B, S_q, H, C), dtype=q_nope.dtype, device=q_nope.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "latent_attention_decode", q_nope, max(R, C), accumulators=1, scores=2
+        "latent_attention_decode", q_nope, max(R, C), S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(kv_cache, pe_cache)
     with torch.cuda.device_of(q_nope):
@@ -430,26 +430,41 @@ def number(name, value):
     return float(value)
 
 
-def configuration(function, tensor, widest, **load):
-    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
+def configuration(function, tensor, widest, length, **load):
+    """How to tile for a tensor's device and dtype, the widest head, so many keys, and what a step holds: `tile_for`."""
+    return tile_for(
+        function, architecture(tensor.device), padded(widest), tensor.element_size(), padded(length), **load
+    )
 
 
 @functools.lru_cache(maxsize=None)
 def tile_for(
-    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+    function,
+    chip,
+    width,
+    size,
+    length,
+    accumulators,
+    scores,
+    blocks=2,
+    exact=False,
+    depth=1,
+    row_count=64,
+    gathered=False,
 ):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
-    row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
-    of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
+    The tile tuned for the least number of keys that is no less than `length`, or for the most; without one, a tile
+    that fits registers (255 a thread) and shared memory. Registers hold, for each row, `accumulators` times the head's
+    width and `scores` values a key. Shared memory holds, for each stage, `blocks` of keys or values, and half as many
+    of rows. Before Hopper the operands of a product lie in registers too, hence
     fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
     small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
     `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, chip, width, size) in TILES:
-        return TILES[function, chip, width, size]
+    tuned = sorted(key for key in TILES if key[:4] == (function, chip, width, size))
+    if tuned:
+        return TILES[next((key for key in tuned if key[4] >= length), tuned[-1])]
     hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
     amd = chip.startswith("gfx")
     if size > 2:

@@ -11,12 +11,12 @@ import torch
 import triton
 import triton.language as tl
 
-# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("with_at", "sm_90", 64, 2): (64, 128, 4, 2, True),
-    ("with_at", "sm_90", 128, 2): (64, 64, 4, 3, True),
-    ("with_bmm_reshaped", "sm_100", 64, 2): (128, 16, 8, 2, True),
+    ("with_at", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("with_at", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("with_bmm_reshaped", "sm_100", 64, 2, 4096): (128, 16, 8, 2, True),
 }
 
 
@@ -168,7 +168,7 @@ def with_einsum(query, key, value):
 
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_einsum", query, D, accumulators=1, scores=2
+        "with_einsum", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -333,7 +333,7 @@ def with_einsum_dots(q, k, v):
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_einsum_dots", q, max(D, D_v), accumulators=1, scores=2
+        "with_einsum_dots", q, max(D, D_v), S_kv, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k, v)
     with torch.cuda.device_of(q):
@@ -499,7 +499,9 @@ def with_at(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration("with_at", query, D, accumulators=1, scores=2)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_at", query, D, S_k, accumulators=1, scores=2
+    )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
         with_at_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -664,7 +666,7 @@ def with_matmul(query, key, value):
 
     output = torch.empty((S_q, B, H, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_matmul", query, D, accumulators=1, scores=2
+        "with_matmul", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -825,7 +827,9 @@ def with_bmm(query, key, value):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration("with_bmm", query, D, accumulators=1, scores=2)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "with_bmm", query, D, S_k, accumulators=1, scores=2
+    )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
         with_bmm_kernel[(-(-S_q // block_rows) * B,)](
@@ -1007,7 +1011,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_bmm_reshaped", query, D, accumulators=1, scores=5
+        "with_bmm_reshaped", query, D, S_k, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -1174,7 +1178,7 @@ def with_baddbmm(query, key, value, scale):
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_baddbmm", query, D, accumulators=1, scores=2
+        "with_baddbmm", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -1341,7 +1345,7 @@ def with_baddbmm_bias(query, key, value, alibi):
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_baddbmm_bias", query, D, accumulators=1, scores=2
+        "with_baddbmm_bias", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -1507,7 +1511,7 @@ def with_softmax_written_out(query, key, value):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_softmax_written_out", query, D, accumulators=1, scores=2
+        "with_softmax_written_out", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -1556,26 +1560,41 @@ def number(name, value):
     return float(value)
 
 
-def configuration(function, tensor, widest, **load):
-    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
+def configuration(function, tensor, widest, length, **load):
+    """How to tile for a tensor's device and dtype, the widest head, so many keys, and what a step holds: `tile_for`."""
+    return tile_for(
+        function, architecture(tensor.device), padded(widest), tensor.element_size(), padded(length), **load
+    )
 
 
 @functools.lru_cache(maxsize=None)
 def tile_for(
-    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+    function,
+    chip,
+    width,
+    size,
+    length,
+    accumulators,
+    scores,
+    blocks=2,
+    exact=False,
+    depth=1,
+    row_count=64,
+    gathered=False,
 ):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
-    row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
-    of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
+    The tile tuned for the least number of keys that is no less than `length`, or for the most; without one, a tile
+    that fits registers (255 a thread) and shared memory. Registers hold, for each row, `accumulators` times the head's
+    width and `scores` values a key. Shared memory holds, for each stage, `blocks` of keys or values, and half as many
+    of rows. Before Hopper the operands of a product lie in registers too, hence
     fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
     small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
     `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, chip, width, size) in TILES:
-        return TILES[function, chip, width, size]
+    tuned = sorted(key for key in TILES if key[:4] == (function, chip, width, size))
+    if tuned:
+        return TILES[next((key for key in tuned if key[4] >= length), tuned[-1])]
     hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
     amd = chip.startswith("gfx")
     if size > 2:

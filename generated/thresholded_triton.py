@@ -11,12 +11,12 @@ import torch
 import triton
 import triton.language as tl
 
-# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element;
+# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("thresholded", "sm_90", 64, 2): (64, 64, 4, 2, True),
-    ("thresholded", "sm_90", 128, 2): (64, 64, 4, 3, True),
-    ("with_entropy", "sm_100", 128, 2): (128, 32, 8, 3, True),
+    ("thresholded", "sm_90", 64, 2, 4096): (64, 64, 4, 2, True),
+    ("thresholded", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("with_entropy", "sm_100", 128, 2, 4096): (128, 32, 8, 3, True),
 }
 
 
@@ -205,7 +205,7 @@ def thresholded(query, key, value, threshold):
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "thresholded", query, D, accumulators=1, scores=2
+        "thresholded", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -425,7 +425,7 @@ def with_entropy(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     entropy = torch.empty((B, H, S_q), dtype=torch.float32, device=query.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_entropy", query, D, accumulators=1, scores=3
+        "with_entropy", query, D, S_k, accumulators=1, scores=3
     )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
@@ -611,7 +611,9 @@ def sharpened(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration("sharpened", query, D, accumulators=1, scores=2)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "sharpened", query, D, S_k, accumulators=1, scores=2
+    )
     descriptors = descriptors and describable(key, value)
     with torch.cuda.device_of(query):
         sharpened_kernel[(-(-S_q // block_rows) * B * H,)](
@@ -659,26 +661,41 @@ def number(name, value):
     return float(value)
 
 
-def configuration(function, tensor, widest, **load):
-    """How to tile for the tensor's device and dtype, the widest head, and what a step holds; see `tile_for`."""
-    return tile_for(function, architecture(tensor.device), padded(widest), tensor.element_size(), **load)
+def configuration(function, tensor, widest, length, **load):
+    """How to tile for a tensor's device and dtype, the widest head, so many keys, and what a step holds: `tile_for`."""
+    return tile_for(
+        function, architecture(tensor.device), padded(widest), tensor.element_size(), padded(length), **load
+    )
 
 
 @functools.lru_cache(maxsize=None)
 def tile_for(
-    function, chip, width, size, accumulators, scores, blocks=2, exact=False, depth=1, row_count=64, gathered=False
+    function,
+    chip,
+    width,
+    size,
+    length,
+    accumulators,
+    scores,
+    blocks=2,
+    exact=False,
+    depth=1,
+    row_count=64,
+    gathered=False,
 ):
     """Rows and keys of a tile, warps, pipeline stages, and whether tensor descriptors read the blocks of keys.
 
-    A tuned tile; without one, a tile that fits registers (255 a thread) and shared memory. Registers hold, for each
-    row, `accumulators` times the head's width and `scores` values a key. Shared memory holds, for each stage, `blocks`
-    of keys or values, and half as many of rows. Before Hopper the operands of a product lie in registers too, hence
+    The tile tuned for the least number of keys that is no less than `length`, or for the most; without one, a tile
+    that fits registers (255 a thread) and shared memory. Registers hold, for each row, `accumulators` times the head's
+    width and `scores` values a key. Shared memory holds, for each stage, `blocks` of keys or values, and half as many
+    of rows. Before Hopper the operands of a product lie in registers too, hence
     fewer keys; AMD's 64 KiB are for one stage. Products of float32 tensors unroll over the head dimension, which only
     small tiles bear; those of float32 values made of 16-bit tensors, if `exact`, are six of bfloat16. A tile with
     `depth` values for each pair of a row and a key holds all of them, and their 64-bit addresses where `gathered`.
     """
-    if (function, chip, width, size) in TILES:
-        return TILES[function, chip, width, size]
+    tuned = sorted(key for key in TILES if key[:4] == (function, chip, width, size))
+    if tuned:
+        return TILES[next((key for key in tuned if key[4] >= length), tuned[-1])]
     hopper, blackwell = chip.startswith("sm_9"), chip.startswith("sm_10")
     amd = chip.startswith("gfx")
     if size > 2:

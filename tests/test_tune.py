@@ -36,7 +36,7 @@ def attend(query, key, lengths, window, scale):
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
     if not (H % H_kv == 0):
         raise ValueError("no")
-    rows, keys, warps, stages, descriptors = configuration("attend", query, D, accumulators=1, scores=1)
+    rows, keys, warps, stages, descriptors = configuration("attend", query, D, S, accumulators=1, scores=1)
     return query.new_tensor([rows, keys, warps, stages, descriptors])
 
 
@@ -44,7 +44,7 @@ def expect(name, tensor, shape, dtypes, device):
     pass
 
 
-def configuration(function, tensor, widest, accumulators, scores):
+def configuration(function, tensor, widest, length, accumulators, scores):
     return 64, 64, 4, 2, True
 '''
 
@@ -58,7 +58,7 @@ def kernels(tmp_path: Path) -> Path:
 
 
 def found(tile: tune.Tile = (128, 64, 8, 3, True)) -> tune.Found:
-    return tune.Found("attn.py", "attend", "sm_90", 64, 2, tile, 1.0, (64, 64, 4, 2, True), 1.5, 40, 3)
+    return tune.Found("attn.py", "attend", "sm_90", 64, 2, 4096, tile, 1.0, (64, 64, 4, 2, True), 1.5, 40, 3)
 
 
 def test_arguments_follow_the_launchers_checks(kernels: Path) -> None:
@@ -109,17 +109,25 @@ def test_the_model_needs_no_entry() -> None:
     for chip in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "cpu"):
         for width in (16, 32, 64, 128, 256, 512):
             for size in (2, 4):
-                rows, keys, warps, stages, _ = tile_for("any", chip, width, size, 1, 1)  # type: ignore[operator]
+                rows, keys, warps, stages, _ = tile_for("any", chip, width, size, 4096, 1, 1)  # type: ignore[operator]
                 limit = {"sm_90": 227, "sm_100": 227, "gfx942": 64}.get(chip, 99) * 1024
                 held = stages if chip != "gfx942" else 1
                 assert rows >= 16 and keys >= 16 and warps in (4, 8)
                 assert 2 * held * keys * width * size <= limit, (chip, width, size)
 
 
+def test_the_entry_for_the_least_keys_that_are_enough_serves() -> None:
+    scope: dict[str, object] = {}
+    tiles = {("f", "sm_90", 64, 2, length): (64, 64, 4, length.bit_length(), True) for length in (4096, 256, 1024)}
+    exec(f"import functools\nimport torch\nimport triton\n{tuning.table(tiles)}\n{tuning.MODEL}", scope)
+    served = [scope["tile_for"]("f", "sm_90", 64, 2, n, 1, 1)[3] for n in (16, 256, 512, 2048, 4096, 65536)]  # type: ignore[operator]
+    assert [2 ** (stages - 1) for stages in served] == [256, 256, 1024, 4096, 4096, 4096]
+
+
 def test_a_table_is_replaced_and_nothing_else(kernels: Path) -> None:
     tiles: dict[tune.Key, tune.Tile] = {
-        ("b", "sm_90", 64, 2): (64, 64, 4, 3, True),
-        ("a", "sm_90", 64, 2): (128, 64, 8, 2, True),
+        ("b", "sm_90", 64, 2, 4096): (64, 64, 4, 3, True),
+        ("a", "sm_90", 64, 2, 4096): (128, 64, 8, 2, True),
     }
     text = tune.replaced(KERNELS, tiles)
     assert tune.entries(text) == tiles
@@ -161,7 +169,8 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
     tile: list[tune.Tile] = []
 
     class Prepared:
-        asked, before, describes = ("attend", torch.zeros(1, dtype=torch.bfloat16), 64), (64, 64, 4, 2, True), True
+        asked = ("attend", torch.zeros(1, dtype=torch.bfloat16), 64, 4096)
+        before, describes = (64, 64, 4, 2, True), True
         module = type("module", (), {"architecture": lambda device: "sm_90", "padded": lambda size: size})
 
         def __init__(self, job: tune.Job) -> None:
@@ -184,7 +193,7 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
     stages: list[str] = []
     one = tune.search(tune.begin(job, None, 40), lambda stage, done, total: stages.append(stage))
     assert one.tile[0] == 128 and one.tile[1] != 128 and one.tile[3] == 1
-    assert (one.key[1:], one.before, one.tried) == (("sm_90", 64, 2), (64, 64, 4, 2, True), 40)
+    assert (one.key[1:], one.before, one.tried) == (("sm_90", 64, 2, 4096), (64, 64, 4, 2, True), 40)
     assert 0 < one.failed < 40
     assert "2.0" in tune.summary(one) or "1.9" in tune.summary(one)
     assert set(stages) == {"time"}
@@ -274,7 +283,7 @@ def test_ahead_replaces_a_tile_that_spills(tmp_path: Path) -> None:
         shutil.copy(GENERATED / name, tmp_path)
     path = tmp_path / "prefix_lm_triton.py"
     function = arguments.launchers(path.read_text())[0].name
-    key = (function, "sm_90", 64, 2)
+    key = (function, "sm_90", 64, 2, 4096)
     tune.entered(path, {key: (256, 128, 4, 2, True)})
     command = ["tune", "--ahead", "sm_90", "--function", function, "--head-dim", "64", str(path)]
     result = CliRunner().invoke(app, command)

@@ -214,7 +214,8 @@ class _Body:
         if "EXPAND" in kernel.text:
             lines.append(f"expand = expandable({self.first.name})")
         load = self._burden()
-        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {load})')
+        keys = python(self.schedule.stream.extent)
+        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {keys}, {load})')
         if kernel.described:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
             lines.append(f"descriptors = descriptors and describable({tensors})")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,31 @@ def body(text: str) -> str:
     """Statements, on lines of their own or with semicolons between, as the body of a function."""
     lines = [line.strip() for line in text.replace("; ", "\n").splitlines() if line.strip()]
     return "\n".join(f"    {line}" for line in lines)
+
+
+REPAIRED = """
+import runpy, sys
+from flashlight.verify import interpreter
+
+interpreter.repair()
+sys.path.insert(0, {folder!r})
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def interpreted(tmp_path: Path) -> Callable[[str], None]:
+    """Run a script under Triton's interpreter, in a process of its own; it must end well."""
+
+    def run(text: str) -> None:
+        script = tmp_path / "script.py"  # Triton reads a kernel's source from its file
+        script.write_text(text)
+        command = [sys.executable, "-c", REPAIRED.format(folder=str(tmp_path), script=str(script))]
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.getcwd()}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    return run
 
 
 @pytest.fixture

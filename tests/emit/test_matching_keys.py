@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,9 +71,5 @@ for own in (-1, 0, 1, 2, 3):
 
 
 @pytest.mark.interpret
-def test_runs_of_blocks(tmp_path: Path) -> None:
-    script = tmp_path / "probe.py"  # Triton reads a kernel's source from its file
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_runs_of_blocks(interpreted: Callable[[str], None]) -> None:
+    interpreted(SCRIPT)

@@ -81,10 +81,10 @@ def test_numbers_on_the_host_are_what_they_say(expr: object, expected: float) ->
 
 def test_the_table_of_tiles_is_python_and_sorted() -> None:
     assert ast.literal_eval(tuning.table({}).split("TILES = ")[1]) == {}
-    entries = {("f", "sm_90", 128, 2): (64, 32, 4, 2), ("f", "sm_90", 64, 2): (64, 64, 4, 1)}
+    entries = {("f", "sm_90", 128, 2, 4096): (64, 32, 4, 2, True), ("f", "sm_90", 64, 2, 4096): (64, 64, 4, 1, True)}
     text = tuning.table(entries)
     assert ast.literal_eval(text.split("TILES = ")[1]) == entries
-    assert text.index("64, 2)") < text.index("128, 2)")
+    assert text.index("64, 2, 4096)") < text.index("128, 2, 4096)")
 
 
 CROSS = """

@@ -4,6 +4,7 @@ A compilation takes some five seconds, so that by default the first function of 
 dimensions 64 and 128, for the other chips at 128. FLASHLIGHT_AOT=all compiles every function for every chip at both.
 """
 
+import itertools
 import os
 
 import pytest
@@ -41,14 +42,18 @@ def test_compiles(wrapper, example, subtests):
     phases = pipeline.Phases()
     source, targets = pipeline.read(example, header.targets, phases)
     module = load(wrapper.with_name(f"{wrapper.stem}_triton.py"), "kernels")
+    tiles = module.TILES
     everything = os.environ.get("FLASHLIGHT_AOT") == "all"
     if wrapper.stem in SLOW and not everything:
         pytest.skip(SLOW[wrapper.stem])
     for target in targets if everything else targets[:1]:
         traced = pipeline.trace(source, target, header.shapes, phases)
         for chip in inspect.TARGETS:
-            for head_dim in HEAD_DIMS if everything or chip == "sm_90" else HEAD_DIMS[-1:]:
-                with subtests.test(target=target.name, chip=chip, head_dim=head_dim):
+            head_dims = HEAD_DIMS if everything or chip == "sm_90" else HEAD_DIMS[-1:]
+            for head_dim, length in itertools.product(head_dims, lengths(tiles, target.name, chip)):
+                module.TILES = {key: tile for key, tile in tiles.items() if key[4] == length}
+                module.tile_for.cache_clear()
+                with subtests.test(target=target.name, chip=chip, head_dim=head_dim, tuned_for=length):
                     calls = inspect.launches(module, target.name, launcher_arguments(traced, head_dim), chip)
                     assert calls
                     compiled = [inspect.compile_call(call, chip) for call in calls]
@@ -61,6 +66,11 @@ def test_compiles(wrapper, example, subtests):
                         short.append(instructions)
                     known = (chip, head_dim) in SHORTFALLS.get(target.name, set())
                     assert bool(short) == known, short or f"{target.name} falls short no longer: take it off the table"
+
+
+def lengths(tiles, function, chip):
+    """The numbers of keys that a table has tiles of a function for."""
+    return sorted({key[4] for key in tiles if key[:2] == (function, chip)}) or [0]
 
 
 def launcher_arguments(traced, head_dim):
