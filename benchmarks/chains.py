@@ -1,10 +1,10 @@
 """Programs that are no single softmax of one score, beside what their users have: ``python -m benchmarks.chains``.
 
 Differential attention stands beside two calls of FlexAttention and of cuDNN (which leave the subtraction to do), row
-attention of the Evoformer beside FlexAttention and SDPA (which leave the gate to do), and every program beside
-torch.compile of itself. SDPA takes one bias: the sum of the two is a step of the program, counted in one row and left
-out of another, as their names say. Outputs are checked against the user's program in float32 on the very inputs;
-medians in milliseconds. Needs torch and triton alone.
+attention of the Evoformer beside FlexAttention and SDPA, and every program beside torch.compile of itself. Both leave
+the gate to do, and SDPA takes one bias, so that the sum of the two is a step before it: what they leave is counted in
+the rows that name it, and left out of those that say "alone". Outputs are checked against the user's program in float32
+on the very inputs; medians in milliseconds. Needs torch and triton alone.
 """
 
 from __future__ import annotations
@@ -67,23 +67,29 @@ def row_attention(width: int) -> tuple[Call, Call, dict[str, Call]]:
     pair_bias = randn(batch, 1, heads, length, length)
     generated = module("generated.evoformer")
     arguments = (q, k, v, gate, mask_bias, pair_bias)
-    flat = [x.permute(0, 1, 3, 2, 4).reshape(batch * rows, heads, length, width) for x in (q, k, v)]
+    views = [x.flatten(0, 1).transpose(1, 2) for x in (q, k, v)]  # [B * N, H, S, D], as both peers take them
+    mask, pair = mask_bias.reshape(batch * rows, length), pair_bias.reshape(batch, heads, length, length)
+
+    def gated(attended: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(gate) * attended.transpose(1, 2).unflatten(0, (batch, rows))
 
     def summed() -> torch.Tensor:
-        return (mask_bias + pair_bias).reshape(batch * rows, heads, length, length)
-
-    bias = summed()
-    mask, pair = mask_bias.reshape(batch * rows, length), pair_bias.reshape(batch, heads, length, length)
-    flex = torch.compile(flex_attention, dynamic=False)
+        return (mask_bias + pair_bias).flatten(0, 1)
 
     def score(s: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
         return s + mask[b, j] + pair[b // rows, h, i, j]
 
+    bias = summed()
+    sdpa, flex = F.scaled_dot_product_attention, torch.compile(flex_attention, dynamic=False)
     peers: dict[str, Call] = {
-        "sdpa with the bias sum": lambda: F.scaled_dot_product_attention(*flat, attn_mask=summed()),
-        "sdpa, bias summed before": lambda: F.scaled_dot_product_attention(*flat, attn_mask=bias),
-        "flex": lambda: flex(*flat, score_mod=score),
+        # the whole program, with what the peers leave to do compiled by Inductor
+        "flex and the gate": torch.compile(lambda: gated(flex_attention(*views, score_mod=score)), dynamic=False),
+        "sdpa with the sum and the gate": torch.compile(lambda: gated(sdpa(*views, attn_mask=summed())), dynamic=False),
         "compile": lambda: compiled(*arguments),
+        # less than the program
+        "flex alone": lambda: flex(*views, score_mod=score),
+        "sdpa with the sum": lambda: sdpa(*views, attn_mask=summed()),
+        "sdpa alone": lambda: sdpa(*views, attn_mask=bias),
     }
     compiled = torch.compile(generated._row_attention_pytorch, dynamic=False)
     ours = lambda: generated.row_attention(*arguments)  # noqa: E731

@@ -16,7 +16,9 @@ import triton.language as tl
 TILES = {
     ("grouped_query_causal", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("grouped_query_repeat_interleave", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("grouped_query_view", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("grouped_query_view", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("grouped_query_view", "sm_90", 128, 2, 1024): (64, 64, 4, 1, True),
 }
 
 
