@@ -356,8 +356,7 @@ def with_entropy_kernel(
 
     # What the pass before has settled
     term = running_max * scale
-    term_2 = running_max * scale_2
-    term_3 = tl.log(running_sum)
+    term_2 = tl.log(running_sum)
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -384,7 +383,7 @@ def with_entropy_kernel(
                 visible_2 = keys < S_k
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
             probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:28
-            log_probs = scores_2 * scale_2 - term_2[:, None] - term_3[:, None]  # thresholded.py:27
+            log_probs = (scores_2 - running_max[:, None]) * scale_2 - term_2[:, None]  # thresholded.py:27
             scores_3 = probs_2 * log_probs
             if part > 0:
                 visible_3 = keys < S_k

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flashlight.ir.program import Program
 from rewriters.absorb import absorb
 from rewriters.base2 import base2
+from rewriters.exact import exact
 from rewriters.exponents import exponents
 from rewriters.factors import factors
 from rewriters.hoist import hoist
@@ -32,6 +33,7 @@ LAWS: tuple[tuple[str, Law], ...] = (
     ("factors", factors),
     ("scale", scale),
     ("base 2", base2),
+    ("exact", exact),
 )
 
 

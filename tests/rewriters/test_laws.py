@@ -196,3 +196,22 @@ def test_flatten_reads_a_view(seed: int) -> None:
     after = flatten(merged[0])
     assert [len(tensor.shape) for tensor in after.inputs] == [2, 2]
     same(merged[0], after, seed)  # both draw as many numbers in the same order
+
+
+def test_equal_numbers_differ_by_zero_when_products_are_fused() -> None:
+    """The entropy of one key: log p is zero, on hardware that fuses a product with the addition too."""
+    scores = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
+    scaled = op("mul", scores, 0.1)
+    centred = op("sub", scaled, over("max", scaled))
+    entropy = over("sum", op("mul", op("exp", centred), centred))
+    before = program(entropy, I)
+    after = run(before).program
+    for one in walk(after.outputs[0].expr):
+        power = isinstance(one, Map) and one.op == "exp2"
+        assert power or not any(is_fused(child) for child in one.children)
+    same(before, after, 0)
+
+
+def is_fused(expr: Expr) -> bool:
+    """Whether it may be computed by a multiply-add that rounds one of two products."""
+    return isinstance(expr, Map) and expr.op == "sub" and all(isinstance(x, Map) and x.op == "mul" for x in expr.args)
