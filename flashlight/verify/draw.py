@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 
 from flashlight.ir.evaluate import evaluate_expr
-from flashlight.ir.expr import BOOL, ELEMENT, FLOATS, Expr, Iota, Load, Map, Scalar, Tensor, walk
+from flashlight.ir.expr import BOOL, ELEMENT, FLOATS, Const, Expr, Iota, Load, Map, Scalar, Tensor, walk
 from flashlight.trace.traced import Parameter, Traced
 from rewriters.base2 import added_loads
 
@@ -132,7 +132,8 @@ def size_kinds(traced: Traced) -> dict[str, str]:
 
     The last dimension of a floating-point tensor of rank 3 or more is a head dimension unless it is elsewhere another
     dimension too (keys in a mask, say); the first of rank 3 or more is the batch; one between them is a length
-    if it is next to last, and heads otherwise. Names that people use for one kind of size come first.
+    if it is next to last, and heads otherwise, as is the number of points whose coordinates are the last dimension.
+    Names that people use for one kind of size come first.
     """
     given = {p.scalar.name for p in traced.parameters if p.scalar is not None}
     kinds: dict[str, str] = {}
@@ -142,7 +143,8 @@ def size_kinds(traced: Traced) -> dict[str, str]:
         rank = len(tensor.shape)
         for dim, size in enumerate(tensor.shape):
             for scalar in (node for node in walk(size) if isinstance(node, Scalar) and node.name not in given):
-                kinds.setdefault(scalar.name, _named(scalar.name) or _placed(dim, rank, size in inner))
+                counts = dim == rank - 2 and isinstance(tensor.shape[-1], Const)
+                kinds.setdefault(scalar.name, _named(scalar.name) or _placed(dim, rank, size in inner, counts))
     used = {node.name for a in traced.program.assumptions for node in walk(a) if isinstance(node, Scalar)}
     for name in sorted(used - given - set(kinds)):
         kinds[name] = _named(name) or "length"
@@ -154,12 +156,12 @@ def _named(name: str) -> str | None:
     return known.get(name.split("_")[0])
 
 
-def _placed(dim: int, rank: int, elsewhere: bool) -> str:
+def _placed(dim: int, rank: int, elsewhere: bool, counts: bool) -> str:
     if rank >= 3 and dim == rank - 1 and not elsewhere:
         return "head_dim"
     if rank >= 3 and dim == 0:
         return "batch"
-    return "heads" if rank >= 4 and dim < rank - 2 else "length"
+    return "heads" if rank >= 4 and (dim < rank - 2 or counts) else "length"
 
 
 def _number(scalar: Scalar) -> st.SearchStrategy[int | float]:

@@ -6,6 +6,7 @@ dimensions 64 and 128, for the other chips at 128. FLASHLIGHT_AOT=all compiles e
 
 import itertools
 import os
+from importlib.metadata import version
 
 import pytest
 
@@ -22,15 +23,22 @@ pytestmark = [
 
 SIZES = {"batch": 2, "heads": 4, "length": 250}
 """The length is no multiple of a block: the kernel with all its loops is the larger one."""
-SHORTFALLS: dict[str, set[tuple[str, int]]] = {
+Shortfalls = dict[str, set[tuple[str, int]]]
+SHORTFALLS: Shortfalls = {
     # too few rows for wgmma, for lack of registers: mma.sync serves. What falls short no longer must leave the table.
     "bahdanau": {("sm_90", 64), ("sm_90", 128)},
     "disentangled": {("sm_90", 64), ("sm_90", 128)},
-    "talking_heads": {("sm_90", 128)},
+    "talking_heads": {("sm_80", 64), ("sm_90", 128)},  # spills on the former
+    # tiles of three dimensions: spills, and mma.sync
+    "invariant_point_attention": {("sm_80", 64), ("sm_90", 64), ("sm_90", 128), ("sm_100", 64), ("gfx942", 128)},
 }
-SLOW = {
-    "invariant_point": "its tiles of three dimensions spill, and compile slowly at head dimensions that no model has"
+WITH_TRITON_3_6: Shortfalls = {
+    # what spills with the oldest Triton and not with the newest
+    "bucketed_bias": {("sm_100", 128)},
+    "row_attention": {("sm_90", 128)},
+    "talking_heads": {("sm_80", 128), ("gfx942", 128)},
 }
+SLOW = {"invariant_point": "its tiles of three dimensions compile slowly"}
 HEAD_DIMS = (64, 128)
 
 
@@ -64,8 +72,15 @@ def test_compiles(wrapper, example, subtests):
                     short = [one for one in compiled if one.spills]
                     if chip == "sm_90" and "wgmma" not in instructions:
                         short.append(instructions)
-                    known = (chip, head_dim) in SHORTFALLS.get(target.name, set())
+                    known = (chip, head_dim) in shortfalls(target.name)
                     assert bool(short) == known, short or f"{target.name} falls short no longer: take it off the table"
+
+
+def shortfalls(function):
+    """The chips and head dimensions at which a function is known to fall short."""
+    known = SHORTFALLS.get(function, set())
+    oldest = version("triton").startswith("3.6.")
+    return known | WITH_TRITON_3_6.get(function, set()) if oldest else known
 
 
 def lengths(tiles, function, chip):

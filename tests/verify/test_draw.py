@@ -19,6 +19,7 @@ TABLE = Tensor("table", (T, H), "element")
 INDEX = Tensor("index", (S, S), "int64")
 LENGTHS = Tensor("lengths", (B,), "int64")
 IDS = Tensor("ids", (B, S), "int32")
+POINTS = Tensor("points", (B, S, H, Scalar("P", "int64", True), build.integer(3)), "element")
 
 
 def traced() -> Traced:
@@ -31,7 +32,7 @@ def traced() -> Traced:
     expr = build.where(kept, bias, build.const(0.0, "element"))
     axes = tuple(node.axis for node in (b, h, i, j))
     groups = build.op("eq", build.op("mod", H, G), build.integer(0))
-    tensors = (QUERY, KEY, MASK, TABLE, INDEX, LENGTHS, IDS)
+    tensors = (QUERY, KEY, MASK, TABLE, INDEX, LENGTHS, IDS, POINTS)
     program = Program("f", tensors, (Output("out", axes, expr, "element"),), assumptions=(groups,))
     parameters = [Parameter(t.name, tensor=t, broadcast=t is MASK) for t in tensors]
     parameters.append(Parameter("window", scalar=Scalar("window", "int64")))
@@ -63,7 +64,7 @@ def test_inputs_fit_the_target(case):
 
 
 def test_the_same_case_gives_the_same_inputs():
-    numbers = {"B": 2, "H": 2, "H_kv": 1, "S": 5, "D": 16, "T": 7, "window": 3}
+    numbers = {"B": 2, "H": 2, "H_kv": 1, "S": 5, "D": 16, "T": 7, "P": 4, "window": 3}
     case = draw.Case(numbers, "bfloat16", {}, 5)
     once, again = draw.build(TRACED, case), draw.build(TRACED, case)
     assert all(torch.equal(once[name], again[name]) for name in ("query", "mask", "ids"))
@@ -71,6 +72,7 @@ def test_the_same_case_gives_the_same_inputs():
 
 def test_kinds_of_sizes():
     expected = {"B": "batch", "H": "heads", "H_kv": "heads", "S": "length", "D": "head_dim", "T": "length"}
+    expected["P"] = "heads"  # points, by their coordinates
     assert draw.size_kinds(TRACED) == expected
 
 
