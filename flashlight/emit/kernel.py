@@ -34,8 +34,6 @@ from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name
 
 UNMASKED = "blocks that need no mask"
-UNDERFLOW = 150.0
-"""Weights are 2 ** (score - maximum): below 2 ** -149 float32 has nothing left."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ class _KernelWriter:
         self.tables: dict[Tensor, None] = {}
         self.accumulators = self.scores = 0
         self.read: set[Load] = set()
+        self.weighed: set[Expr] = set()  # what masked keys weigh, of which a test has been written
 
     @property
     def block(self) -> Block:
@@ -170,7 +169,7 @@ class _KernelWriter:
         block.add()
         if number == 0:
             self._bounds()
-        self._loops(one, variables, totals, number)
+        self._loops(one, variables, totals)
         self._undefine(one, variables)
         for item in one.accumulators:
             tiles.bound[item.reduce] = variables[item.reduce]
@@ -319,12 +318,12 @@ class _KernelWriter:
             return code.within(level)
         return f"tl.maximum(0, {code.text})"
 
-    def _loops(self, one: Pass, variables: dict[Reduce, Code], totals: dict[Scan, Code], number: int) -> None:
+    def _loops(self, one: Pass, variables: dict[Reduce, Code], totals: dict[Scan, Code]) -> None:
         """The trip over the live blocks of keys, the body written once."""
         tiles, block, ranges = self.tiles, self.block, self.ranges
         parts = self._parts()
         if self.schedule.fills:
-            parts.extend(self._dead_parts(variables, number))
+            parts.extend(self._dead_parts(variables))
         tiles.masked = "partial" if self.joint else MASKED
         if totals and not self.joint:
             # what is added up along the keys needs the parts in their order
@@ -448,15 +447,20 @@ class _KernelWriter:
                 empty = Code(f'({highest.text} == float("-inf"))', ATOM, highest.axes, FLOAT32).along(variable.axes)
                 self.block.add(f'{variable.text} = tl.where({empty}, float("nan"), {variable.text})')
 
-    def _dead_parts(self, variables: dict[Reduce, Code], number: int) -> list[tuple[str, list[str]]]:
+    def _dead_parts(self, variables: dict[Reduce, Code]) -> list[tuple[str, list[str]]]:
         """Loops over the dead blocks, taken where a finite fill value is all that some row has seen."""
-        size = self.tiles.size(self.roles.stream.extent)
-        tests = []
-        for fill in self.schedule.fills:
-            maximum = variables.get(fill.statistic) or self.tiles.bound[fill.statistic]
-            value = self.tiles.value(fill.value).within(7)
-            tests.append(f"(tl.min({maximum.text}) < {value} + {UNDERFLOW})")
-        lines = [f"unseen = {' | '.join(tests)}"] if number == 0 else []
+        tiles, size = self.tiles, self.tiles.size(self.roles.stream.extent)
+        outer, before = tiles.block, dict(tiles.bound)
+        tiles.block = Block(0)
+        for reduction, variable in variables.items():
+            tiles.bound[reduction] = variable
+        weighed = [weight for fill in self.schedule.fills for node, weight in fill.weights if node in variables]
+        new = [weight for weight in dict.fromkeys(weighed) if weight not in self.weighed]
+        tests = [f"(tl.max({tiles.value(weight, bind=False).text}) > 0.0)" for weight in new]
+        known = ["unseen"] if self.weighed else []
+        lines = [*tiles.block.lines, f"unseen = {' | '.join([*known, *tests])}"] if tests else []
+        self.weighed.update(new)
+        tiles.block, tiles.bound = outer, before
         parts: list[tuple[str, list[str]]] = []
         if self.ranges["live_stop"] != size:
             after = f"start = tl.cdiv({self.ranges['live_stop']}, BLOCK_KEYS) * BLOCK_KEYS"

@@ -8,7 +8,21 @@ from itertools import permutations
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scan, Tensor, is_float, walk
+from flashlight.ir.expr import (
+    FLOAT,
+    Axis,
+    Const,
+    Expr,
+    Iota,
+    Load,
+    Map,
+    Reduce,
+    Scan,
+    Tensor,
+    is_float,
+    unrounded,
+    walk,
+)
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
 from flashlight.ir.signs import difference, is_positive
@@ -221,7 +235,7 @@ def _ranges(
             ignoring = {reduction for reduction in reaching if vanishes(reduction, node, float(fill.value))}
             for condition in conditions:
                 hidden.setdefault(condition, set()).update(ignoring)
-        guard = _guard(node, [reduction for reduction in reaching if isinstance(reduction, Reduce)])
+        guard = _guard(node, [reduction for reduction in reaching if isinstance(reduction, Reduce)], inside)
         if guard is not None and not carried:
             guards[node] = guard
             for condition in conditions:
@@ -264,19 +278,39 @@ def _ranges(
     return tuple(masks), keys, tuple(matches.values()), tuple(fills)
 
 
-def _guard(node: Map, reductions: list[Reduce]) -> Fill | None:
+def _guard(node: Map, reductions: list[Reduce], inside: Expr) -> Fill | None:
     """The condition under which a finite fill weighs exactly zero, if the masked value feeds a row maximum."""
     fill = node.args[2]
     if fill.axes or (isinstance(fill, Const) and math.isinf(float(fill.value))):
         return None
     if not all(vanishes(reduction, node, -math.inf) for reduction in reductions):
         return None
+    maxima = [reduction for reduction in reductions if reduction.op == "max" and _selected(reduction.arg, node)]
+    masked: dict[Expr, Expr] = {node: fill, inside: build.true(), **{settled: settled for settled in reductions}}
+    weights: list[tuple[Reduce, Expr]] = []
     for reduction in reductions:
-        body = reduction.arg
-        if isinstance(body, Map) and body.op == "where" and body is not node:
-            body = body.args[1]
-        if reduction.op == "max" and body is node:
-            return Fill(reduction, fill)
+        if reduction not in maxima:
+            weight = _weight(substitute(reduction.arg, masked), reduction.axis, maxima)
+            if weight is None:
+                return None
+            weights.append((reduction, weight))
+    return Fill(fill, tuple(weights)) if maxima else None
+
+
+def _selected(body: Expr, node: Map) -> bool:
+    """Whether the values are those of a selection, of which the keys that another hides may be missing."""
+    if isinstance(body, Map) and body.op == "where" and body is not node:
+        body = body.args[1]
+    return body is node
+
+
+def _weight(summand: Expr, axis: Axis, maxima: list[Reduce]) -> Expr | None:
+    """The factor of a summand that is the same for all keys and zero far from the maximum."""
+    summand = unrounded(summand)
+    if axis not in summand.axes:
+        return summand if any(node in maxima for node in walk(summand)) else None
+    if isinstance(summand, Map) and summand.op == "mul":
+        return next(filter(None, (_weight(factor, axis, maxima) for factor in summand.args)), None)
     return None
 
 

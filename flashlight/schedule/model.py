@@ -69,14 +69,15 @@ class Mask:
 
 @dataclass(frozen=True)
 class Fill:
-    """A finite fill value: its keys count after all in rows that see no live key above it.
+    """A finite fill value: its keys count after all in rows that see no live key far enough above it.
 
-    Where the row maximum ``statistic`` exceeds ``value`` by more than float32's exponent range, the weight of a masked
-    key is exactly zero; a tile with a row where it does not visits its dead blocks too.
+    ``weights`` are what a masked key weighs in each sum, by the row's statistics. Where they are zero, as they are when
+    the row maximum exceeds ``value`` by more than float32's exponent range, dead blocks add nothing; a tile with a row
+    where one is not visits its dead blocks too.
     """
 
-    statistic: Reduce
     value: Expr
+    weights: tuple[tuple[Reduce, Expr], ...]
 
 
 @dataclass(frozen=True)

@@ -337,3 +337,31 @@ def test_a_function_called_like_one_of_the_kernel_file_is_refused(name: str, ker
             ):
                 return (q @ k.mT).softmax(-1) @ v
         """)
+
+
+def test_keys_that_a_finite_fill_masks_count_where_they_weigh_something(verified: Write) -> None:
+    """In a row that sees no key, however low the fill; and in every row, where a temperature brings it near."""
+    tensors = "q: Tensor,  # [B, H, S, D]\n k: Tensor,  # [B, H, S, D]\n v: Tensor,  # [B, H, S, D]"
+    written = verified(f"""
+def strictly_before(
+ {tensors}
+) -> Tensor:
+    hidden = torch.ones(q.size(2), q.size(2), dtype=torch.bool).triu(0)
+    scores = (q @ k.mT).masked_fill(hidden, torch.finfo(q.dtype).min)
+    return scores.softmax(-1) @ v
+
+def tempered(
+ {tensors}
+) -> Tensor:
+    hidden = torch.ones(q.size(2), q.size(2), dtype=torch.bool).triu(1)
+    scores = (q @ k.mT).masked_fill(hidden, -50.0)
+    return (scores / 100).softmax(-1) @ v
+
+def roots(
+ {tensors}
+) -> Tensor:
+    hidden = torch.ones(q.size(2), q.size(2), dtype=torch.bool).triu(0)
+    weights = (q @ k.mT).masked_fill(hidden, -1e4).softmax(-1).sqrt()
+    return weights / weights.sum(-1, keepdim=True) @ v
+""")
+    assert written.count("unseen = ") == 4  # the last takes two passes, and sums something else in the second
