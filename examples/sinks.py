@@ -1,6 +1,7 @@
-"""A constant in the denominator of the softmax: learned sinks (gpt-oss) and softmax-off-by-one."""
+"""Something besides the keys to attend to: learned sinks (gpt-oss), softmax-off-by-one, a null key and value."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,3 +35,19 @@ def softmax_off_by_one(
     weights = torch.exp(scores - highest)
     weights = weights / (torch.exp(-highest) + weights.sum(dim=-1, keepdim=True))
     return weights @ value
+
+
+def attention_with_null_key(
+    query: Tensor,  # [B, H, S_q, D]
+    key: Tensor,  # [B, H, S_k, D]
+    value: Tensor,  # [B, H, S_k, D]
+    null_key_value: Tensor,  # [2, H, D]
+    key_mask: Tensor,  # [B, S_k] bool
+) -> Tensor:
+    """A learned key and value in front of the others, which no mask hides."""
+    null_key, null_value = (x[None, :, None].expand(query.shape[0], -1, -1, -1) for x in null_key_value)
+    key, value = torch.cat([null_key, key], dim=2), torch.cat([null_value, value], dim=2)
+    scores = torch.einsum("bhid,bhjd->bhij", query, key) * query.shape[-1] ** -0.5
+    key_mask = F.pad(key_mask, (1, 0), value=True)
+    scores = scores.masked_fill(~key_mask[:, None, None, :], -torch.finfo(scores.dtype).max)
+    return scores.softmax(dim=-1) @ value

@@ -1,8 +1,9 @@
-# Written by flashlight 0.1.0 from examples/sinks.py (sha256 12abd4e871ebde61)
+# Written by flashlight 0.1.0 from examples/sinks.py (sha256 998d7c5f26ebd873)
 # with `flashlight transpile examples/sinks.py`; change the source and run that again.
-"""A constant in the denominator of the softmax: learned sinks (gpt-oss) and softmax-off-by-one."""
+"""Something besides the keys to attend to: learned sinks (gpt-oss), softmax-off-by-one, a null key and value."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 import os
 
@@ -73,3 +74,32 @@ def softmax_off_by_one(
     if not _runs_kernel(query, key, value):
         return _softmax_off_by_one_pytorch(query, key, value)
     return sinks_triton.softmax_off_by_one(query, key, value)
+
+
+def _attention_with_null_key_pytorch(
+    query: Tensor,  # [B, H, S_q, D]
+    key: Tensor,  # [B, H, S_k, D]
+    value: Tensor,  # [B, H, S_k, D]
+    null_key_value: Tensor,  # [2, H, D]
+    key_mask: Tensor,  # [B, S_k] bool
+) -> Tensor:
+    """A learned key and value in front of the others, which no mask hides."""
+    null_key, null_value = (x[None, :, None].expand(query.shape[0], -1, -1, -1) for x in null_key_value)
+    key, value = torch.cat([null_key, key], dim=2), torch.cat([null_value, value], dim=2)
+    scores = torch.einsum("bhid,bhjd->bhij", query, key) * query.shape[-1] ** -0.5
+    key_mask = F.pad(key_mask, (1, 0), value=True)
+    scores = scores.masked_fill(~key_mask[:, None, None, :], -torch.finfo(scores.dtype).max)
+    return scores.softmax(dim=-1) @ value
+
+
+def attention_with_null_key(
+    query: Tensor,  # [B, H, S_q, D]
+    key: Tensor,  # [B, H, S_k, D]
+    value: Tensor,  # [B, H, S_k, D]
+    null_key_value: Tensor,  # [2, H, D]
+    key_mask: Tensor,  # [B, S_k] bool
+) -> Tensor:
+    """A learned key and value in front of the others, which no mask hides."""
+    if not _runs_kernel(query, key, value, null_key_value, key_mask):
+        return _attention_with_null_key_pytorch(query, key, value, null_key_value, key_mask)
+    return sinks_triton.attention_with_null_key(query, key, value, null_key_value, key_mask)

@@ -1,6 +1,6 @@
 """Triton kernels for sinks.py.
 
-Written by flashlight 0.1.0 from examples/sinks.py (sha256 12abd4e871ebde61)
+Written by flashlight 0.1.0 from examples/sinks.py (sha256 998d7c5f26ebd873)
 with `flashlight transpile examples/sinks.py`; change the source and run that again.
 """
 
@@ -30,6 +30,14 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
+
+
+@triton.jit
+def dot_in_range(weights, values, accumulator, PRECISION: tl.constexpr):
+    """accumulator + weights @ values for weights out of float16's range: TF32 has as many digits."""
+    if values.dtype == tl.float16:
+        return tl.dot(weights, values.to(tl.float32), accumulator, input_precision="tf32")
+    return tl.dot(weights.to(values.dtype), values, accumulator, input_precision=PRECISION)
 
 
 @triton.jit
@@ -131,7 +139,7 @@ def attention_with_sinks_kernel(
                 mask=(keys < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
-        attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:17
+        attn_weights = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:18
         if partial:
             attn_weights = tl.where(keys[None, :] <= rows[:, None], attn_weights, float("-inf"))
         new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
@@ -142,8 +150,8 @@ def attention_with_sinks_kernel(
             * LOG2_E
         )
         term = nan_max(finite_max * scale, sinks.to(tl.float32)) * LOG2_E
-        combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:20
-        probs = tl.exp2(combined_logits)  # sinks.py:21
+        combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:21
+        probs = tl.exp2(combined_logits)  # sinks.py:22
         if DESCRIPTORS:
             value = value_blocks.load([key_start, 0])
         else:
@@ -302,16 +310,16 @@ def softmax_off_by_one_kernel(
                     (keys < S)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:32
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sinks.py:33
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0)) * LOG2_E)
-            highest = nan_max(finite_max * scale, 0.0)  # sinks.py:33
+            highest = nan_max(finite_max * scale, 0.0)  # sinks.py:34
             term = highest * LOG2_E
-            weights = tl.exp2(scores * scale_2 - term[:, None])  # sinks.py:34
+            weights = tl.exp2(scores * scale_2 - term[:, None])  # sinks.py:35
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -326,7 +334,7 @@ def softmax_off_by_one_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    highest_2 = nan_max(running_max * scale, 0.0)  # sinks.py:33
+    highest_2 = nan_max(running_max * scale, 0.0)  # sinks.py:34
     term_2 = highest_2 * LOG2_E
     output = accumulator / (tl.exp2(-term_2) + running_sum)[:, None]
     tl.store(
@@ -372,6 +380,207 @@ def softmax_off_by_one(query, key, value):
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
             WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
+    return output
+
+
+@triton.jit(do_not_specialize=["S_q", "H", "S_k"])
+def attention_with_null_key_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, null_key_value_ptr, key_mask_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s, query_stride_d,
+    key_stride_b, key_stride_h, key_stride_s, key_stride_d,
+    value_stride_b, value_stride_h, value_stride_s, value_stride_d,
+    null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
+    key_mask_stride_b, key_mask_stride_s,
+    output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # numbers
+    scale, scale_2, scale_3, scale_4,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
+    # head dimensions and the widths of their tiles
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    # fmt: on
+):
+    """attention_with_null_key:
+
+        scores[b, h, j, s_q] = (Σ_i query[b, h, s_q, i] * where(j < 1, null_key_value[0, h, i], key[b, h, j - 1,
+            i])) * float32(D) ** -0.5
+        scores_2[b, h, j, s_q] = where(j - 1 >= 0 and not key_mask[b, j - 1], element(-finfo_max), scores[b, h,
+            j, s_q])
+        t2[b, h, j, s_q] = exp(scores_2[b, h, j, s_q] - (max_j scores_2[b, h, j, s_q]))
+        output[b, h, s_q, i] = Σ_j t2[b, h, j, s_q] / (Σ_j t2[b, h, j, s_q]) * where(j < 1, null_key_value[1, h,
+            i], value[b, h, j - 1, i])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
+    # Which tile this program computes
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
+    row_start = (program % row_blocks) * BLOCK_ROWS
+    head = (program // row_blocks % H).to(tl.int64)
+    batch = (program // row_blocks // H).to(tl.int64)
+    rows = row_start + tl.arange(0, BLOCK_ROWS)
+    # Offsets of addresses have 64 bits: neighbours may lie far apart
+    row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+
+    # What stays in the tile
+    key_mask_block = key_mask_ptr + batch * key_mask_stride_b + key_offsets * key_mask_stride_s
+    query = tl.load(
+        query_ptr
+        + batch * query_stride_b
+        + head * query_stride_h
+        + tl.cast(row_start, tl.int64) * query_stride_s
+        + row_offsets[:, None] * query_stride_s
+        + d[None, :] * query_stride_d,
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+        other=0,
+    )
+    key_base = key_ptr + batch * key_stride_b + head * key_stride_h
+    if DESCRIPTORS:
+        key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
+    null_key_value = load_tile(
+        null_key_value_ptr + head * null_key_value_stride_h + d * null_key_value_stride_d, (d < D), BLOCK_D != D
+    )
+    total = tl.sum(query.to(tl.float32) * null_key_value.to(tl.float32)[None, :], 1)
+    term = total * scale
+    value_base = value_ptr + batch * value_stride_b + head * value_stride_h
+    if DESCRIPTORS:
+        value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
+    else:
+        value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
+
+    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
+
+    # The last block may reach past the keys
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+    # Where all blocks are whole, the kernel is compiled without a mask
+    for part in tl.static_range(1 if WHOLE else 2):
+        if part == 0:
+            # blocks that need no mask
+            start, stop = 0, full_stop
+        else:
+            # the blocks at the end of the range
+            start, stop = full_stop, S_k
+        for key_start in tl.range(start, stop, BLOCK_KEYS):
+            keys = key_start + tl.arange(0, BLOCK_KEYS)
+            if DESCRIPTORS:
+                key = key_blocks.load([key_start, 0])
+            else:
+                key = load_tile(
+                    key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            total_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            key_mask = load_tile(
+                key_mask_block + tl.cast(key_start, tl.int64) * key_mask_stride_s, (keys < S_k), part > 0
+            )
+            scores = tl.where(key_mask[None, :], total_2 * scale, scale_2)
+            if part > 0:
+                visible = keys < S_k
+                scores = tl.where(visible[None, :], scores, float("-inf"))
+            new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = tl.exp2((nan_max(running_max, term) - nan_max(finite_max, term)) * LOG2_E)
+            scores_2 = tl.where(key_mask[None, :], total_2 * scale_3, scale_4)
+            term_2 = nan_max(finite_max, term) * LOG2_E
+            scores_3 = tl.exp2(scores_2 - term_2[:, None])
+            if part > 0:
+                visible_2 = keys < S_k
+                scores_3 = tl.where(visible_2[None, :], scores_3, 0.0)
+            if DESCRIPTORS:
+                value = value_blocks.load([key_start, 0])
+            else:
+                value = load_tile(
+                    value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                    (keys < S_k)[:, None] & (d < D)[None, :],
+                    part > 0 or BLOCK_D != D,
+                )
+            accumulator = dot_in_range(scores_3, value, accumulator * rescale[:, None], PRECISION)
+            running_sum = running_sum * rescale + tl.sum(scores_3, 1)
+            running_max = new_max
+
+    term_3 = nan_max(running_max, term) * LOG2_E
+    weights = tl.exp2(total * scale_3 - term_3)
+    term_4 = running_sum + weights
+    null_key_value_2 = load_tile(
+        null_key_value_ptr + 1 * null_key_value_stride_0 + head * null_key_value_stride_h + d * null_key_value_stride_d,
+        (d < D),
+        BLOCK_D != D,
+    )
+    output = accumulator / term_4[:, None] + (weights / term_4)[:, None] * null_key_value_2.to(tl.float32)[None, :]
+    tl.store(
+        output_ptr
+        + batch * output_stride_b
+        + head * output_stride_h
+        + tl.cast(row_start, tl.int64) * output_stride_s
+        + row_offsets[:, None] * output_stride_s
+        + d[None, :] * output_stride_d,
+        output.to(output_ptr.dtype.element_ty),
+        mask=(rows < S_q)[:, None] & (d < D)[None, :],
+    )
+
+
+def attention_with_null_key(query, key, value, null_key_value, key_mask):
+    """Launch `attention_with_null_key_kernel` on tensors of one device."""
+    B, H, S_q, D = query.shape
+    _, _, S_k, _ = key.shape
+    expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    expect("null_key_value", null_key_value, (2, H, D), (query.dtype,), query.device)
+    expect("key_mask", key_mask, (B, S_k), (torch.bool,), query.device)
+
+    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    block_rows, block_keys, warps, stages, descriptors = configuration(
+        "attention_with_null_key", query, D, S_k, accumulators=1, scores=2
+    )
+    descriptors = descriptors and describable(key, value)
+    with torch.cuda.device_of(query):
+        attention_with_null_key_kernel[(-(-S_q // block_rows) * B * H,)](
+            query,
+            key,
+            value,
+            null_key_value,
+            key_mask,
+            output,
+            *query.stride(),
+            *key.stride(),
+            *value.stride(),
+            *null_key_value.stride(),
+            *key_mask.stride(),
+            *output.stride(),
+            D ** (-0.5),
+            -torch.finfo(query.dtype).max,
+            D ** (-0.5) * math.log2(math.e),
+            max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
+            S_q,
+            H,
+            S_k,
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
             DESCRIPTORS=descriptors,
             PRECISION=precision(query),
             num_warps=warps,

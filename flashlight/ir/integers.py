@@ -7,7 +7,7 @@ reasoning that makes view, expand, chunk and repeat_interleave disappear. Quotie
 
 from __future__ import annotations
 
-from flashlight.ir.expr import INT, Const, Expr, Iota, Map, Scalar, walk
+from flashlight.ir.expr import BOOL, INT, Const, Expr, Iota, Map, Scalar, walk
 from flashlight.ir.order import sort_key
 
 Monomial = tuple[Expr, ...]
@@ -120,6 +120,28 @@ def known_nonnegative(expr: Expr) -> bool:
     """Whether expr >= 0 is certain from the extents of its axes and the positivity of sizes."""
     low, _ = _range(polynomial(expr))
     return low is not None and _is_nonnegative(low)
+
+
+def simplified(condition: Expr) -> Expr:
+    """A comparison of integers, true or false where that is certain, and without what both sides add."""
+    if not (isinstance(condition, Map) and condition.op in _SMALLER and condition.args[0].dtype == INT):
+        return condition
+    less, greater = condition.args if condition.op in ("le", "lt") else condition.args[::-1]
+    difference = sub(sub(greater, less), constant(_SMALLER[condition.op]))
+    if known_nonnegative(difference):
+        return Const(True, BOOL)
+    if known_nonnegative(sub(constant(-1), difference)):
+        return Const(False, BOOL)
+    left, right = map(polynomial, condition.args)
+    shared = {monomial: factor for monomial, factor in left.items() if right.get(monomial) == factor}
+    if not shared:
+        return condition
+    sides = ({m: c for m, c in side.items() if m not in shared} for side in (left, right))
+    return Map(condition.op, tuple(map(expression, sides)), condition.dtype)
+
+
+_SMALLER = {"le": 0, "ge": 0, "lt": 1, "gt": 1}
+"""By how much the smaller side of a comparison is the smaller one at least."""
 
 
 def _sum(left: Polynomial, right: Polynomial) -> Polynomial:

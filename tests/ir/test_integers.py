@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flashlight.ir import build
 from flashlight.ir.evaluate import evaluate_expr
 from flashlight.ir.expr import INT, Axis, Expr, Iota, Scalar
+from flashlight.ir.integers import simplified
 
 H, KV = Scalar("H", INT, True), Scalar("H_kv", INT, True)
 GROUP = build.op("floordiv", H, KV)
@@ -54,3 +55,20 @@ def test_folding_keeps_the_value(drawn: tuple[Expr, int]) -> None:
     numbers = {"H": 12, "H_kv": 4, "B": 2}
     values = evaluate_expr(expr, {}, numbers, (HEAD,))
     assert int(values.expand(12)[5]) == expected
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["lt", "le", "gt", "ge"]), integers(), integers())
+def test_simplified_comparisons_keep_their_truth(name: str, one: tuple[Expr, int], other: tuple[Expr, int]) -> None:
+    (left, a), (right, b) = one, other
+    after = simplified(build.op(name, left, right))
+    truth = bool(evaluate_expr(after, {}, {"H": 12, "H_kv": 4, "B": 2}, (HEAD,)).expand(12)[5])
+    assert truth == getattr(operator, name)(a, b)
+
+
+def test_comparisons_that_the_extents_decide() -> None:
+    position = Iota(HEAD)
+    assert simplified(build.op("lt", position, build.integer(0))) is build.false()
+    assert simplified(build.op("ge", build.op("add", position, build.integer(1)), build.integer(1))) is build.true()
+    both = [build.op("add", one, build.integer(4)) for one in (position, Iota(BATCH))]
+    assert simplified(build.op("le", *both)) is build.op("le", position, Iota(BATCH))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashlight.ir import build
+from flashlight.ir import build, integers
 from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Tensor, walk
 from flashlight.ir.program import Program
 from rewriters.base2 import base2
@@ -60,10 +60,14 @@ def test_all_laws_in_order(before: Program, seed: int) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(["sum", "max", "min"]), SEEDS)
-def test_peel(operation: str, seed: int) -> None:
-    inside = build.op("lt", Iota(WIDER), J.extent)
-    body = build.where(inside, op("exp", Load(BIAS, (Iota(I), Iota(WIDER)))), at(SINK, I))
+@given(st.sampled_from(["sum", "max", "min"]), st.booleans(), SEEDS)
+def test_peel(operation: str, in_front: bool, seed: int) -> None:
+    column, first = Iota(WIDER), build.integer(1)
+    if in_front:
+        moved = integers.sub(column, first)
+        body = build.where(build.op("lt", column, first), at(SINK, I), op("exp", Load(BIAS, (Iota(I), moved))))
+    else:
+        body = build.where(build.op("lt", column, J.extent), op("exp", Load(BIAS, (Iota(I), column))), at(SINK, I))
     before = program(over(operation, body, WIDER), I)
     after = peel(before)
     assert all(node.axis.extent is J.extent for node in walk(after.outputs[0].expr) if isinstance(node, Reduce))
