@@ -35,6 +35,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 @triton.jit
 def power(base, exponent):
     """base ** exponent; NaN for a negative base unless the exponent is whole."""
+    base, exponent = tl.cast(base, tl.float32), tl.cast(exponent, tl.float32)
     size = tl.exp2(exponent * tl.log2(tl.abs(base)))
     odd = exponent - 2.0 * tl.floor(exponent * 0.5) == 1.0
     signed = tl.where(tl.floor(exponent) == exponent, tl.where(odd, -size, size), float("nan"))

@@ -437,7 +437,7 @@ def window_bias_by_coordinates_kernel(
     key_stride_b, key_stride_h, key_stride_2, key_stride_d,
     value_stride_b, value_stride_h, value_stride_2, value_stride_d,
     table_stride_0, table_stride_1, table_stride_h,
-    output_stride_b, output_stride_h, output_stride_i, output_stride_d,
+    output_stride_b, output_stride_h, output_stride_n, output_stride_d,
     # numbers
     scale,
     # sizes: one compiled kernel serves them all
@@ -556,8 +556,8 @@ def window_bias_by_coordinates_kernel(
         output_ptr
         + batch * output_stride_b
         + head * output_stride_h
-        + tl.cast(row_start, tl.int64) * output_stride_i
-        + row_offsets[:, None] * output_stride_i
+        + tl.cast(row_start, tl.int64) * output_stride_n
+        + row_offsets[:, None] * output_stride_n
         + d[None, :] * output_stride_d,
         output.to(output_ptr.dtype.element_ty),
         mask=(rows < 49)[:, None] & (d < D)[None, :],

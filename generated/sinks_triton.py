@@ -33,14 +33,6 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
 @triton.jit
-def dot_in_range(weights, values, accumulator, PRECISION: tl.constexpr):
-    """accumulator + weights @ values for weights out of float16's range: TF32 has as many digits."""
-    if values.dtype == tl.float16:
-        return tl.dot(weights, values.to(tl.float32), accumulator, input_precision="tf32")
-    return tl.dot(weights.to(values.dtype), values, accumulator, input_precision=PRECISION)
-
-
-@triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
@@ -58,7 +50,7 @@ def attention_with_sinks_kernel(
     sinks_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -114,6 +106,7 @@ def attention_with_sinks_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     sinks = tl.load(sinks_ptr + head * sinks_stride_h)
+    term = sinks.to(tl.float32) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -145,12 +138,9 @@ def attention_with_sinks_kernel(
         new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2(
-            (nan_max(running_max * scale, sinks.to(tl.float32)) - nan_max(finite_max * scale, sinks.to(tl.float32)))
-            * LOG2_E
-        )
-        term = nan_max(finite_max * scale, sinks.to(tl.float32)) * LOG2_E
-        combined_logits = attn_weights * scale_2 - term[:, None]  # sinks.py:21
+        rescale = tl.exp2(nan_max(running_max * scale, term) - nan_max(finite_max * scale, term))
+        term_2 = nan_max(finite_max * scale, term)
+        combined_logits = attn_weights * scale - term_2[:, None]  # sinks.py:21
         probs = tl.exp2(combined_logits)  # sinks.py:22
         if DESCRIPTORS:
             value = value_blocks.load([key_start, 0])
@@ -164,8 +154,8 @@ def attention_with_sinks_kernel(
         running_sum = running_sum * rescale + tl.sum(probs, 1)
         running_max = new_max
 
-    term_2 = nan_max(running_max * scale, sinks.to(tl.float32)) * LOG2_E
-    output = accumulator / (running_sum + tl.exp2(sinks.to(tl.float32) * LOG2_E - term_2))[:, None]
+    term_3 = nan_max(running_max * scale, term)
+    output = accumulator / (running_sum + tl.exp2(term - term_3))[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -203,7 +193,6 @@ def attention_with_sinks(query, key, value, sinks):
             *value.stride(),
             *sinks.stride(),
             *output.stride(),
-            D ** (-0.5),
             D ** (-0.5) * math.log2(math.e),
             S,
             H,
@@ -230,7 +219,7 @@ def softmax_off_by_one_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -316,10 +305,9 @@ def softmax_off_by_one_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0)) * LOG2_E)
+            rescale = tl.exp2(nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0))
             highest = nan_max(finite_max * scale, 0.0)  # sinks.py:34
-            term = highest * LOG2_E
-            weights = tl.exp2(scores * scale_2 - term[:, None])  # sinks.py:35
+            weights = tl.exp2(scores * scale - highest[:, None])  # sinks.py:35
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -335,8 +323,7 @@ def softmax_off_by_one_kernel(
             running_max = new_max
 
     highest_2 = nan_max(running_max * scale, 0.0)  # sinks.py:34
-    term_2 = highest_2 * LOG2_E
-    output = accumulator / (tl.exp2(-term_2) + running_sum)[:, None]
+    output = accumulator / (tl.exp2(-highest_2) + running_sum)[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -371,7 +358,6 @@ def softmax_off_by_one(query, key, value):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            D ** (-0.5),
             D ** (-0.5) * math.log2(math.e),
             S,
             H,
@@ -401,7 +387,7 @@ def attention_with_null_key_kernel(
     key_mask_stride_b, key_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2, scale_3, scale_4,
+    scale, scale_2,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -456,8 +442,7 @@ def attention_with_null_key_kernel(
     null_key_value = load_tile(
         null_key_value_ptr + head * null_key_value_stride_h + d * null_key_value_stride_d, (d < D), BLOCK_D != D
     )
-    total = tl.sum(query.to(tl.float32) * null_key_value.to(tl.float32)[None, :], 1)
-    term = total * scale
+    term = tl.sum(query.to(tl.float32) * null_key_value.to(tl.float32)[None, :], 1) * scale
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -489,24 +474,20 @@ def attention_with_null_key_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            total_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION)
             key_mask = load_tile(
                 key_mask_block + tl.cast(key_start, tl.int64) * key_mask_stride_s, (keys < S_k), part > 0
             )
-            scores = tl.where(key_mask[None, :], total_2 * scale, scale_2)
+            scores = tl.where(
+                key_mask[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
+            )
             if part > 0:
-                visible = keys < S_k
-                scores = tl.where(visible[None, :], scores, float("-inf"))
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2((nan_max(running_max, term) - nan_max(finite_max, term)) * LOG2_E)
-            scores_2 = tl.where(key_mask[None, :], total_2 * scale_3, scale_4)
-            term_2 = nan_max(finite_max, term) * LOG2_E
-            scores_3 = tl.exp2(scores_2 - term_2[:, None])
-            if part > 0:
-                visible_2 = keys < S_k
-                scores_3 = tl.where(visible_2[None, :], scores_3, 0.0)
+            rescale = tl.exp2(nan_max(running_max, term) - nan_max(finite_max, term))
+            term_2 = nan_max(finite_max, term)
+            weights = tl.exp2(scores - term_2[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -515,19 +496,21 @@ def attention_with_null_key_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            accumulator = dot_in_range(scores_3, value, accumulator * rescale[:, None], PRECISION)
-            running_sum = running_sum * rescale + tl.sum(scores_3, 1)
+            accumulator = tl.dot(
+                weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+            )
+            running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    term_3 = nan_max(running_max, term) * LOG2_E
-    weights = tl.exp2(total * scale_3 - term_3)
-    term_4 = running_sum + weights
+    term_3 = nan_max(running_max, term)
+    weights_2 = tl.exp2(term - term_3)
+    term_4 = running_sum + weights_2
     null_key_value_2 = load_tile(
         null_key_value_ptr + 1 * null_key_value_stride_0 + head * null_key_value_stride_h + d * null_key_value_stride_d,
         (d < D),
         BLOCK_D != D,
     )
-    output = accumulator / term_4[:, None] + (weights / term_4)[:, None] * null_key_value_2.to(tl.float32)[None, :]
+    output = accumulator / term_4[:, None] + (weights_2 / term_4)[:, None] * null_key_value_2.to(tl.float32)[None, :]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -569,8 +552,6 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
             *null_key_value.stride(),
             *key_mask.stride(),
             *output.stride(),
-            D ** (-0.5),
-            -torch.finfo(query.dtype).max,
             D ** (-0.5) * math.log2(math.e),
             max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
             S_q,

@@ -86,6 +86,12 @@ def _is_maximum(expr: Expr) -> bool:
     return isinstance(expr, Reduce) and expr.op == "max"
 
 
+def _of_maximum(expr: Expr) -> bool:
+    """A maximum along the keys, times a factor or with other numbers in it: a sink's score, say."""
+    within = isinstance(expr, Map) and expr.op in ("mul", "maximum", "cast") and any(map(_of_maximum, expr.args))
+    return _is_maximum(expr) or within
+
+
 def _saturates(expr: Expr) -> bool:
     """Whether a fill in it may have been brought into the range of float32, so that there is no way back."""
     lowest = (isinstance(node, Const) and is_float(node) and float(node.value) <= LOWEST for node in walk(expr))
@@ -125,7 +131,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         if _selected(inner) is not build.op("mul", _selected(expr.arg), factor, dtype=FLOAT):
             return build.scan("sum", inner, expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
-        of_maximum = expr.op == "abs" and _is_maximum(expr.args[0])
+        of_maximum = any(map(_of_maximum, expr.args))
         if expr.op in ("minimum", "maximum", "abs") and (_of_scores(expr) or of_maximum) and is_positive(factor):
             return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
         if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):

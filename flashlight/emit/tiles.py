@@ -280,6 +280,9 @@ class TileWriter:
             # as in PyTorch, a NaN stays one
             self.helpers.add(f"nan_{expr.op[:3]}")
             return Code(f"nan_{expr.op[:3]}({', '.join(arg.along(axes) for arg in args)})", ATOM, axes, dtype)
+        if expr.op == "pow" and is_int(expr):
+            power = FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args))
+            return Code(f"tl.floor({power} + 0.5).to(tl.int32)", ATOM, axes, INT_CODE)
         return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
 
     def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:

@@ -248,8 +248,8 @@ def _is_feature(axis: Axis, streamed: list[Load], fixed: list[Load]) -> bool:
 
 
 def extent_name(axis: Axis) -> str:
-    """The extent's own name where it is a plain size, what it is made of (``2 * D``: D_2), or the axis in capitals."""
+    """The extent's own name where it is a plain size, what it is made of (``2 * D``: D_2), or its number (N32)."""
     extent = axis.extent
     if isinstance(extent, Const):
-        return axis.name.upper()
+        return f"N{extent.value}"
     return re.sub(r"\W+", "_", show(extent)).strip("_") if isinstance(extent, Map) else str(extent)

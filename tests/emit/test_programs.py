@@ -365,3 +365,39 @@ def roots(
     return weights / weights.sum(-1, keepdim=True) @ v
 """)
     assert written.count("unseen = ") == 4  # the last takes two passes, and sums something else in the second
+
+
+def test_powers_of_integers_and_by_integers(verified: Write) -> None:
+    verified("""
+        def power_of_scores(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            p: int,
+        ) -> Tensor:
+            return ((q @ k.mT) ** p).tanh() @ v
+
+        def power_of_distances(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            p: int,
+        ) -> Tensor:
+            n = torch.arange(q.size(2))
+            return (q @ k.mT - 0.1 * (n[:, None] - n[None]).abs() ** p).softmax(-1) @ v
+    """)
+
+
+def test_two_axes_of_one_fixed_width(verified: Write) -> None:
+    """A head dimension that is a number: sequence first, batch and heads as one dimension."""
+    verified("""
+        def sequence_first(
+            q: Tensor,  # [S, B, H * 32]
+            k: Tensor,  # [T, B, H * 32]
+            v: Tensor,  # [T, B, H * 32]
+        ) -> Tensor:
+            S, B, E = q.shape
+            q, k, v = (x.contiguous().view(x.size(0), B * (E // 32), 32).transpose(0, 1) for x in (q, k, v))
+            weights = torch.bmm(q * 32**-0.5, k.transpose(1, 2)).softmax(-1)
+            return torch.bmm(weights, v).transpose(0, 1).contiguous().view(S, B, E)
+    """)
