@@ -399,13 +399,13 @@ def attention_with_null_key_kernel(
 ):
     """attention_with_null_key:
 
-        scores[b, h, j, s_q] = (Σ_i query[b, h, s_q, i] * where(j < 1, null_key_value[0, h, i], key[b, h, j - 1,
-            i])) * float32(D) ** -0.5
-        scores_2[b, h, j, s_q] = where(j - 1 >= 0 and not key_mask[b, j - 1], element(-finfo_max), scores[b, h,
-            j, s_q])
-        t2[b, h, j, s_q] = exp(scores_2[b, h, j, s_q] - (max_j scores_2[b, h, j, s_q]))
-        output[b, h, s_q, i] = Σ_j t2[b, h, j, s_q] / (Σ_j t2[b, h, j, s_q]) * where(j < 1, null_key_value[1, h,
-            i], value[b, h, j - 1, i])
+        scores[b, h, s_k, s_q] = (Σ_d query[b, h, s_q, d] * where(s_k < 1, null_key_value[0, h, d], key[b, h,
+            s_k - 1, d])) * float32(D) ** -0.5
+        scores_2[b, h, s_k, s_q] = where(s_k >= 1 and not key_mask[b, s_k - 1], element(-finfo_max), scores[b,
+            h, s_k, s_q])
+        t2[b, h, s_k, s_q] = exp(scores_2[b, h, s_k, s_q] - (max_s_k scores_2[b, h, s_k, s_q]))
+        output[b, h, s_q, d] = Σ_s_k t2[b, h, s_k, s_q] / (Σ_s_k t2[b, h, s_k, s_q]) * where(s_k < 1,
+            null_key_value[1, h, d], value[b, h, s_k - 1, d])
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).

@@ -6,15 +6,21 @@
 for a sum, maximum or minimum R with its operation (+), where f selects by ``j < E`` or by ``j < c`` and c is a small
 number that is known. Attention sinks, one more column of scores, become a term of the denominator, a learned key and
 value in front of the others a term of either sum, and the keys stay E in number.
+
+    sum_(d < D + R) f(d)  =  sum_(d < D) f(d)  +  sum_(d < R) f(d + D)
+
+where f holds sums that do not depend on d: features of which some were normalised before others were joined to them.
+Each part is then a product that its norm can leave.
 Associativity of the operation; where the columns end is read off the condition, not off a concatenation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeGuard
 
 from flashlight.ir import build, integers
-from flashlight.ir.expr import Axis, Const, Expr, Iota, Map, Reduce, walk
+from flashlight.ir.expr import Axis, Const, Expr, Iota, Map, Reduce, Scan, walk
 from flashlight.ir.program import Program, rewrite, substitute, substituted_names, with_names
 
 FEW = 4
@@ -30,32 +36,51 @@ def peel(program: Program) -> Program:
         if not (isinstance(node, Reduce) and node.op in _COMBINED):
             return node
         position = Iota(node.axis)
-        for condition in walk(node.arg):
-            if not (isinstance(condition, Map) and condition.op == "lt" and condition.args[0] is position):
-                continue
+        conditions = [one for one in walk(node.arg) if isinstance(one, Map) and one.op in ("lt", "ge")]
+        conditions = [condition for condition in conditions if condition.args[0] is position]
+        for condition in conditions:
             bound = condition.args[1]
             rest = integers.sub(node.axis.extent, bound)
+            less, more = (build.true(), build.false()) if condition.op == "lt" else (build.false(), build.true())
+            below = part(node, condition, less, build.integer(0), bound)
+            above = part(node, condition, more, bound, rest)
             if _is_few(rest):
-                kept, first, extent = build.true(), build.integer(0), bound
                 columns = [integers.add(bound, build.integer(number)) for number in range(int(rest.value))]
+                result = rule(below())
             elif _is_few(bound):
-                kept, first, extent = build.false(), bound, rest
                 columns = [build.integer(number) for number in range(int(bound.value))]
+                result = rule(above())
+            elif len(conditions) == 1 and node.op == "sum" and _has_settled_sums(node):
+                return build.op("add", below(), above(), dtype=node.dtype)
             else:
                 continue
-            axis = next((a for a in axes if a.extent is extent and a not in node.arg.axes), None)
-            axis = axis or Axis(f"{node.axis.name}_kept", extent)
-            moved: dict[Expr, Expr] = {position: integers.add(Iota(axis), first)}
-            selected = substitute(node.arg, {condition: kept})
-            names.update(substituted_names(names, selected, moved))
-            result: Expr = rule(build.reduce(node.op, _decided(substitute(selected, moved)), axis))
             for column in columns:
                 one = _decided(substitute(node.arg, {position: column}))
                 result = build.op(_COMBINED[node.op], result, one, dtype=node.dtype)
             return result
         return node
 
+    def part(node: Reduce, condition: Expr, holds: Expr, first: Expr, extent: Expr) -> Callable[[], Expr]:
+        """The reduction over so many positions from ``first`` on, where it is known whether the condition holds."""
+
+        def made() -> Expr:
+            axis = next((a for a in axes if a.extent is extent and a not in node.arg.axes), None)
+            axis = axis or Axis(f"{node.axis.name}_kept", extent)
+            moved: dict[Expr, Expr] = {Iota(node.axis): integers.add(Iota(axis), first)}
+            selected = substitute(node.arg, {condition: holds})
+            names.update(substituted_names(names, selected, moved))
+            return build.reduce(node.op, _decided(substitute(selected, moved)), axis)
+
+        return made
+
     return with_names(rewrite(program, rule), names)
+
+
+def _has_settled_sums(node: Reduce) -> bool:
+    """Whether it holds reductions, none of which is along its axis or depends on the position there."""
+    below = [inner for inner in walk(node.arg) if isinstance(inner, (Reduce, Scan))]
+    own = (inner.axis.extent is node.axis.extent or node.axis in inner.axes for inner in below)
+    return bool(below) and not any(own)
 
 
 def _decided(expr: Expr) -> Expr:

@@ -7,7 +7,8 @@ from flashlight.emit.host import python
 from flashlight.ir.expr import ELEMENT, Axis, Const, Expr, Iota, Load, Map, Scalar
 from flashlight.schedule.prologue import Prologue
 
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "and": "&", "or": "|"}
+_INFIX |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
 def prologue_lines(one: Prologue, first: str) -> list[str]:
@@ -18,7 +19,9 @@ def prologue_lines(one: Prologue, first: str) -> list[str]:
     return [f"{one.tensor.name} = torch.cum{one.op}({value}, dim=-1)"]
 
 
-_SAME_NAME = set("exp exp2 log log2 sqrt rsqrt abs tanh sigmoid where maximum minimum".split())
+_SAME_NAME = set(
+    "exp exp2 log log2 sqrt rsqrt abs tanh sigmoid where maximum minimum isnan erf sin cos floor ceil".split()
+)
 
 
 def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str) -> str:
@@ -35,6 +38,8 @@ def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str) -> str:
             return f"({args[0]} {_INFIX[expr.op]} {args[1]})"
         if expr.op == "neg":
             return f"(-{args[0]})"
+        if expr.op == "not":
+            return f"(~{args[0]})"
         if expr.op in ("maximum", "minimum") and any(not arg.axes for arg in expr.args):
             tensor, bound = args if expr.args[0].axes else args[::-1]
             return f"{tensor}.clamp({'min' if expr.op == 'maximum' else 'max'}={bound})"

@@ -180,6 +180,7 @@ def assign(program: Program) -> Roles:
         )
     resident = [*sorted(bound & _axes(nodes), key=axis_key), *features]
     grid = [axis for axis in outputs if axis is not rows[-1] and axis not in features and axis is not stream]
+    _refuse_whole_lengths(program, nodes, (rows[-1], stream), resident)
     return Roles(tuple(grid), rows[-1], stream, tuple(dict.fromkeys(resident)))
 
 
@@ -198,11 +199,29 @@ def _refuse_second_loops(program: Program, reductions: list[Reduce], stream: Axi
             continue
         having = [load for load in inner if isinstance(load, Load) and node.axis in load.axes]
         if not any(stream in load.axes for load in having):
-            raise Diagnostic(
-                "FL402",
-                f"`{program.name}` reduces scores along two axes, {stream.name} and {node.axis.name}: two loops",
-                hint="write what is reduced over the keys, and what over the queries, as functions of their own",
-            )
+            raise _two_loops(program, stream, node.axis)
+
+
+def _refuse_whole_lengths(program: Program, nodes: list[Expr], tiled: tuple[Axis, Axis], resident: list[Axis]) -> None:
+    """Refuse reductions along what rows or keys run along too, alone or merged: it would lie in the tile whole."""
+    along: dict[tuple[str, int], set[Axis]] = {}
+    for load in (node for node in nodes if isinstance(node, Load)):
+        for position, index in enumerate(load.index):
+            if isinstance(index, Iota):
+                along.setdefault((load.tensor.name, position), set()).add(index.axis)
+    lengths = {axis.extent for axis in tiled if not isinstance(axis.extent, Const)}
+    for axis in resident:
+        merged = isinstance(axis.extent, Map) and not lengths.isdisjoint(walk(axis.extent))
+        if merged or any(axis in axes and not axes.isdisjoint(tiled) for axes in along.values()):
+            raise _two_loops(program, tiled[1], axis)
+
+
+def _two_loops(program: Program, one: Axis, other: Axis) -> Diagnostic:
+    return Diagnostic(
+        "FL402",
+        f"`{program.name}` reduces along {show(one.extent)} and apart from that along {show(other.extent)}: two loops",
+        hint="write what takes a loop of its own as a function of its own",
+    )
 
 
 def _axes(nodes: list[Expr]) -> set[Axis]:

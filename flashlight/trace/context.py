@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flashlight.ir import build
+from flashlight.ir import build, integers
 from flashlight.ir.expr import BOOL, FLOATS, INT, Const, Expr
 from flashlight.trace.numbers import unwrap
 from flashlight.trace.problems import Inconsistent, Unsupported
@@ -64,9 +64,10 @@ class Context:
             return build.true()
         if nonnegative(build.op("sub", build.op("neg", difference), ONE)):
             return build.false()
-        # i >= n + 1 reads better as i > n
+        # i >= n + 1 reads better as i > n, and i - 1 >= 0 as i >= 1
         if left.dtype == INT and isinstance(right, Const):
-            return build.op("ge", left, right)
+            added = integers.constant(integers.polynomial(left).get((), 0))
+            return build.op("ge", integers.sub(left, added), integers.sub(right, added))
         return build.op("lt", build.op("sub", right, ONE), left)
 
     def wrapped(self, index: Expr, size: Expr) -> Expr:

@@ -157,6 +157,82 @@ def test_two_loops_are_refused(second: str, kernels: Write) -> None:
     assert raised.value.code == "FL402" and raised.value.line
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "(scores - scores.max()).exp()",
+        "(scores - scores.amax((-2, -1), keepdim=True)).exp()",
+        "scores.softmax(1) * scores.softmax(2)",
+        "scores.flatten(-2).softmax(-1).view_as(scores)",
+        "(a.softmax(1) @ b.mT).softmax(-1)",
+    ],
+)
+def test_reductions_along_the_queries_are_refused(weights: str, kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match="two loops"):
+        kernels(f"""
+            def attend(
+                a: Tensor,  # [B, N, D]
+                b: Tensor,  # [B, M, D]
+            ) -> Tensor:
+                scores = a @ b.mT
+                weights = {weights}
+                return weights / weights.sum(-1, keepdim=True) @ b
+        """)
+
+
+def test_columns_and_features_that_are_joined(verified: Write) -> None:
+    """A sink in front of the scores; features of which some are normalised: a product each."""
+    tensors = "q: Tensor,  # [B, H, S, D]\n k: Tensor,  # [B, H, T, D]\n v: Tensor,  # [B, H, T, D]"
+    written = verified(f"""
+def sink_in_front(
+ {tensors},
+ sinks: Tensor,  # [H]
+) -> Tensor:
+    sinks = sinks[None, :, None, None].expand(q.size(0), -1, q.size(2), -1)
+    return torch.cat([sinks, q @ k.mT], -1).softmax(-1)[..., 1:] @ v
+
+def zero_in_front(
+ {tensors}
+) -> Tensor:
+    return F.pad(q @ k.mT, (1, 0)).softmax(-1)[..., 1:] @ v
+
+def memories(
+ {tensors},
+ memory: Tensor,  # [2, H, 3, D]
+) -> Tensor:
+    first, second = (x[None].expand(q.size(0), -1, -1, -1) for x in memory)
+    k, v = torch.cat([first, k], 2), torch.cat([second, v], 2)
+    hidden = torch.ones(q.size(2), k.size(2), dtype=torch.bool).triu(k.size(2) - q.size(2) + 1)
+    return (q @ k.mT).masked_fill(hidden, float("-inf")).softmax(-1) @ v
+
+def partly_normalised(
+ {tensors},
+ q_rest: Tensor,  # [B, H, S, R]
+ k_rest: Tensor,  # [B, H, T, R]
+) -> Tensor:
+    q, k = torch.cat([F.normalize(q, dim=-1), q_rest], -1), torch.cat([F.normalize(k, dim=-1), k_rest], -1)
+    return (q @ k.mT).softmax(-1) @ v
+""")
+    body = written[written.index("def partly_normalised_kernel") :]
+    assert body.count("tl.dot(") == 3 and "constexpr" not in body[: body.index("D: tl")]
+
+
+def test_cumulative_sums_of_what_inputs_are_compared_with(verified: Write) -> None:
+    """Computed before the kernel, by PyTorch."""
+    verified("""
+        def padded_gates(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            g: Tensor,  # [B, H, S]
+            pad: Tensor,  # [B, S] bool
+        ) -> Tensor:
+            gates = -F.softplus(g).masked_fill(pad[:, None] | (g > 2), 0).cumsum(-1)
+            scores = q @ k.mT + (gates[..., :, None] - gates[..., None, :])
+            return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(-1) @ v
+    """)
+
+
 def test_what_cannot_be_emitted_is_refused_at_its_function(kernels: Write) -> None:
     with pytest.raises(Diagnostic, match="the size D does not follow") as raised:
         kernels("""

@@ -25,11 +25,13 @@ from tests.rewriters.conftest import (
     KEYS,
     SINK,
     WIDER,
+    WIDTH,
     D,
     I,
     J,
     K,
     Q,
+    V,
     at,
     attentions,
     masked,
@@ -79,6 +81,22 @@ def test_peel_needs_few_columns() -> None:
     body = build.where(build.op("lt", Iota(wide), J.extent), Load(BIAS, (Iota(I), Iota(wide))), at(SINK, I))
     before = program(over("sum", body, wide), I)
     assert peel(before).outputs[0].expr is before.outputs[0].expr
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_features_that_are_joined_part_where_some_are_normalised(seed: int) -> None:
+    joined = Axis("f", build.integer(2 * WIDTH))
+    position, width = Iota(joined), D.extent
+    second = (Iota(J), integers.sub(position, width))
+    norm = over("sum", op("mul", at(K, J, D), at(K, J, D)), D)
+    features = build.where(
+        build.op("lt", position, width), op("div", Load(K, (Iota(J), position)), norm), Load(V, second)
+    )
+    before = program(over("sum", over("sum", features, joined)), I)
+    after = peel(before)
+    assert not any(isinstance(node, Reduce) and node.axis is joined for node in walk(after.outputs[0].expr))
+    same(before, after, seed)
 
 
 @given(SEEDS)
