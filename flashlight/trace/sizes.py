@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Set
@@ -114,6 +115,7 @@ class Sizes:
             if divisor is not None:
                 raise Retry(multiples={whole: divisor})
             self._refit(whole, product)
+        self._cut_less(left, right)
         raise Inconsistent(f"{what} {left} and {right} differ")
 
     def _refit(self, whole: Expr, product: Expr) -> None:
@@ -127,6 +129,19 @@ class Sizes:
                 value, left = divmod(int(self.sample(whole)), max(rest, 1))
                 if value > 0 and not left and value != self.sample(scalar):
                     raise Retry(samples={scalar: value})
+
+    def _cut_less(self, left: Expr, right: Expr) -> None:
+        """Trace anew where a slice ended with its tensor by the samples alone: ``buffer[:S]`` takes S of its 1024."""
+        taken = {int(number) for number in self.hints.values()}
+        for limit, size in ((left, right), (right, left)):
+            if isinstance(limit, Const) and isinstance(size, Scalar) and self.sample(size) > limit.value:
+                fitting = next((number for number in range(int(limit.value) - 1, 1, -1) if number not in taken), None)
+                if fitting is not None:
+                    raise Retry(samples={size: fitting})
+        for condition in self.assumptions:
+            if isinstance(condition, Map) and condition.op == "gt" and isinstance(condition.args[1], Scalar):
+                stop, longer = int(self.sample(condition.args[0])), condition.args[1]
+                raise Retry(samples={longer: next(n for n in itertools.count(stop + 1) if n not in taken)})
 
     def assume_equal(self, left: Expr, right: Expr) -> None:
         for whole, product in ((left, right), (right, left)):

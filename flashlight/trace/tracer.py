@@ -222,7 +222,11 @@ def _alone(outputs: tuple[Output, ...], smaller: set[str]) -> set[str]:
             node = waiting.pop()
             if isinstance(node, Iota) and node.axis is axis:
                 names.add("")  # a position that is made from the size itself
-            if isinstance(node, Load) and axis in node.axes:
+            # a slice of a longer tensor says nothing: its end was taken from another
+            if isinstance(node, Load) and any(
+                index is Iota(axis) and size is axis.extent
+                for index, size in zip(node.index, node.tensor.shape, strict=True)
+            ):
                 names.add(node.tensor.name)
             for child in () if isinstance(node, Load) else node.children:
                 if child not in seen and axis in child.axes:

@@ -217,6 +217,41 @@ def partly_normalised(
     assert body.count("tl.dot(") == 3 and "constexpr" not in body[: body.index("D: tl")]
 
 
+def test_buffers_longer_than_the_keys(verified: Write) -> None:
+    """Cut to the length, whatever sample lengths the trace began with."""
+    written = verified("""
+        def causal_buffer(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            hidden: Tensor,  # [64, 64] bool
+        ) -> Tensor:
+            scores = (q @ k.mT).masked_fill(hidden[: q.size(2), : q.size(2)], -torch.inf)
+            return scores.softmax(-1) @ v
+
+        def rotary_cache(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            cos: Tensor,  # [256, D]
+        ) -> Tensor:
+            return ((q * cos[: q.size(2)]) @ k.mT).softmax(-1) @ v
+
+        def cached_keys(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S + P, D]
+            v: Tensor,  # [B, H, S + P, D]
+            hidden: Tensor,  # [M, M] bool
+        ) -> Tensor:
+            rows, keys = q.size(2), k.size(2)
+            return (q @ k.mT).masked_fill(hidden[keys - rows : keys, :keys], -torch.inf).softmax(-1) @ v
+    """)
+    for condition in ("S <= 64", "S <= 256", "P + S <= M"):
+        assert f"was transpiled for sizes with {condition}" in written
+    # the end of the slice is the query's own length, which may not be spread then
+    assert "q.expand(" not in written and "q = spread(" not in written
+
+
 def test_cumulative_sums_of_what_inputs_are_compared_with(verified: Write) -> None:
     """Computed before the kernel, by PyTorch."""
     verified("""
