@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flashlight import inspect
 from flashlight.inspect import Compiled
-from flashlight.tune import Job, Key, Prepared, Tile, candidates, entries, key_of, narrowed
+from flashlight.tune import Job, Key, Prepared, Tile, candidates, entries, key_of, lengths, narrowed
 
 LENGTH = 1024
 """The keys of a row where the table has no entry that says for how many it is."""
@@ -27,8 +27,8 @@ def unspilled(job: Job, architecture: str, limit: int = 48) -> dict[Key, Tile]:
         RuntimeError: none of the ``limit`` tiles nearest to the one in use compiles without spills.
     """
     table = entries(Path(job.file).read_text(encoding="utf-8"))
-    lengths = sorted({key[4] for key in table if key[:2] == (job.function, architecture)}) or [LENGTH]
-    found = (_unspilled(job, architecture, length, limit) for length in lengths)
+    counts = lengths(table, job.function, architecture) or [LENGTH]
+    found = (_unspilled(job, architecture, length, limit) for length in counts)
     return dict(entry for entry in found if entry is not None)
 
 

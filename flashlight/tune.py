@@ -373,6 +373,11 @@ def entries(text: str) -> dict[Key, Tile]:
     return ast.literal_eval(node.value) if node is not None else {}
 
 
+def lengths(table: Mapping[Key, Tile], function: str, architecture: str) -> list[int]:
+    """The numbers of keys that a table has tiles of a function for."""
+    return sorted({key[4] for key in table if key[:2] == (function, architecture)})
+
+
 def replaced(text: str, tiles: Mapping[Key, Tile]) -> str:
     """A kernel file's text with another TILES table, laid out as `flashlight transpile` lays it out."""
     from flashlight.emit.tuning import table

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TypeGuard
 
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, unrounded, walk
@@ -82,7 +83,7 @@ def _one_maximum(program: Program, maxima: list[Expr], factor: Expr) -> Program:
     return replace(rewritten, names={**program.names, **rewritten.names})
 
 
-def _is_maximum(expr: Expr) -> bool:
+def _is_maximum(expr: Expr) -> TypeGuard[Reduce]:
     return isinstance(expr, Reduce) and expr.op == "max"
 
 
@@ -164,7 +165,7 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
 
 def added_loads(power: Expr) -> set[Load]:
     """The terms of an exponential that are read from memory for each score: biases, masks of numbers."""
-    streamed = {node.axis for node in walk(power) if isinstance(node, Reduce) and node.op == "max"} or power.axes
+    streamed = {node.axis for node in walk(power) if _is_maximum(node)} or power.axes
 
     def added(term: Expr) -> set[Load]:
         if isinstance(term, Load):

@@ -12,12 +12,12 @@ Distributivity.
 from __future__ import annotations
 
 from flashlight.ir import build
-from flashlight.ir.expr import Expr, Map, is_float, unrounded
+from flashlight.ir.expr import Expr, Map, above, is_float, unrounded
 from flashlight.ir.program import Program, rebuilt, rewrite
 
 
 def exact(program: Program) -> Program:
-    outside = _outside_of_powers(program)
+    outside = above((output.expr for output in program.outputs), _is_power)
 
     def rule(node: Expr) -> Expr:
         if node not in outside:
@@ -28,16 +28,8 @@ def exact(program: Program) -> Program:
     return rewrite(program, rule)
 
 
-def _outside_of_powers(program: Program) -> set[Expr]:
-    """The nodes that are not only for the power of an exponential."""
-    found: set[Expr] = set()
-    waiting = [output.expr for output in program.outputs]
-    while waiting:
-        node = waiting.pop()
-        if node not in found and not (isinstance(node, Map) and node.op in ("exp", "exp2")):
-            found.add(node)
-            waiting += node.children
-    return found
+def _is_power(node: Expr) -> bool:
+    return isinstance(node, Map) and node.op in ("exp", "exp2")
 
 
 def _difference(node: Expr) -> Expr:

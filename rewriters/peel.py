@@ -16,7 +16,6 @@ Associativity of the operation; where the columns end is read off the condition,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeGuard
 
 from flashlight.ir import build, integers
@@ -42,16 +41,15 @@ def peel(program: Program) -> Program:
             bound = condition.args[1]
             rest = integers.sub(node.axis.extent, bound)
             less, more = (build.true(), build.false()) if condition.op == "lt" else (build.false(), build.true())
-            below = part(node, condition, less, build.integer(0), bound)
-            above = part(node, condition, more, bound, rest)
+            below, above = (less, build.integer(0), bound), (more, bound, rest)
             if _is_few(rest):
                 columns = [integers.add(bound, build.integer(number)) for number in range(int(rest.value))]
-                result = rule(below())
+                result = rule(part(node, condition, *below))
             elif _is_few(bound):
                 columns = [build.integer(number) for number in range(int(bound.value))]
-                result = rule(above())
+                result = rule(part(node, condition, *above))
             elif len(conditions) == 1 and node.op == "sum" and _has_settled_sums(node):
-                return build.op("add", below(), above(), dtype=node.dtype)
+                return build.op("add", *(part(node, condition, *one) for one in (below, above)), dtype=node.dtype)
             else:
                 continue
             for column in columns:
@@ -60,18 +58,14 @@ def peel(program: Program) -> Program:
             return result
         return node
 
-    def part(node: Reduce, condition: Expr, holds: Expr, first: Expr, extent: Expr) -> Callable[[], Expr]:
+    def part(node: Reduce, condition: Expr, holds: Expr, first: Expr, extent: Expr) -> Expr:
         """The reduction over so many positions from ``first`` on, where it is known whether the condition holds."""
-
-        def made() -> Expr:
-            axis = next((a for a in axes if a.extent is extent and a not in node.arg.axes), None)
-            axis = axis or Axis(f"{node.axis.name}_kept", extent)
-            moved: dict[Expr, Expr] = {Iota(node.axis): integers.add(Iota(axis), first)}
-            selected = substitute(node.arg, {condition: holds})
-            names.update(substituted_names(names, selected, moved))
-            return build.reduce(node.op, _decided(substitute(selected, moved)), axis)
-
-        return made
+        axis = next((a for a in axes if a.extent is extent and a not in node.arg.axes), None)
+        axis = axis or Axis(f"{node.axis.name}_kept", extent)
+        moved: dict[Expr, Expr] = {Iota(node.axis): integers.add(Iota(axis), first)}
+        selected = substitute(node.arg, {condition: holds})
+        names.update(substituted_names(names, selected, moved))
+        return build.reduce(node.op, _decided(substitute(selected, moved)), axis)
 
     return with_names(rewrite(program, rule), names)
 

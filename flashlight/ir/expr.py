@@ -11,7 +11,7 @@ constants and keep integers in a normal form, rather than with the classes thems
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -229,6 +229,18 @@ def unrounded(expr: Expr) -> Expr:
     while isinstance(expr, Map) and expr.op == "cast" and is_float(expr.args[0]):
         expr = expr.args[0]
     return expr
+
+
+def above(roots: Iterable[Expr], stop: Callable[[Expr], bool]) -> set[Expr]:
+    """What the roots are made of, down to the nodes at which to stop, and without those."""
+    seen: set[Expr] = set()
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen and not stop(node):
+            seen.add(node)
+            waiting.extend(node.children)
+    return seen
 
 
 def walk(*roots: Expr) -> Iterator[Expr]:

@@ -19,6 +19,7 @@ from flashlight.ir.expr import (
     Reduce,
     Scan,
     Tensor,
+    above,
     is_float,
     unrounded,
     walk,
@@ -352,7 +353,7 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
     for number in range(count):
         own = [reduction for reduction in level if level[reduction] == number]
         done = [reduction for reduction in level if level[reduction] < number]
-        used = _above([reduction.arg for reduction in own], done)
+        used = above((reduction.arg for reduction in own), done.__contains__)
         carried = tuple(scan for scan in scans.along(program, parts.stream) if scan in used)
         passes.append(Pass(tuple(found[reduction] for reduction in own), carried))
     return tuple(passes), tuple(reasons)
@@ -361,18 +362,6 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
 def _called(program: Program, reduction: Reduce) -> str:
     named = program.names.get(reduction.arg)
     return named.name if named else f"{reduction.op} over {reduction.axis.name}"
-
-
-def _above(roots: list[Expr], done: list[Reduce]) -> set[Expr]:
-    """What the roots are made of, down to the reductions of earlier passes."""
-    seen: set[Expr] = set()
-    waiting = list(roots)
-    while waiting:
-        node = waiting.pop()
-        if node not in seen and node not in done:
-            seen.add(node)
-            waiting.extend(node.children)
-    return seen
 
 
 def _divides(factor: Expr) -> bool:

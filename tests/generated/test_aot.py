@@ -12,6 +12,7 @@ import pytest
 
 from flashlight import pipeline
 from flashlight.output import read_header
+from flashlight.tune import lengths
 from flashlight.verify import draw
 from flashlight.verify.search import load
 
@@ -58,7 +59,7 @@ def test_compiles(wrapper, example, subtests):
         traced = pipeline.trace(source, target, header.shapes, phases)
         for chip in inspect.TARGETS:
             head_dims = HEAD_DIMS if everything or chip == "sm_90" else HEAD_DIMS[-1:]
-            for head_dim, length in itertools.product(head_dims, lengths(tiles, target.name, chip)):
+            for head_dim, length in itertools.product(head_dims, lengths(tiles, target.name, chip) or [0]):
                 module.TILES = {key: tile for key, tile in tiles.items() if key[4] == length}
                 module.tile_for.cache_clear()
                 with subtests.test(target=target.name, chip=chip, head_dim=head_dim, tuned_for=length):
@@ -81,11 +82,6 @@ def shortfalls(function):
     known = SHORTFALLS.get(function, set())
     oldest = version("triton").startswith("3.6.")
     return known | WITH_TRITON_3_6.get(function, set()) if oldest else known
-
-
-def lengths(tiles, function, chip):
-    """The numbers of keys that a table has tiles of a function for."""
-    return sorted({key[4] for key in tiles if key[:2] == (function, chip)}) or [0]
 
 
 def launcher_arguments(traced, head_dim):
