@@ -3,7 +3,8 @@
 As of Triton 3.9 the interpreter keeps bfloat16 as the 16 bits that store it. Its dot multiplies those bits as integers,
 and its casts from float32 cut bits off where GPUs round to nearest. Both are put right here, so that bfloat16 can be
 verified without a GPU; float16 and float32 need nothing. Triton 3.6's takes the integer of an array of one element,
-which NumPy has refused since 2.4: no loop over the keys would run.
+which NumPy has refused since 2.4: no loop over the keys would run. And both reduce by a kernel's own function, such as a
+maximum that keeps NaN, one element at a time; taken in slices, such kernels are verified in a sixth of the time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def repair() -> None:
     handle = interpreter.TensorHandle
     cast_impl, create_dot = builder.cast_impl, builder.create_dot
     patch_tensor = interpreter._patch_lang_tensor
+    one_by_one = interpreter.ReduceOps.generic_reduce
     if getattr(create_dot, "repaired", False):
         return
 
@@ -49,8 +51,25 @@ def repair() -> None:
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    def reduce_by_slices(self: Any, tensors: Any) -> list[Any]:
+        if self.keep_dims:  # generated kernels do not ask for that
+            return list(one_by_one(self, tensors))
+        tensors, axis = self.unravel(tensors, self.axis)
+        blocks = [tensor.handle.data for tensor in tensors]
+        dtypes = [tensor.dtype for tensor in tensors]
+
+        def at(place: int) -> list[Any]:
+            return [self.to_tensor(b.take(place, axis), dtype) for b, dtype in zip(blocks, dtypes, strict=True)]
+
+        total = at(0)
+        for place in range(1, blocks[0].shape[axis]):
+            combined = self.combine_fn.fn(*total, *at(place))
+            total = list(combined) if isinstance(combined, tuple) else [combined]
+        return total
+
     dot.repaired = True  # type: ignore[attr-defined]
     interpreter._patch_lang_tensor = patch
+    interpreter.ReduceOps.generic_reduce = reduce_by_slices
     builder.cast_impl, builder.create_dot = cast, dot
 
 
