@@ -3,8 +3,11 @@
 As of Triton 3.9 the interpreter keeps bfloat16 as the 16 bits that store it. Its dot multiplies those bits as integers,
 and its casts from float32 cut bits off where GPUs round to nearest. Both are put right here, so that bfloat16 can be
 verified without a GPU; float16 and float32 need nothing. Triton 3.6's takes the integer of an array of one element,
-which NumPy has refused since 2.4: no loop over the keys would run. And both reduce by a kernel's own function, such as a
-maximum that keeps NaN, one element at a time; taken in slices, such kernels are verified in a sixth of the time.
+which NumPy has refused since 2.4: no loop over the keys would run.
+
+Two things are made faster. Reductions by a kernel's own function, such as a maximum that keeps NaN, go one element at a
+time; taken in slices, such kernels are verified in a sixth of the time. And every call of a helper looks for what of the
+language is still to be replaced, where the kernel that calls it has replaced everything.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def repair() -> None:
     builder = interpreter.InterpreterBuilder
     handle = interpreter.TensorHandle
     cast_impl, create_dot = builder.cast_impl, builder.create_dot
-    patch_tensor = interpreter._patch_lang_tensor
+    patch_tensor, patch_language = interpreter._patch_lang_tensor, interpreter._patch_lang
     one_by_one = interpreter.ReduceOps.generic_reduce
     if getattr(create_dot, "repaired", False):
         return
@@ -67,7 +70,23 @@ def repair() -> None:
             total = list(combined) if isinstance(combined, tuple) else [combined]
         return total
 
+    kernel: list[Any] = []
+    replaced: set[str] = set()
+
+    def patch_once(function: Any) -> Any:
+        if not (kernel and kernel[-1]._changes):  # that of the last kernel is restored
+            kernel.clear()
+            replaced.clear()
+        modules = {value.__name__ for value in function.__globals__.values() if value is tl or value is tl.core}
+        if modules <= replaced:
+            return interpreter._LangPatchScope()
+        scope = patch_language(function)
+        kernel[:] = kernel or [scope]
+        replaced.update(modules)
+        return scope
+
     dot.repaired = True  # type: ignore[attr-defined]
+    interpreter._patch_lang = patch_once
     interpreter._patch_lang_tensor = patch
     interpreter.ReduceOps.generic_reduce = reduce_by_slices
     builder.cast_impl, builder.create_dot = cast, dot

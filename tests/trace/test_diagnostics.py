@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,8 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.source import Source
 from flashlight.trace import trace
 
+COLUMNS = sys.version_info >= (3, 11)
+"""Python 3.10 does not keep the columns of what runs: there the whole line is marked."""
 CASES = {
     "control flow": ("s = q @ k.mT\n    if s.max() > 0:\n        s = s * 2", "FL301", "s.max() > 0"),
     "item": ("s = q @ k.mT * k[0, 0, 0, 0].item()", "FL301", "k[0, 0, 0, 0].item()"),
@@ -38,7 +41,8 @@ def test_points_at_the_expression(program: Callable[[str], Source], case: str) -
     line, carets = next(
         (line, rendered[i + 1]) for i, line in enumerate(rendered) if line.startswith(f"{caught.value.line} |")
     )
-    assert line[carets.index("^") : carets.rindex("^") + 1] == marked
+    underlined = line[carets.index("^") : carets.rindex("^") + 1]
+    assert underlined == (marked if COLUMNS else line.split("|")[1].strip())
     assert rendered[-1].strip().startswith("= help:") and caught.value.hint
 
 
@@ -80,4 +84,4 @@ def f(q, k, v):
     with pytest.raises(Diagnostic, match="the position of the maximum has no rule") as raised:
         trace(source, source.target("f"))
     assert source.text.splitlines()[(raised.value.line or 0) - 1].strip() == "best = scores.max(dim=-1).indices"
-    assert raised.value.column == 12
+    assert raised.value.column == (12 if COLUMNS else None)
