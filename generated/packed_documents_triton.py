@@ -14,10 +14,16 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("packed_documents", "sm_90", 64, 2, 4096): (64, 32, 4, 3, False),
-    ("packed_documents", "sm_90", 128, 2, 4096): (64, 32, 4, 3, True),
-    ("packed_documents_bidirectional", "sm_90", 64, 2, 4096): (64, 64, 4, 2, True),
-    ("packed_documents_bidirectional", "sm_90", 128, 2, 4096): (64, 32, 4, 3, True),
+    ("packed_documents", "sm_90", 64, 2, 1024): (64, 32, 4, 3, False),
+    ("packed_documents", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
+    ("packed_documents", "sm_90", 64, 2, 16384): (64, 128, 4, 3, False),
+    ("packed_documents", "sm_90", 128, 2, 1024): (64, 32, 4, 3, False),
+    ("packed_documents", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
+    ("packed_documents", "sm_90", 128, 2, 16384): (64, 64, 4, 3, True),
+    ("packed_documents_bidirectional", "sm_90", 64, 2, 4096): (64, 128, 4, 3, False),
+    ("packed_documents_bidirectional", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
+    ("packed_documents_cross", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
+    ("packed_documents_cross", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
 }
 
 
@@ -31,60 +37,85 @@ def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2,
     return start, stop, tl.minimum(one_start, one_start_2), tl.maximum(one_stop, one_stop_2), ones + ones_2
 
 
-@triton.jit
-def matching_keys(low_ptr, high_ptr, start, stop, row_low, row_high, BLOCK_KEYS: tl.constexpr):
-    """Of the keys in [start, stop), those in blocks whose values meet [row_low, row_high], as a start and a stop.
-
-    And the start and stop of those whose values are all one, the rows' own. `low_ptr` and `high_ptr` hold the least and
-    the greatest value of each block.
-    """
-    first, last = start // BLOCK_KEYS, tl.cdiv(stop, BLOCK_KEYS)
-    live_start, live_stop, one_start, one_stop, ones = last, 0, last, 0, 0
-    for chunk in tl.range(first, last, 128):
-        block = chunk + tl.arange(0, 128)
-        exists = block < last
-        low = tl.load(low_ptr + block, mask=exists, other=0)
-        high = tl.load(high_ptr + block, mask=exists, other=0)
+@triton.jit(do_not_specialize=["row_count", "key_count"])
+def matching_ranges_kernel(
+    row_values_ptr,
+    key_values_ptr,
+    ranges_ptr,
+    row_values_stride_0,
+    row_values_stride_1,
+    key_values_stride_0,
+    key_values_stride_1,
+    row_count,
+    key_count,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """The four ends of `matching_ranges` for one block of rows; `BLOCKS` blocks of keys are looked at in one go."""
+    program = tl.program_id(0)
+    row_blocks, key_blocks = tl.cdiv(row_count, BLOCK_ROWS), tl.cdiv(key_count, BLOCK_KEYS)
+    row_values_ptr += (program // row_blocks).to(tl.int64) * row_values_stride_0
+    key_values_ptr += (program // row_blocks).to(tl.int64) * key_values_stride_0
+    # Past an end stands the last value once more
+    rows = tl.minimum(program % row_blocks * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), row_count - 1)
+    row_values = tl.load(row_values_ptr + rows.to(tl.int64) * row_values_stride_1)
+    row_low, row_high = tl.min(row_values), tl.max(row_values)
+    live_start, live_stop, one_start, one_stop, ones = key_blocks, 0, key_blocks, 0, 0
+    for first in tl.range(0, key_blocks, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        exists = block < key_blocks
+        keys = tl.minimum(block[:, None] * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)[None, :], key_count - 1)
+        key_values = tl.load(key_values_ptr + keys.to(tl.int64) * key_values_stride_1)
+        low, high = tl.min(key_values, 1), tl.max(key_values, 1)
         live = exists & (low <= row_high) & (high >= row_low)
         one = live & (low == high) & (row_low == row_high)
-        begin, end = tl.where(live, block, last), tl.where(live, block + 1, 0)
-        one_begin, one_end = tl.where(one, block, last), tl.where(one, block + 1, 0)
-        found = tl.reduce((begin, end, one_begin, one_end, one.to(tl.int32)), 0, joined)
+        found = tl.reduce(
+            (
+                tl.where(live, block, key_blocks),
+                tl.where(live, block + 1, 0),
+                tl.where(one, block, key_blocks),
+                tl.where(one, block + 1, 0),
+                one.to(tl.int32),
+            ),
+            0,
+            joined,
+        )
         live_start, live_stop, one_start, one_stop, ones = joined(
             live_start, live_stop, one_start, one_stop, ones, found[0], found[1], found[2], found[3], found[4]
         )
-    live_stop = tl.minimum(live_stop * BLOCK_KEYS, stop)
-    live_start = live_start * BLOCK_KEYS
     # a run with a gap in it is no run
     one_stop = tl.where(ones == one_stop - one_start, one_stop, 0)
-    return live_start, tl.maximum(live_start, live_stop), one_start * BLOCK_KEYS, one_stop * BLOCK_KEYS
+    ranges_ptr += program.to(tl.int64) * 4
+    tl.store(ranges_ptr, live_start * BLOCK_KEYS)
+    tl.store(ranges_ptr + 1, tl.minimum(live_stop * BLOCK_KEYS, key_count))
+    tl.store(ranges_ptr + 2, one_start * BLOCK_KEYS)
+    tl.store(ranges_ptr + 3, one_stop * BLOCK_KEYS)
 
 
-@triton.jit(do_not_specialize=["size", "blocks"])
-def block_bounds_kernel(
-    values_ptr, low_ptr, high_ptr, values_stride_row, values_stride_key, size, blocks, BLOCK_KEYS: tl.constexpr
-):
-    """The least and the greatest value of each block of keys: low[row, block] and high[row, block]."""
-    program = tl.program_id(0)
-    row = (program // blocks).to(tl.int64)
-    keys = program % blocks * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
-    # past the end stands the block's own first value
-    values_ptr += row * values_stride_row
-    first = tl.load(values_ptr + (program % blocks).to(tl.int64) * BLOCK_KEYS * values_stride_key)
-    values = tl.load(values_ptr + keys.to(tl.int64) * values_stride_key, mask=keys < size, other=0)
-    values = tl.where(keys < size, values, first)
-    tl.store(low_ptr + program, tl.min(values))
-    tl.store(high_ptr + program, tl.max(values))
+def matching_ranges(row_values, key_values, block_rows, block_keys):
+    """For each block of rows [N, R], the keys [N, K] whose values can equal its own: int32 [N, blocks of rows, 4].
 
-
-def block_bounds(values, block_keys):
-    """The least and the greatest value of each block along the last dimension: two tensors [rows, blocks]."""
-    values = values.reshape(-1, values.shape[-1])
-    rows, size = values.shape
-    blocks = triton.cdiv(size, block_keys)
-    low, high = torch.empty((2, rows, blocks), dtype=values.dtype, device=values.device)
-    block_bounds_kernel[(rows * blocks,)](values, low, high, *values.stride(), size, blocks, BLOCK_KEYS=block_keys)
-    return low, high
+    The four are the start and the stop of the blocks of keys that hold a value between the least and the greatest of
+    the rows, and of those in which every value is the one value of the rows: two runs of whole blocks.
+    """
+    (count, rows), keys = row_values.shape, key_values.shape[1]
+    row_blocks = triton.cdiv(rows, block_rows)
+    ranges = torch.empty((count, row_blocks, 4), dtype=torch.int32, device=row_values.device)
+    matching_ranges_kernel[(count * row_blocks,)](
+        row_values,
+        key_values,
+        ranges,
+        *row_values.stride(),
+        *key_values.stride(),
+        rows,
+        keys,
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        BLOCKS=max(1, 4096 // block_keys),
+        num_warps=8,
+    )
+    return ranges
 
 
 @triton.jit
@@ -98,8 +129,8 @@ def packed_documents_kernel(
     # fmt: off
     # tensors
     query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
-    # least and greatest value of each block of keys
-    document_id_low_ptr, document_id_high_ptr,
+    # for each block of rows, the ranges of keys with values as its own
+    document_id_ranges_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s, query_stride_d,
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
@@ -175,16 +206,11 @@ def packed_documents_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    block_count = tl.cdiv(S, BLOCK_KEYS)
-    live_start, live_stop, document_id_start, document_id_stop = matching_keys(
-        document_id_low_ptr + batch * block_count,
-        document_id_high_ptr + batch * block_count,
-        0,
-        tl.minimum(S, BLOCK_ROWS + row_start),
-        tl.min(tl.where(rows < S, row_document_id, 2147483647), 0),
-        tl.max(tl.where(rows < S, row_document_id, -2147483647), 0),
-        BLOCK_KEYS,
-    )
+    document_id_range = document_id_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+    document_id_start = tl.load(document_id_range + 2)
+    document_id_stop = tl.load(document_id_range + 3)
+    live_start = tl.load(document_id_range)
+    live_stop = tl.maximum(live_start, tl.minimum(BLOCK_ROWS + row_start, tl.load(document_id_range + 1)))
     full_stop = tl.maximum(live_start, tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
@@ -260,7 +286,7 @@ def packed_documents(query, key, value, document_id):
             value,
             document_id,
             output,
-            *block_bounds(document_id, block_keys),
+            matching_ranges(document_id, document_id, block_rows, block_keys),
             *query.stride(),
             *key.stride(),
             *value.stride(),
@@ -286,8 +312,8 @@ def packed_documents_bidirectional_kernel(
     # fmt: off
     # tensors
     query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
-    # least and greatest value of each block of keys
-    segment_ids_low_ptr, segment_ids_high_ptr,
+    # for each block of rows, the ranges of keys with values as its own
+    segment_ids_ranges_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s, query_stride_d,
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
@@ -365,16 +391,11 @@ def packed_documents_bidirectional_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    block_count = tl.cdiv(S, BLOCK_KEYS)
-    live_start, live_stop, segment_ids_start, segment_ids_stop = matching_keys(
-        segment_ids_low_ptr + batch * block_count,
-        segment_ids_high_ptr + batch * block_count,
-        0,
-        S,
-        tl.min(tl.where(rows < S, row_segment_ids, 2147483647), 0),
-        tl.max(tl.where(rows < S, row_segment_ids, -2147483647), 0),
-        BLOCK_KEYS,
-    )
+    segment_ids_range = segment_ids_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+    segment_ids_start = tl.load(segment_ids_range + 2)
+    segment_ids_stop = tl.load(segment_ids_range + 3)
+    live_start = tl.load(segment_ids_range)
+    live_stop = tl.maximum(live_start, tl.load(segment_ids_range + 1))
     full_stop = tl.maximum(live_start, S // BLOCK_KEYS * BLOCK_KEYS)
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
@@ -447,7 +468,7 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
             value,
             segment_ids,
             output,
-            *block_bounds(segment_ids, block_keys),
+            matching_ranges(segment_ids, segment_ids, block_rows, block_keys),
             *query.stride(),
             *key.stride(),
             *value.stride(),
@@ -473,8 +494,8 @@ def packed_documents_cross_kernel(
     # fmt: off
     # tensors
     query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
-    # least and greatest value of each block of keys
-    key_document_low_ptr, key_document_high_ptr,
+    # for each block of rows, the ranges of keys with values as its own
+    key_document_ranges_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s, query_stride_d,
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
@@ -552,16 +573,11 @@ def packed_documents_cross_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    block_count = tl.cdiv(S_k, BLOCK_KEYS)
-    live_start, live_stop, key_document_start, key_document_stop = matching_keys(
-        key_document_low_ptr + batch * block_count,
-        key_document_high_ptr + batch * block_count,
-        0,
-        S_k,
-        tl.min(tl.where(rows < S_q, query_document, 2147483647), 0),
-        tl.max(tl.where(rows < S_q, query_document, -2147483647), 0),
-        BLOCK_KEYS,
-    )
+    key_document_range = key_document_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+    key_document_start = tl.load(key_document_range + 2)
+    key_document_stop = tl.load(key_document_range + 3)
+    live_start = tl.load(key_document_range)
+    live_stop = tl.maximum(live_start, tl.load(key_document_range + 1))
     full_stop = tl.maximum(live_start, S_k // BLOCK_KEYS * BLOCK_KEYS)
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
@@ -639,7 +655,7 @@ def packed_documents_cross(query, key, value, query_document, key_document):
             query_document,
             key_document,
             output,
-            *block_bounds(key_document, block_keys),
+            matching_ranges(query_document, key_document, block_rows, block_keys),
             *query.stride(),
             *key.stride(),
             *value.stride(),

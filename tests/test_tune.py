@@ -232,7 +232,7 @@ def test_inspect_prints_a_row_for_each_kernel() -> None:
     words = ["inspect", str(GENERATED / "packed_documents.py"), "--head-dim", "64", "--size", "length=512"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    for word in ("packed_documents_cross", "block_bounds_kernel", "wgmma", "cp.async"):
+    for word in ("packed_documents_cross", "matching_ranges_kernel", "wgmma", "cp.async"):
         assert word in result.stdout
     assert CliRunner().invoke(app, ["inspect", words[1], "--arch", "sm_12"]).exit_code == 2
 

@@ -12,7 +12,6 @@ from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
-from flashlight.ir import build
 from flashlight.ir.expr import (
     Axis,
     Expr,
@@ -60,7 +59,7 @@ class Kernel:
     numbers: tuple[tuple[str, Expr], ...]  # parameter, what the host computes for it
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
-    tables: tuple[Tensor, ...]  # passed as their blocks' bounds too
+    matched: tuple[tuple[str, Matched], ...]  # parameter, whose ranges of keys for each block of rows it holds
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     gathered: tuple[Tensor, ...]  # read as tiles of three axes, in vectors where strides allow
     burden: Burden
@@ -91,7 +90,7 @@ class _KernelWriter:
         self.tiles.joint = self.joint
         self.ranges: dict[str, str] = {}
         self.mixed: dict[str, str] = {}  # flags of blocks in which not all values are the rows' own
-        self.tables: dict[Tensor, None] = {}
+        self.matched: dict[str, Matched] = {}
         self.accumulators = self.scores = 0
         self.read: set[Load] = set()
         self.weighed: set[Expr] = set()  # what masked keys weigh, of which a test has been written
@@ -240,16 +239,18 @@ class _KernelWriter:
         """Name the ends of the loops: keys that some row of the tile sees (live), and that every row sees (full)."""
         block, keys, matched = self.block, self.schedule.keys, self.schedule.matched
         size = self.tiles.size(self.roles.stream.extent)
+        if matched:
+            self.tiles.helpers.add("matching_ranges")
         if not self.unbounded:
             live = "Keys that some row of this tile sees (live)"
             block.comment(f"{live}, and whole blocks that all of its rows see (full)")
         else:
             block.comment("The last block may reach past the keys")
-        live_start, live_stop, full_start = "0", size, []
+        starts, stops, full_start = [], [size], []
         if keys.live_start is not None:
-            live_start = f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS"
+            starts.append(f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS")
         if keys.live_stop is not None:
-            live_stop = f"tl.minimum({size}, {self._clamped(keys.live_stop)})"
+            stops.append(self._clamped(keys.live_stop))
         if keys.full_start is not None:
             full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
         if keys.full_stop is None:
@@ -257,29 +258,30 @@ class _KernelWriter:
         else:
             last = f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
         full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
-        ranges = self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
-        span, count = (live_start, live_stop), self.names.fresh("block_count") if matched else ""
-        if matched:
-            block.add(f"{count} = tl.cdiv({size}, BLOCK_KEYS)")
         for match in matched:
-            first, stop = self._matching(match, count, *span)
-            span = ("live_start", "live_stop")
+            one = self._matching(match)
+            starts.append(f"tl.load({one})")
+            stops = [stop for stop in stops if stop != size] + [f"tl.load({one} + 1)"]
+            name = match.key_value.tensor.name
+            first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
+            block.add(f"{first} = tl.load({one} + 2)")
+            block.add(f"{stop} = tl.load({one} + 3)")
             if self.joint:
-                flag = self.names.fresh(f"{match.key_value.tensor.name}_mixed")
+                flag = self.names.fresh(f"{name}_mixed")
                 self.mixed[flag] = f"(key_start < {first}) | (key_start >= {stop})"
                 self.tiles.flags[match.condition] = flag
             else:
                 full_start.append(first)
                 full_stop.append(stop)
-        if matched or live_start != "0":
-            if not matched:
-                block.add(f"live_start = {live_start}")
+        ranges = self.ranges = {"live_start": "0", "live_stop": size, "full_start": "0"}
+        if starts:
+            block.add(f"live_start = {_folded('tl.maximum', starts)}")
             ranges["live_start"] = ranges["full_start"] = "live_start"
-        if matched or live_stop != size:
-            if live_start != "0" and self.schedule.fills:
+        if stops != [size]:
+            live_stop = _folded("tl.minimum", stops)
+            if starts and (self.schedule.fills or matched):
                 live_stop = f"tl.maximum(live_start, {live_stop})"  # what lies outside is visited once
-            if not matched:
-                block.add(f"live_stop = {live_stop}")
+            block.add(f"live_stop = {live_stop}")
             ranges["live_stop"] = "live_stop"
         if full_start:
             full_start = ["live_start", *full_start] if matched else full_start
@@ -290,24 +292,20 @@ class _KernelWriter:
             end = f"tl.maximum({ranges['full_start']}, {end})"
         block.add(f"full_stop = {end}")
 
-    def _matching(self, match: Matched, count: str, live_start: str, live_stop: str) -> tuple[str, str]:
-        """Narrow the live keys to blocks where a value can equal the rows'; the keys between which all do."""
-        tiles, load = self.tiles, match.key_value
-        row: Expr = build.integer(0)
-        for index, extent in zip(load.index[:-1], load.tensor.shape[:-1], strict=True):
-            row = build.op("add", build.op("mul", row, extent), index)
-        name = load.tensor.name
-        self.tables.setdefault(load.tensor)
-        tiles.helpers.add("matching_keys")
-        offset = f"{tiles.value(row, bind=False).within(9)} * {count}"
-        first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
-        bounds = (match.row_bounds.low, match.row_bounds.high)
-        ends = ", ".join(tiles.value(bound, bind=False).text for bound in bounds)
-        self.block.add(
-            f"live_start, live_stop, {first}, {stop} = matching_keys({name}_low_ptr + {offset}, "
-            f"{name}_high_ptr + {offset}, {live_start}, {live_stop}, {ends}, BLOCK_KEYS)"
-        )
-        return first, stop
+    def _matching(self, match: Matched) -> str:
+        """Name the place of what the launcher found out about this block of rows: four ends of ranges of keys."""
+        name = self.names.fresh(f"{match.key_value.tensor.name}_ranges")
+        self.matched[name] = match
+        places = [(self.tiles.grid[axis], self.tiles.size(axis.extent, 9)) for axis in match.axes]
+        if self.roles.rows in match.row_value.axes:
+            places.append(("row_start // BLOCK_ROWS", "row_blocks"))
+        place = ""
+        for index, count in places:
+            before = f"({place})" if " + " in place else place
+            place = f"{before} * {count} + {index}" if place else index
+        one = self.names.fresh(f"{match.key_value.tensor.name}_range")
+        self.block.add(f"{one} = {name}_ptr" + (f" + ({place}) * 4" if place else ""))
+        return one
 
     def _clamped(self, bound: Expr, level: int = 0) -> str:
         code = self.tiles.value(bound, bind=False)
@@ -617,9 +615,9 @@ class _KernelWriter:
         given: tuple[Tensor | Output, ...] = (*tensors, *outputs)
         strides: list[tuple[str, int]] = []
         groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in given])]
-        if self.tables:
-            bounds = [f"{tensor.name}_{end}_ptr" for tensor in self.tables for end in ("low", "high")]
-            groups.append(("least and greatest value of each block of keys", bounds))
+        if self.matched:
+            what = "for each block of rows, the ranges of keys with values as its own"
+            groups.append((what, [f"{name}_ptr" for name in self.matched]))
         steps: list[str] = []
         for item in given:
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
@@ -664,7 +662,7 @@ class _KernelWriter:
             numbers,
             sizes,
             widths,
-            tuple(self.tables),
+            tuple(self.matched.items()),
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             tuple(tiles.gathers),
             self._burden(),

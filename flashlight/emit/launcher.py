@@ -5,7 +5,7 @@ from __future__ import annotations
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
-from flashlight.emit.torch_code import prologue_lines
+from flashlight.emit.torch_code import prologue_lines, rows_code
 from flashlight.ir import build, integers
 from flashlight.ir.expr import ELEMENT, Expr, Scalar, Tensor, is_float, walk
 from flashlight.ir.printer import show
@@ -225,9 +225,10 @@ class _Body:
         launch = [f"{kernel.name}[({grid},)]("]
         names = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
         launch.append("    " + ", ".join(names) + ",")
-        if kernel.tables:
-            bounds = [f"*block_bounds({tensor.name}, block_keys)" for tensor in kernel.tables]
-            launch.append("    " + ", ".join(bounds) + ",")
+        for _, match in kernel.matched:
+            values = ((match.row_value, self.schedule.roles.rows), (match.key_value, self.schedule.stream))
+            both = ", ".join(rows_code(value, match.axes, last, self.first.name) for value, last in values)
+            launch.append(f"    matching_ranges({both}, block_rows, block_keys),")
         launch.append("    " + ", ".join(self._strides()) + ",")
         if kernel.numbers:
             launch.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")

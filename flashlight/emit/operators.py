@@ -136,7 +136,7 @@ def product(a, b):
     """What a block's factors come to."""
     return a * b
 ''',
-    "matching_keys": '''
+    "matching_ranges": '''
 @triton.jit
 def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2, one_stop_2, ones_2):
     """Two runs of live blocks and two of blocks of one value as one run each, and how many of the latter there are."""
@@ -144,60 +144,75 @@ def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2,
     return start, stop, tl.minimum(one_start, one_start_2), tl.maximum(one_stop, one_stop_2), ones + ones_2
 
 
-@triton.jit
-def matching_keys(low_ptr, high_ptr, start, stop, row_low, row_high, BLOCK_KEYS: tl.constexpr):
-    """Of the keys in [start, stop), those in blocks whose values meet [row_low, row_high], as a start and a stop.
-
-    And the start and stop of those whose values are all one, the rows' own. `low_ptr` and `high_ptr` hold the least and
-    the greatest value of each block.
-    """
-    first, last = start // BLOCK_KEYS, tl.cdiv(stop, BLOCK_KEYS)
-    live_start, live_stop, one_start, one_stop, ones = last, 0, last, 0, 0
-    for chunk in tl.range(first, last, 128):
-        block = chunk + tl.arange(0, 128)
-        exists = block < last
-        low = tl.load(low_ptr + block, mask=exists, other=0)
-        high = tl.load(high_ptr + block, mask=exists, other=0)
+@triton.jit(do_not_specialize=["row_count", "key_count"])
+def matching_ranges_kernel(
+    row_values_ptr, key_values_ptr, ranges_ptr, row_values_stride_0, row_values_stride_1, key_values_stride_0,
+    key_values_stride_1, row_count, key_count, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCKS: tl.constexpr,
+):
+    """The four ends of `matching_ranges` for one block of rows; `BLOCKS` blocks of keys are looked at in one go."""
+    program = tl.program_id(0)
+    row_blocks, key_blocks = tl.cdiv(row_count, BLOCK_ROWS), tl.cdiv(key_count, BLOCK_KEYS)
+    row_values_ptr += (program // row_blocks).to(tl.int64) * row_values_stride_0
+    key_values_ptr += (program // row_blocks).to(tl.int64) * key_values_stride_0
+    # Past an end stands the last value once more
+    rows = tl.minimum(program % row_blocks * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), row_count - 1)
+    row_values = tl.load(row_values_ptr + rows.to(tl.int64) * row_values_stride_1)
+    row_low, row_high = tl.min(row_values), tl.max(row_values)
+    live_start, live_stop, one_start, one_stop, ones = key_blocks, 0, key_blocks, 0, 0
+    for first in tl.range(0, key_blocks, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        exists = block < key_blocks
+        keys = tl.minimum(block[:, None] * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)[None, :], key_count - 1)
+        key_values = tl.load(key_values_ptr + keys.to(tl.int64) * key_values_stride_1)
+        low, high = tl.min(key_values, 1), tl.max(key_values, 1)
         live = exists & (low <= row_high) & (high >= row_low)
         one = live & (low == high) & (row_low == row_high)
-        begin, end = tl.where(live, block, last), tl.where(live, block + 1, 0)
-        one_begin, one_end = tl.where(one, block, last), tl.where(one, block + 1, 0)
-        found = tl.reduce((begin, end, one_begin, one_end, one.to(tl.int32)), 0, joined)
+        found = tl.reduce(
+            (
+                tl.where(live, block, key_blocks),
+                tl.where(live, block + 1, 0),
+                tl.where(one, block, key_blocks),
+                tl.where(one, block + 1, 0),
+                one.to(tl.int32),
+            ),
+            0,
+            joined,
+        )
         live_start, live_stop, one_start, one_stop, ones = joined(
             live_start, live_stop, one_start, one_stop, ones, found[0], found[1], found[2], found[3], found[4]
         )
-    live_stop = tl.minimum(live_stop * BLOCK_KEYS, stop)
-    live_start = live_start * BLOCK_KEYS
     # a run with a gap in it is no run
     one_stop = tl.where(ones == one_stop - one_start, one_stop, 0)
-    return live_start, tl.maximum(live_start, live_stop), one_start * BLOCK_KEYS, one_stop * BLOCK_KEYS
+    ranges_ptr += program.to(tl.int64) * 4
+    tl.store(ranges_ptr, live_start * BLOCK_KEYS)
+    tl.store(ranges_ptr + 1, tl.minimum(live_stop * BLOCK_KEYS, key_count))
+    tl.store(ranges_ptr + 2, one_start * BLOCK_KEYS)
+    tl.store(ranges_ptr + 3, one_stop * BLOCK_KEYS)
 
 
-@triton.jit(do_not_specialize=["size", "blocks"])
-def block_bounds_kernel(
-    values_ptr, low_ptr, high_ptr, values_stride_row, values_stride_key, size, blocks, BLOCK_KEYS: tl.constexpr
-):
-    """The least and the greatest value of each block of keys: low[row, block] and high[row, block]."""
-    program = tl.program_id(0)
-    row = (program // blocks).to(tl.int64)
-    keys = program % blocks * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
-    # past the end stands the block's own first value
-    values_ptr += row * values_stride_row
-    first = tl.load(values_ptr + (program % blocks).to(tl.int64) * BLOCK_KEYS * values_stride_key)
-    values = tl.load(values_ptr + keys.to(tl.int64) * values_stride_key, mask=keys < size, other=0)
-    values = tl.where(keys < size, values, first)
-    tl.store(low_ptr + program, tl.min(values))
-    tl.store(high_ptr + program, tl.max(values))
+def matching_ranges(row_values, key_values, block_rows, block_keys):
+    """For each block of rows [N, R], the keys [N, K] whose values can equal its own: int32 [N, blocks of rows, 4].
 
-
-def block_bounds(values, block_keys):
-    """The least and the greatest value of each block along the last dimension: two tensors [rows, blocks]."""
-    values = values.reshape(-1, values.shape[-1])
-    rows, size = values.shape
-    blocks = triton.cdiv(size, block_keys)
-    low, high = torch.empty((2, rows, blocks), dtype=values.dtype, device=values.device)
-    block_bounds_kernel[(rows * blocks,)](values, low, high, *values.stride(), size, blocks, BLOCK_KEYS=block_keys)
-    return low, high
+    The four are the start and the stop of the blocks of keys that hold a value between the least and the greatest of
+    the rows, and of those in which every value is the one value of the rows: two runs of whole blocks.
+    """
+    (count, rows), keys = row_values.shape, key_values.shape[1]
+    row_blocks = triton.cdiv(rows, block_rows)
+    ranges = torch.empty((count, row_blocks, 4), dtype=torch.int32, device=row_values.device)
+    matching_ranges_kernel[(count * row_blocks,)](
+        row_values,
+        key_values,
+        ranges,
+        *row_values.stride(),
+        *key_values.stride(),
+        rows,
+        keys,
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        BLOCKS=max(1, 4096 // block_keys),
+        num_warps=8,
+    )
+    return ranges
 ''',
     "floor_divide": '''
 @triton.jit

@@ -7,7 +7,7 @@ from flashlight.emit.host import python
 from flashlight.ir.expr import ELEMENT, Axis, Const, Expr, Iota, Load, Map, Scalar
 from flashlight.schedule.prologue import Prologue
 
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "and": "&", "or": "|"}
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "and": "&", "or": "|", "floordiv": "//"}
 _INFIX |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
@@ -17,6 +17,18 @@ def prologue_lines(one: Prologue, first: str) -> list[str]:
     if one.reverse:
         return [f"{one.tensor.name} = torch.cum{one.op}({value}.flip(-1), dim=-1).flip(-1)"]
     return [f"{one.tensor.name} = torch.cum{one.op}({value}, dim=-1)"]
+
+
+def rows_code(expr: Expr, axes: tuple[Axis, ...], last: Axis, first: str) -> str:
+    """The expression as a tensor of two dimensions: ``axes`` as one, then ``last`` (of size 1 if without)."""
+    code = torch_code(expr, (*axes, last), first)
+    if not expr.axes:
+        code = f"torch.full(({'1, ' * len(axes)}1,), {code}, device={first}.device)"
+    if not axes:
+        return f"{code}[None]"
+    if any(axis not in expr.axes for axis in axes):
+        code += f".expand({', '.join(python(axis.extent) for axis in axes)}, -1)"
+    return code if len(axes) == 1 else f"{code}.flatten(0, {len(axes) - 1})"
 
 
 _SAME_NAME = set(
@@ -30,6 +42,9 @@ def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str) -> str:
         return python(expr)
     if isinstance(expr, Load):
         return _loaded(expr, axes)
+    if isinstance(expr, Iota):
+        after = "".join(", None" for _ in axes[axes.index(expr.axis) + 1 :])
+        return f"torch.arange({python(expr.axis.extent)}, device={first}.device)" + (f"[:{after}]" if after else "")
     if isinstance(expr, Map):
         args = [torch_code(arg, axes, first) for arg in expr.args]
         if expr.op == "cast":

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flashlight.ir import build, integers
-from flashlight.ir.expr import INT, Axis, Expr, Iota, Load, Map, Reduce, Scalar, is_int
+from flashlight.ir.expr import INT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, is_int, walk
+from flashlight.ir.order import axis_key
 
 ROW_START = Scalar("row_start", INT)
 BLOCK_ROWS = Scalar("BLOCK_ROWS", INT, True)
@@ -233,14 +234,15 @@ def conjunction(conditions: list[Expr]) -> Expr:
 class Matched:
     """A condition that compares a value of the row with a value loaded for the key, such as equal document ids.
 
-    A block of keys is live where ``[low, high]`` of its values meets the rows' own, full where both are one value.
-    ``key_value`` is the expression that depends on the streamed axis, ``row_value`` the other side.
+    A block of keys is live where the range of its values meets that of the rows' own, full where both are one value.
+    ``key_value`` is the expression that depends on the streamed axis, ``row_value`` the other side. Both are computed
+    on whole tensors before the kernel, as are the ranges of blocks; ``axes`` are those of the grid that either has.
     """
 
     condition: Expr
     key_value: Load
     row_value: Expr
-    row_bounds: Interval
+    axes: tuple[Axis, ...]
 
 
 def matched(condition: Expr, rows: Axis, stream: Axis) -> Matched | None:
@@ -248,21 +250,30 @@ def matched(condition: Expr, rows: Axis, stream: Axis) -> Matched | None:
     if not (isinstance(condition, Map) and condition.op == "eq" and all(map(is_int, condition.args))):
         return None
     for row_value, key_value in (condition.args, condition.args[::-1]):
-        if _is_row_of_keys(key_value, rows, stream) and stream not in row_value.axes:
-            bounds = interval(row_value, rows)
-            if bounds is not None and isinstance(key_value, Load):
-                return Matched(condition, key_value, row_value, bounds)
+        if not (isinstance(key_value, Load) and _is_row_of_keys(key_value, rows, stream)):
+            continue
+        if stream not in row_value.axes and all(map(_on_whole_tensors, walk(row_value))):
+            axes = (row_value.axes | key_value.axes) - {rows, stream}
+            return Matched(condition, key_value, row_value, tuple(sorted(axes, key=axis_key)))
     return None
 
 
-def _is_row_of_keys(value: Expr, rows: Axis, stream: Axis) -> bool:
-    """Whether the value is loaded from a tensor whose last dimension runs over the keys."""
+def _on_whole_tensors(node: Expr) -> bool:
+    """Whether the node can be computed on whole tensors: what is loaded is loaded in order."""
+    if isinstance(node, Load):
+        return all(isinstance(index, Iota) for index in node.index)
+    if isinstance(node, Map):
+        return node.op in ("add", "sub", "neg", "mul", "minimum", "maximum", "floordiv")
+    return isinstance(node, (Const, Scalar, Iota))
+
+
+def _is_row_of_keys(value: Load, rows: Axis, stream: Axis) -> bool:
+    """Whether the value is loaded, in order, from a tensor whose last dimension runs over the keys."""
     return (
-        isinstance(value, Load)
+        _on_whole_tensors(value)
         and rows not in value.axes
         and value.index[-1] is Iota(stream)
         and value.tensor.shape[-1] is stream.extent
-        and not any(stream in index.axes for index in value.index[:-1])
     )
 
 

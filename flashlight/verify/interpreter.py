@@ -6,8 +6,8 @@ verified without a GPU; float16 and float32 need nothing. Triton 3.6's takes the
 which NumPy has refused since 2.4: no loop over the keys would run.
 
 Two things are made faster. Reductions by a kernel's own function, such as a maximum that keeps NaN, go one element at a
-time; taken in slices, such kernels are verified in a sixth of the time. And every call of a helper looks for what of the
-language is still to be replaced, where the kernel that calls it has replaced everything.
+time; taken in slices, such kernels are verified in a sixth of the time. And every call of a helper looks for what of
+the language is still to be replaced, where the kernel that calls it has replaced everything.
 """
 
 from __future__ import annotations
