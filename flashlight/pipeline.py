@@ -71,7 +71,8 @@ def unit(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Unit
     with phases("import"):
         import flashlight.schedule
         import rewriters.pipeline
-    with _located(source, target):
+        from flashlight.ir import integers
+    with _located(source, target), integers.assuming(traced.program.assumptions):
         with phases("rewrite"):
             rewritten = rewriters.pipeline.run(traced.program)
         with phases("schedule"):

@@ -102,8 +102,8 @@ def key_lengths_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32)))
-    full_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(lengths, tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
+    live_stop = tl.cast(tl.maximum(0, tl.minimum(lengths, S_k)), tl.int32)
+    full_stop = tl.cast(tl.maximum(0, tl.minimum(lengths, S_k)), tl.int32) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
@@ -629,9 +629,9 @@ def causal_key_lengths_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S, tl.maximum(0, tl.cast(tl.minimum(BLOCK_ROWS + row_start, lengths), tl.int32)))
+    live_stop = tl.cast(tl.maximum(0, tl.minimum(tl.minimum(BLOCK_ROWS + row_start, lengths), S)), tl.int32)
     full_stop = (
-        tl.minimum(S, tl.maximum(0, tl.cast(tl.minimum(row_start + 1, lengths), tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
+        tl.cast(tl.maximum(0, tl.minimum(tl.minimum(row_start + 1, lengths), S)), tl.int32) // BLOCK_KEYS * BLOCK_KEYS
     )
 
     for key_start in tl.range(0, live_stop, BLOCK_KEYS):

@@ -307,8 +307,8 @@ def latent_attention_decode_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(s_q + S_k + 1 - S_q, tl.int32)))
-    full_stop = tl.minimum(S_k, tl.maximum(0, tl.cast(s_q + S_k + 1 - S_q, tl.int32))) // BLOCK_KEYS * BLOCK_KEYS
+    live_stop = tl.cast(tl.maximum(0, tl.minimum(s_q + S_k + 1 - S_q, S_k)), tl.int32)
+    full_stop = tl.cast(tl.maximum(0, tl.minimum(s_q + S_k + 1 - S_q, S_k)), tl.int32) // BLOCK_KEYS * BLOCK_KEYS
 
     for part in tl.static_range(2):
         if part == 0:

@@ -118,8 +118,10 @@ def boolean_mask_optional(
     mask: Tensor | None = None,  # [B, S_q, S_k] bool
 ) -> Tensor:
     """A mask that may be left out."""
-    if not _runs_kernel(query, key, value, mask):
+    if not _runs_kernel(query, key, value):
         return _boolean_mask_optional_pytorch(query, key, value, mask)
+    if mask is None:
+        raise ValueError("boolean_mask_optional: the kernel was written for a tensor as mask")
     return masks_triton.boolean_mask_optional(query, key, value, mask)
 
 

@@ -94,9 +94,9 @@ def prefix_lm_kernel(
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-    live_stop = tl.minimum(S, tl.maximum(0, tl.cast(tl.maximum(BLOCK_ROWS + row_start, prefix_length), tl.int32)))
+    live_stop = tl.cast(tl.maximum(0, tl.minimum(tl.maximum(BLOCK_ROWS + row_start, prefix_length), S)), tl.int32)
     full_stop = (
-        tl.minimum(S, tl.maximum(0, tl.cast(tl.maximum(row_start + 1, prefix_length), tl.int32)))
+        tl.cast(tl.maximum(0, tl.minimum(tl.maximum(row_start + 1, prefix_length), S)), tl.int32)
         // BLOCK_KEYS
         * BLOCK_KEYS
     )

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from flashlight.ir.expr import Const, Expr, Map, Reduce, Scan
-from flashlight.ir.ops import NEUTRAL
+from flashlight.ir.ops import NEUTRAL, OPS
 from flashlight.ir.signs import is_positive
 
 Known = float | None
+_FOLDED = frozenset("add sub mul div neg exp exp2 log log2 sqrt rsqrt abs tanh sigmoid maximum minimum pow".split())
 UNDERFLOW = -1100.0
 """Below this neither exp nor exp2 leaves anything, not even in float64."""
 
@@ -26,7 +29,7 @@ def vanishes(reduction: Reduce | Scan, masked: Expr, fill: float) -> bool:
 
 
 def known_value(expr: Expr, masked: Expr, fill: float) -> Known:
-    """The value of ``expr`` where ``masked`` equals ``fill``, taking all else as unknown but finite."""
+    """The value of ``expr`` where ``masked`` equals ``fill``; None where it is unknown. All else is taken as finite."""
     if expr is masked:
         return fill
     if isinstance(expr, Const):
@@ -41,13 +44,15 @@ def _applied(expr: Map, args: list[Known], masked: Expr, fill: float) -> Known:
     first = args[0]
     if expr.op == "cast":
         return first
+    if expr.op in _FOLDED and None not in args:
+        value = float(OPS[expr.op].meaning(*(torch.tensor(arg, dtype=torch.float64) for arg in args)))
+        return None if math.isnan(value) else value
     if expr.op == "where":
         return args[1] if args[1] == args[2] else None
-    if expr.op in ("mul", "div") and first == 0.0:
-        undefined = _infinite(args[1]) if expr.op == "mul" else args[1] == 0.0
-        return None if undefined else 0.0
-    if expr.op == "mul" and args[1] == 0.0:
-        return None if _infinite(first) else 0.0
+    if expr.op in ("mul", "div") and 0.0 in args[: 2 if expr.op == "mul" else 1]:
+        # zero times what the masked value may have made infinite is not known
+        other = expr.args[1 if first == 0.0 else 0]
+        return None if _has(other, masked) else 0.0
     if expr.op in ("add", "sub") and first is not None and math.isinf(first):
         second = args[1]
         return None if second is not None and math.isinf(second) else first
@@ -68,9 +73,12 @@ def _applied(expr: Map, args: list[Known], masked: Expr, fill: float) -> Known:
         return first
     if expr.op == "pow" and first == 0.0 and args[1] is not None and args[1] > 0:
         return 0.0
-    if expr.op in ("neg", "abs", "sqrt") and first == 0.0:
-        return 0.0
     return None
+
+
+def _has(expr: Expr, masked: Expr) -> bool:
+    """Whether the value is made of the masked one at the same position."""
+    return expr is masked or (isinstance(expr, Map) and any(_has(arg, masked) for arg in expr.args))
 
 
 def _most(expr: Expr, masked: Expr | None, fill: float) -> float:
@@ -111,7 +119,3 @@ def _least(expr: Expr) -> float:
 def _total(ends: list[float]) -> float:
     """The sum of upper bounds, of which some may be unknown."""
     return math.inf if math.inf in ends else sum(ends)
-
-
-def _infinite(value: Known) -> bool:
-    return value is not None and math.isinf(value)

@@ -11,7 +11,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, representative
+from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, is_wide, representative
 from flashlight.ir.expr import (
     Axis,
     Expr,
@@ -246,22 +246,22 @@ class _KernelWriter:
             block.comment(f"{live}, and whole blocks that all of its rows see (full)")
         else:
             block.comment("The last block may reach past the keys")
-        starts, stops, full_start = [], [size], []
+        starts, stops, full_start = [], [], []
         if keys.live_start is not None:
             starts.append(f"{self._clamped(keys.live_start, 8)} // BLOCK_KEYS * BLOCK_KEYS")
         if keys.live_stop is not None:
-            stops.append(self._clamped(keys.live_stop))
+            stops.append(self._clamped(keys.live_stop) if matched else self._ended(keys.live_stop))
         if keys.full_start is not None:
             full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
         if keys.full_stop is None:
             last = self.tiles.size(self.roles.stream.extent, 8)
         else:
-            last = f"tl.minimum({size}, {self._clamped(keys.full_stop)})"
+            last = self._ended(keys.full_stop)
         full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
         for match in matched:
             one = self._matching(match)
             starts.append(f"tl.load({one})")
-            stops = [stop for stop in stops if stop != size] + [f"tl.load({one} + 1)"]
+            stops.append(f"tl.load({one} + 1)")
             name = match.key_value.tensor.name
             first, stop = self.names.fresh(f"{name}_start"), self.names.fresh(f"{name}_stop")
             block.add(f"{first} = tl.load({one} + 2)")
@@ -277,7 +277,7 @@ class _KernelWriter:
         if starts:
             block.add(f"live_start = {_folded('tl.maximum', starts)}")
             ranges["live_start"] = ranges["full_start"] = "live_start"
-        if stops != [size]:
+        if stops:
             live_stop = _folded("tl.minimum", stops)
             if starts and (self.schedule.fills or matched):
                 live_stop = f"tl.maximum(live_start, {live_stop})"  # what lies outside is visited once
@@ -308,13 +308,27 @@ class _KernelWriter:
         return one
 
     def _clamped(self, bound: Expr, level: int = 0) -> str:
+        """A bound of the keys, not below zero."""
+        wide = self._narrowed(bound)
+        if wide is not None:
+            return wide
         code = self.tiles.value(bound, bind=False)
-        if any(isinstance(node, (Iota, Load)) for node in walk(bound)):
-            # bounds of loops are 32-bit, as descriptors need: what is loaded and places in the grid are not
-            code = Code(f"tl.cast({code.text}, tl.int32)", ATOM, code.axes, code.dtype)
-        if _certainly_nonnegative(bound):
-            return code.within(level)
-        return f"tl.maximum(0, {code.text})"
+        return code.within(level) if _certainly_nonnegative(bound) else f"tl.maximum(0, {code.text})"
+
+    def _ended(self, bound: Expr) -> str:
+        """A bound of the keys between zero and their number."""
+        return self._narrowed(bound) or f"tl.minimum({self._size_of_keys}, {self._clamped(bound)})"
+
+    def _narrowed(self, bound: Expr) -> str | None:
+        """The latter where the bound may need 64 bits, in 32 all the same, as descriptors need it; else None."""
+        if not any(isinstance(node, (Iota, Load)) for node in walk(bound)) and not is_wide(bound):
+            return None
+        text = f"tl.minimum({self.tiles.value(bound, bind=False).text}, {self._size_of_keys})"
+        return f"tl.cast({text if _certainly_nonnegative(bound) else f'tl.maximum(0, {text})'}, tl.int32)"
+
+    @property
+    def _size_of_keys(self) -> str:
+        return self.tiles.size(self.roles.stream.extent)
 
     def _loops(self, one: Pass, variables: dict[Reduce, Code], totals: dict[Scan, Code]) -> None:
         """The trip over the live blocks of keys, the body written once."""
@@ -454,7 +468,9 @@ class _KernelWriter:
             tiles.bound[reduction] = variable
         weighed = [weight for fill in self.schedule.fills for node, weight in fill.weights if node in variables]
         new = [weight for weight in dict.fromkeys(weighed) if weight not in self.weighed]
-        tests = [f"(tl.max({tiles.value(weight, bind=False).text}) > 0.0)" for weight in new]
+        # also where the weight is NaN, as with a factor of zero after the mask
+        weights = [tiles.value(weight, bind=False).within(3) for weight in new]
+        tests = [f"(tl.max(({weight} != 0.0).to(tl.int32)) > 0)" for weight in weights]
         known = ["unseen"] if self.weighed else []
         lines = [*tiles.block.lines, f"unseen = {' | '.join([*known, *tests])}"] if tests else []
         self.weighed.update(new)

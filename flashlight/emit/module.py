@@ -13,6 +13,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit import launcher, tuning
 from flashlight.emit.kernel import Kernel, write_kernel
 from flashlight.emit.operators import HELPERS
+from flashlight.ir import integers
 from flashlight.ir.expr import Map, walk
 from flashlight.ir.printer import show_program
 from flashlight.schedule.roles import legible
@@ -35,12 +36,10 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> str:
     """The text of the kernel file."""
-    kernels = [write_kernel(unit.schedule, source_name, describe(unit)) for unit in units]
+    written = [_written(unit, source_name) for unit in units]
+    kernels, launchers = [kernel for kernel, _ in written], [launch for _, launch in written]
     helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
     parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
-    launchers = [
-        launcher.write_launcher(unit.traced, unit.schedule, kernel) for unit, kernel in zip(units, kernels, strict=True)
-    ]
     called = (_used(text.strip().split("\n\n\n"), "\n".join(launchers)) for text in (launcher.CHECKS, tuning.MODEL))
     needed = [function for functions in called for function in functions]
     needs_math = "math." in "\n".join([*launchers, *needed])
@@ -62,6 +61,13 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
                 "FL205", f"`{unit.target.name}` is the name of a function that the kernel file needs", hint
             )
     return formatted(text)
+
+
+def _written(unit: Unit, source_name: str) -> tuple[Kernel, str]:
+    """A kernel and its launcher."""
+    with integers.assuming(unit.traced.program.assumptions):
+        kernel = write_kernel(unit.schedule, source_name, describe(unit))
+        return kernel, launcher.write_launcher(unit.traced, unit.schedule, kernel)
 
 
 def _used(functions: list[str], callers: str) -> list[str]:

@@ -214,11 +214,31 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
     )
     return ranges
 ''',
+    "integer_power": '''
+@triton.jit
+def integer_power(base, exponent):
+    """base ** exponent in 64 bits, by squaring; what does not fit wraps, and negative powers are cut off."""
+    base, exponent = tl.cast(base, tl.int64), tl.cast(exponent, tl.int64)
+    result = base * 0 + exponent * 0 + 1
+    square, left = base + exponent * 0, tl.abs(exponent) + base * 0
+    for _ in tl.static_range(32):
+        result = tl.where(left % 2 == 1, result * square, result)
+        square *= square
+        left //= 2
+    return tl.where((exponent >= 0) | (tl.abs(base) == 1), result, 0)
+''',
+    "floor_divide_signed": '''
+@triton.jit
+def floor_divide_signed(a, b):
+    """a // b rounded down, whatever the signs (Triton rounds integer quotients towards zero)."""
+    quotient = a // b
+    return tl.where((quotient * b != a) & ((a < 0) != (b < 0)), quotient - 1, quotient)
+''',
     "floor_divide": '''
 @triton.jit
 def floor_divide(a, b):
     """a // b rounded down, for b > 0 and any a (Triton rounds integer quotients towards zero)."""
-    return tl.where(a >= 0, a // b, -((b - 1 - a) // b))
+    return tl.where(a >= 0, a // b, -1 - (-1 - a) // b)
 ''',
 }
 """Functions that a generated file defines where it uses them."""

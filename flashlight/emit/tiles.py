@@ -22,6 +22,7 @@ from flashlight.ir.expr import (
     ELEMENT,
     FLOATS,
     INT,
+    NARROW,
     Axis,
     Const,
     Expr,
@@ -40,6 +41,7 @@ from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name
 from flashlight.ir.signs import is_relative
+from flashlight.schedule.intervals import BLOCK_ROWS, ROW_START
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name
 from rewriters.expand import Expansion
@@ -260,6 +262,10 @@ class TileWriter:
         if is_float(expr) or any(map(is_float, expr.args)):
             args = [arg.widened() for arg in args]
         dtype = _code_dtype(expr)
+        if expr.op in _GROWING and is_wide(expr) and not any(map(is_wide, expr.args)):
+            # positions have 32 bits, which the result may not fit
+            first = next(number for number, arg in enumerate(expr.args) if not isinstance(arg, Const))
+            args[first] = Code(f"tl.cast({args[first].text}, tl.int64)", ATOM, args[first].axes, INT_CODE)
         if expr.op in ("floordiv", "mod") and is_int(expr):
             return self._divided(expr, args, axes)
         if expr.op in INFIX:
@@ -275,24 +281,25 @@ class TileWriter:
         if expr.op not in FUNCTIONS:
             raise Diagnostic("FL404", f"`{expr.op}` has no form in a kernel", hint="write it with simpler operators")
         if expr.op in ("tanh", "sigmoid", "pow"):
-            self.helpers.add({"pow": "power"}.get(expr.op, expr.op))
+            self.helpers.add(expr.op if expr.op != "pow" else "integer_power" if is_int(expr) else "power")
         if expr.op in ("maximum", "minimum") and is_float(expr):
             # as in PyTorch, a NaN stays one
             self.helpers.add(f"nan_{expr.op[:3]}")
             return Code(f"nan_{expr.op[:3]}({', '.join(arg.along(axes) for arg in args)})", ATOM, axes, dtype)
         if expr.op == "pow" and is_int(expr):
-            power = FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args))
-            return Code(f"tl.floor({power} + 0.5).to(tl.int32)", ATOM, axes, INT_CODE)
+            return Code(f"integer_power({', '.join(arg.along(axes) for arg in args)})", ATOM, axes, INT_CODE)
         return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
 
     def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:
         """Quotients round down in the program and towards zero in Triton: they agree from zero up."""
         left, right = args
-        if integers.known_nonnegative(expr.args[0]):
+        positive = integers.known_size(expr.args[1])
+        if positive and integers.known_nonnegative(expr.args[0]):
             symbol = "//" if expr.op == "floordiv" else "%"
             return Code(f"{left.along(axes, 8)} {symbol} {right.along(axes, 9)}", 8, axes, INT_CODE)
-        self.helpers.add("floor_divide")
-        quotient = f"floor_divide({left.along(axes)}, {right.along(axes)})"
+        helper = "floor_divide" if positive else "floor_divide_signed"
+        self.helpers.add(helper)
+        quotient = f"{helper}({left.along(axes)}, {right.along(axes)})"
         if expr.op == "floordiv":
             return Code(quotient, ATOM, axes, INT_CODE)
         return Code(f"{left.along(axes, 7)} - {quotient} * {right.along(axes, 9)}", 7, axes, INT_CODE)
@@ -415,16 +422,18 @@ class TileWriter:
         else:
             pointer = self._pointer(load, axes)
         dtype = RAW if is_float(load) else BOOL if load.dtype == BOOL else INT_CODE
+        # arithmetic of few bits would wrap where the program says so itself
+        widened = ".to(tl.int32)" * (load.tensor.dtype in NARROW)
         if not tests:
-            return Code(f"tl.load({pointer})", ATOM, axes, dtype)
+            return Code(f"tl.load({pointer}){widened}", ATOM, axes, dtype)
         test = " & ".join(code.along(axes, 6) for code in tests)
         if always:
-            return Code(f"tl.load({pointer}, mask={test}, other=0)", ATOM, axes, dtype)
+            return Code(f"tl.load({pointer}, mask={test}, other=0){widened}", ATOM, axes, dtype)
         self.helpers.add("load_tile")
         resident = [axis for axis in axes if axis in self.roles.resident]
         padded = [f"{self.width(axis)} != {self.value(axis.extent).text}" for axis in resident]
         masked = " or ".join([self.masked, *padded] if self.in_loop and self.roles.stream in axes else padded)
-        return Code(f"load_tile({pointer}, {test}, {masked})", ATOM, axes, dtype)
+        return Code(f"load_tile({pointer}, {test}, {masked}){widened}", ATOM, axes, dtype)
 
     def _bounds(self, load: Load) -> tuple[list[Code], bool]:
         """The tests under which the elements exist, and whether they are needed whatever the block."""
@@ -621,9 +630,9 @@ class TileWriter:
             return False
         node = Reduce(op, arg, axis)
         chained = [item.reduce for one in self.schedule.passes for item in one.accumulators if item.reduce.op == "sum"]
-        inside = {inner for reduction in chained for inner in walk(reduction.arg)}
-        outside = set(_above(self._roots(), chained))
-        return is_float(arg) and node in outside or (is_float(arg) and node not in inside)
+        reading = [reduction.arg for reduction in chained if node in set(walk(reduction.arg))]
+        shown = bool(reading) and all(_reads_beside(body, node) for body in reading)
+        return is_float(arg) and (not shown or node in set(_above(self._roots(), chained)))
 
     def dot(self, body: Expr, axis: Axis, accumulator: str | None = None) -> Code | None:
         """``tl.dot`` if the body is a product of one factor a side: rows by axis and axis by columns."""
@@ -665,8 +674,12 @@ class TileWriter:
         return Code(f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)", ATOM, axes, FLOAT32)
 
     def _leaves_range(self, body: Expr, weights: list[Expr], axis: Axis) -> bool:
-        """Whether the weights may be out of float16's range because they are normalised after the product."""
-        return Reduce("sum", body, axis) in self.normalised and not any(map(is_relative, weights))
+        """Whether the weights may be out of float16's range because they are normalised after the product.
+
+        They are not where the greatest of them is one: weights relative to their maximum, and nothing that may single
+        others out, as a mask after the softmax does.
+        """
+        return Reduce("sum", body, axis) in self.normalised and not (len(set(weights)) == 1 and is_relative(weights[0]))
 
     def _zeroed(self, code: Code, side: list[Expr], axis: Axis) -> Code:
         """One side of a dot, zero past the end of the axis, where a function of what is loaded need not be."""
@@ -792,3 +805,61 @@ def _code_dtype(expr: Expr) -> str:
     if expr.dtype == BOOL:
         return BOOL
     return INT_CODE if is_int(expr) else FLOAT32
+
+
+def _reads_beside(body: Expr, extreme: Reduce) -> bool:
+    """Whether the body reads the values of which it has the extreme."""
+    if body is extreme.arg:
+        return True
+    return body is not extreme and any(_reads_beside(child, extreme) for child in body.children)
+
+
+_GROWING = frozenset({"add", "sub", "mul", "neg"})
+_POSITION, _NUMBER = 2**26, 2**30
+"""How large positions and sizes are taken to be, and integer arguments, which launchers check."""
+
+
+def is_wide(expr: Expr) -> bool:
+    """Whether the result of integer arithmetic may need more than 32 bits.
+
+    What is loaded has the bits that PyTorch computes with, unless it meets positions, which have 64 in PyTorch.
+    """
+    if not (isinstance(expr, Map) and is_int(expr)):
+        return False
+    leaves = list(_leaves(expr))
+    if any(isinstance(leaf, Load) and leaf.tensor.dtype not in NARROW for leaf in leaves):
+        return any(isinstance(leaf, Iota) or leaf is ROW_START for leaf in leaves)
+    return _magnitude(expr) >= 2**31
+
+
+def _leaves(expr: Expr) -> Iterator[Expr]:
+    if isinstance(expr, Map):
+        for arg in expr.args:
+            yield from _leaves(arg)
+    else:
+        yield expr
+
+
+def _magnitude(expr: Expr) -> float:
+    """What the integer certainly does not exceed; infinity where nothing is known."""
+    if isinstance(expr, Const):
+        return abs(expr.value)
+    if isinstance(expr, Scalar):
+        return _POSITION if expr.positive or expr in (ROW_START, BLOCK_ROWS) else _NUMBER
+    if isinstance(expr, Iota):
+        return min(_magnitude(expr.axis.extent), _POSITION)
+    if isinstance(expr, Load) and expr.tensor.dtype in NARROW:
+        return NARROW[expr.tensor.dtype][1] + 1
+    if not isinstance(expr, Map):
+        return math.inf
+    sizes = [_magnitude(arg) if is_int(arg) else math.inf for arg in expr.args]
+    match expr.op:
+        case "add" | "sub":
+            return sum(sizes)
+        case "mul":
+            return math.prod(sizes)
+        case "neg" | "abs" | "floordiv":
+            return sizes[0]
+        case "mod" | "maximum" | "minimum" | "where":
+            return min(sizes) if expr.op == "mod" else max(sizes[expr.op == "where" :])
+    return math.inf

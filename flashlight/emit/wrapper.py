@@ -97,16 +97,22 @@ class _Transformer(cst.CSTTransformer):
     def _calls(self, unit: Unit) -> list[str]:
         name = unit.target.name
         parameters = unit.traced.parameters
-        tensors = [_access(p) for p in parameters if p.tensor is not None]
+        listed = unit.target.parameters
+        absent = {p.name for p in listed if p.default == "None"}
+        given = [p for p in parameters if p.tensor is not None]
+        tensors = [_access(p) for p in given if p.name not in absent]
         passed = [_access(p) for p in parameters if p.tensor is not None or p.scalar is not None]
         known = {p.name for p in parameters}
-        listed = unit.target.parameters
         keyword = {p.name for p in listed if p.kind == "keyword"}
         every = [f"{p.name}={p.name}" if p.name in keyword else p.name for p in listed if p.name in known]
         lines = []
         fixed = [p for p in parameters if p.tensor is None and p.scalar is None and p.value is not None]
         lines.append(f"if not _runs_kernel({', '.join(tensors)}):")
         lines.append(f"    return _{name}_pytorch({', '.join(every)})")
+        for optional in dict.fromkeys(p.name for p in given if p.name in absent):
+            lines.append(f"if {optional} is None:")
+            message = f"{name}: the kernel was written for a tensor as {optional}"
+            lines.append(f"    raise ValueError({message!r})")
         for parameter in fixed:
             operator = "is not" if parameter.value in ("None", "True", "False") else "!="
             lines.append(f"if {parameter.name} {operator} {parameter.value}:")

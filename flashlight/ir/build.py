@@ -150,6 +150,11 @@ def _integer(name: str, args: tuple[Expr, ...]) -> Expr:
         return special if special is not None else fold[name](*args)
     if name == "neg":
         return integers.sub(integer(0), args[0])
+    if name == "pow" and isinstance(args[1], Const) and 0 <= args[1].value <= 8:
+        result: Expr = integer(1)
+        for _ in range(int(args[1].value)):
+            result = integers.mul(result, args[0])
+        return result
     if all(isinstance(arg, Const) for arg in args):
         values = [int(arg.value) for arg in args if isinstance(arg, Const)]
         if name == "maximum":

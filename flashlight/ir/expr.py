@@ -21,6 +21,8 @@ ELEMENT = "element"
 
 FLOATS = frozenset({ELEMENT, "float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8"})
+NARROW = {"int8": (-(2**7), 2**7 - 1), "int16": (-(2**15), 2**15 - 1), "uint8": (0, 2**8 - 1)}
+"""Integers that wrap at numbers that programs reach: the least and the greatest of each."""
 BOOL = "bool"
 INT = "int64"
 FLOAT = "float32"

@@ -7,11 +7,41 @@ reasoning that makes view, expand, chunk and repeat_interleave disappear. Quotie
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from flashlight.ir.expr import BOOL, INT, Const, Expr, Iota, Map, Scalar, walk
 from flashlight.ir.order import sort_key
 
 Monomial = tuple[Expr, ...]
 Polynomial = dict[Monomial, int]
+Divisible = tuple[Expr, Expr]
+
+_EXACT: ContextVar[Collection[Divisible]] = ContextVar("exact", default=())
+"""Pairs of sizes of which the second divides the first in the program at hand."""
+
+
+def take_exact(pairs: Collection[Divisible]) -> None:
+    """Reason from here on by these divisibilities, which may grow."""
+    _EXACT.set(pairs)
+
+
+@contextmanager
+def assuming(conditions: Iterable[Expr]) -> Iterator[None]:
+    """Reason by what a program assumes: of its conditions, those that say ``whole % divisor == 0``."""
+    equalities = [c.args for c in conditions if isinstance(c, Map) and c.op == "eq"]
+    pairs = [a.args for a, b in equalities if isinstance(a, Map) and a.op == "mod" and b is constant(0)]
+    token = _EXACT.set({(whole, divisor) for whole, divisor in pairs})
+    try:
+        yield
+    finally:
+        _EXACT.reset(token)
+
+
+def divides(divisor: Expr, whole: Expr) -> bool:
+    """Whether the program at hand assumes that the divisor leaves no remainder."""
+    return any(w is whole and d is divisor for w, d in _EXACT.get())
 
 
 def constant(value: int) -> Const:
@@ -252,9 +282,9 @@ def _atom_range(atom: Expr) -> tuple[Polynomial, Polynomial] | None:
             return None
         divisor = atom.args[1]
         if isinstance(divisor, Map) and divisor.op == "floordiv" and _sum(high, {(): 1}) == polynomial(divisor.args[0]):
-            # x < N gives x // (N // M) < M where M divides N: N // M is the size of a group, and views need it exact
+            # x < N gives x // (N // M) < M where M divides N, as it does where N // M is known to be a size
             return {}, _sum(polynomial(divisor.args[1]), {(): -1})
-        # x <= N - 1 gives x // n <= (N - 1) // n = N // n - 1 where n divides N, which is all that views need
+        # x <= N - 1 gives x // n <= (N - 1) // n = N // n - 1 where n divides N
         above = _sum(high, {(): 1})
         whole, rest = _divide(above, atom.args[1])
         return ({}, _sum(whole, {(): -1})) if not rest else ({}, high)
@@ -262,12 +292,14 @@ def _atom_range(atom: Expr) -> tuple[Polynomial, Polynomial] | None:
 
 
 def known_size(expr: Expr) -> bool:
-    """Whether the expression is built from sizes so that it is at least 1 (quotients of sizes are group counts)."""
+    """Whether the expression is built from sizes so that it is at least 1: a quotient is where it is exact."""
     if isinstance(expr, Const):
         return int(expr.value) >= 1
     if isinstance(expr, Scalar):
         return expr.positive
-    return isinstance(expr, Map) and expr.op in ("mul", "add", "floordiv") and all(map(known_size, expr.args))
+    if not (isinstance(expr, Map) and expr.op in ("mul", "add", "floordiv") and all(map(known_size, expr.args))):
+        return False
+    return expr.op != "floordiv" or divides(expr.args[1], expr.args[0])
 
 
 def _is_nonnegative(poly: Polynomial) -> bool:

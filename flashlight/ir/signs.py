@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from flashlight.ir.expr import Const, Expr, Map, Reduce, Scalar, is_float, unrounded
+from flashlight.ir.program import is_const
 
 _KEEPS = frozenset({"add", "mul", "div", "sqrt", "rsqrt", "maximum", "minimum", "cast"})
 
@@ -60,39 +61,46 @@ def difference(power: Expr) -> tuple[Expr, Expr] | None:
 
 
 def is_relative(expr: Expr) -> bool:
-    """Whether a weight is taken relative to the greatest of its row, and none exceeds one.
+    """Whether a weight is taken relative to the greatest of its row, which is one: none exceeds it.
 
-    Exponentials of differences from the maximum (with a sink's score in it, perhaps), their powers and roots, what is
-    selected from them.
+    Exponentials of differences from the maximum (with a sink's score in it, perhaps), their powers and roots.
     """
     if not isinstance(expr, Map):
         return False
     if expr.op in ("exp", "exp2"):
         pair = difference(expr.args[0])
-        return pair is not None and _covers(pair[1], *_factored(pair[0]))
+        return pair is not None and covers(pair[1], pair[0], ("max",))
     if expr.op == "pow":
         return is_relative(expr.args[0]) and is_positive(expr.args[1])
-    if expr.op == "mul":
-        return all(map(is_relative, expr.args))
-    if expr.op == "where":
-        return any(is_relative(arg) for arg in expr.args[1:])
     return expr.op in ("cast", "sqrt") and is_relative(expr.args[0])
 
 
-def _covers(highest: Expr, value: Expr, factors: list[Expr]) -> bool:
-    """Whether ``highest`` is the maximum of ``value`` times the factors, perhaps of other numbers too."""
-    highest, own = _factored(highest)
+def covers(extreme: Expr, value: Expr, ops: tuple[str, ...] = ("max", "min")) -> bool:
+    """Whether ``extreme`` is the greatest or the least of ``value``, perhaps of other numbers too.
+
+    Positive factors of both are taken out, and a value that is selected, else minus infinity, is no greater than it.
+    """
+    return _covers(extreme, *_factored(value), ops)
+
+
+def _covers(extreme: Expr, value: Expr, factors: list[Expr], ops: tuple[str, ...]) -> bool:
+    extreme, own = _factored(extreme)
     left = list(factors)
     for factor in own:
         if factor not in left:
             return False
         left.remove(factor)
-    if isinstance(highest, Map) and highest.op == "maximum":
-        return any(_covers(arg, value, left) for arg in highest.args)
-    if not (isinstance(highest, Reduce) and highest.op == "max"):
+    if isinstance(extreme, Map) and extreme.op in ("maximum", "minimum") and extreme.op[:3] in ops:
+        return any(_covers(arg, value, left, (extreme.op[:3],)) for arg in extreme.args)
+    if not (isinstance(extreme, Reduce) and extreme.op in ops):
         return False
-    inner, within = _factored(highest.arg)
-    return inner is value and sorted(map(id, within)) == sorted(map(id, left))
+    inner, within = _factored(extreme.arg)
+    if inner is value and sorted(map(id, within)) == sorted(map(id, left)):
+        return True
+    if not (extreme.op == "max" and isinstance(value, Map) and value.op == "where"):
+        return False
+    kept, more = _factored(value.args[1])
+    return is_const(value.args[2], -math.inf) and _covers(extreme, kept, [*left, *more], ops)
 
 
 def _factored(expr: Expr) -> tuple[Expr, list[Expr]]:

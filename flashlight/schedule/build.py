@@ -26,7 +26,7 @@ from flashlight.ir.expr import (
 )
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, mapped, rebuilt, substitute
-from flashlight.ir.signs import difference, is_positive
+from flashlight.ir.signs import covers, difference, is_positive
 from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
@@ -295,7 +295,8 @@ def _guard(node: Map, reductions: list[Reduce], inside: Expr) -> Fill | None:
             if weight is None:
                 return None
             weights.append((reduction, weight))
-    return Fill(fill, tuple(weights)) if maxima else None
+    # a maximum alone sees the fill in every row
+    return Fill(fill, tuple(weights)) if maxima and weights else None
 
 
 def _selected(body: Expr, node: Map) -> bool:
@@ -338,7 +339,7 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
         factor = None
         if reduction.op == "sum" and all(s.reduce.op != "sum" for s in moving):
             factor = correction(reduction.arg, parts.stream, {s.reduce: (s.old, s.new) for s in moving})
-        if factor is not None and not _divides(factor):
+        if factor is not None and not _divides(factor) and _relative(reduction.arg, {s.reduce for s in moving}):
             level[reduction] = last
             found[reduction] = Accumulator(reduction, moving, factor, _unsettled(factor, moving))
         else:
@@ -375,6 +376,20 @@ def _divides(factor: Expr) -> bool:
         and ((node.op == "div" and moves(node.args[1])) or (node.op in ("rsqrt", "pow") and moves(node.args[0])))
         for node in walk(factor)
     )
+
+
+def _relative(body: Expr, statistics: set[Reduce]) -> bool:
+    """Whether every exponent that moves is a difference from the greatest or the least of that very value.
+
+    Else the values so far say nothing about a key: exp(x - old) may overflow, where exp(x - new) does not, and while a
+    statistic has seen nothing, what is added up is not zero and yet cannot be corrected.
+    """
+    if body in statistics or not any(node in statistics for node in walk(body)):
+        return True
+    if isinstance(body, Map) and body.op in ("exp", "exp2"):
+        pair = difference(body.args[0])
+        return pair is not None and covers(pair[1], pair[0])
+    return all(_relative(child, statistics) for child in body.children)
 
 
 def _unsettled(factor: Expr, statistics: tuple[Statistic, ...]) -> bool:

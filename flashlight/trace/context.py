@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flashlight.ir import build, integers
-from flashlight.ir.expr import BOOL, FLOATS, INT, Const, Expr
+from flashlight.ir.expr import BOOL, FLOATS, INT, NARROW, Const, Expr
 from flashlight.trace.numbers import unwrap
 from flashlight.trace.problems import Inconsistent, Unsupported
 from flashlight.trace.sizes import Sizes, nonnegative
@@ -129,9 +129,19 @@ class Context:
                     arg if arg.dtype == INT and not isinstance(arg, Const) else self.converted(arg, result)
                     for arg in args
                 ]
-            return build.op(op, *args, dtype=name)
+            computed = build.op(op, *args, dtype=name)
+            return self.held(computed, result) if op in _GROWING else computed
 
         return Value(shape, result, rule)
+
+    def held(self, expr: Expr, dtype: torch.dtype) -> Expr:
+        """An integer as few bits hold it: 127 + 1 is -128."""
+        limits = NARROW.get(self.dtypes.stored(dtype))
+        if limits is None or isinstance(expr, Const) and limits[0] <= expr.value <= limits[1]:
+            return expr
+        low, high = map(build.integer, limits)
+        count = build.op("add", build.op("sub", high, low), build.integer(1))
+        return build.op("add", build.op("mod", build.op("sub", expr, low), count), low)
 
     def comparison(self, op: str, left: Operand, right: Operand) -> Value:
         values = [self.value(left), self.value(right)]
@@ -143,7 +153,10 @@ class Context:
             if any(arg.dtype == BOOL for arg in args) and common != torch.bool:
                 args = [build.cast(arg, self.ir(common)) if arg.dtype == BOOL else arg for arg in args]
             if any(isinstance(arg, Const) for arg in args) and common != torch.bool:
-                args = [build.cast(arg, self.ir(common)) if isinstance(arg, Const) else arg for arg in args]
+                args = [
+                    self.held(build.cast(arg, self.ir(common)), common) if isinstance(arg, Const) else arg
+                    for arg in args
+                ]
             return build.op(op, *args)
 
         return Value(shape, torch.bool, rule)
@@ -152,7 +165,13 @@ class Context:
         if value.dtype == dtype:
             return value
         name = self.ir(dtype)
-        return Value(value.shape, dtype, lambda index: build.cast(value.at(index), name))
+        fits = value.dtype == torch.bool or torch.promote_types(value.dtype, dtype) == dtype
+
+        def rule(index: Index) -> Expr:
+            converted = build.cast(value.at(index), name)
+            return converted if fits else self.held(converted, dtype)
+
+        return Value(value.shape, dtype, rule)
 
     def expanded(self, value: Value, shape: Index) -> Value:
         """The value broadcast to exactly ``shape``."""
@@ -171,6 +190,7 @@ def not_negative(expr: Expr) -> bool:
 
 
 Bounds = tuple[int | None, int | None]
+_GROWING = frozenset({"add", "sub", "mul", "neg", "pow", "abs", "floordiv"})
 
 
 def _bounds(expr: Expr) -> Bounds:

@@ -198,8 +198,11 @@ def _unary(name: str) -> Callable[[Node], Node]:
     return method
 
 
-def _logical(name: str) -> Callable[[Node, Node], Node]:
+def _logical(name: str, bits: bool = False) -> Callable[[Node, Node], Node]:
     def method(self: Node, other: Node) -> Node:
+        if bits and not (self.is_bool() and other.is_bool()):
+            hint = "use quotients and remainders: n & 7 is n % 8"
+            raise Unsupported("FL302", f"the bits of the size {self.expr} are not known", hint)
         return Node(self.sizes, build.op(name, _truth(self.expr), _truth(other.expr)))
 
     return method
@@ -244,7 +247,7 @@ def _install() -> None:
     for name in ("and", "or"):
         methods[f"{name}_"] = _logical(name)
         methods[f"sym_{name}"] = _logical(name)
-        methods[f"bitwise_{name}"] = _logical(name)
+        methods[f"bitwise_{name}"] = _logical(name, bits=True)
     for name in ("not", "not_", "sym_not"):
         methods[name] = lambda self: Node(self.sizes, build.op("not", _truth(self.expr)))
     # PyTorch calls this one "str", which would shadow the type in the class

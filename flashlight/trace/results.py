@@ -66,6 +66,7 @@ def _labels(source: Source, target: Target, parts: list[Any]) -> list[str]:
     chosen: list[str] = []
     for position, name in enumerate(names):
         fallback = "output" if position == 0 else f"output_{position}"
+        fallback = next(free for free in (fallback, *(f"{fallback}_{n}" for n in range(2, 99))) if free not in taken)
         label = name if name is not None and name not in taken else fallback
         taken.add(label)
         chosen.append(label)

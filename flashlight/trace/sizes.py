@@ -68,6 +68,7 @@ class Sizes:
         self.divisible: list[tuple[Expr, Expr]] = []
         self.assumptions: dict[Expr, None] = {}
         self._sampled: dict[Expr, Number] = {}
+        integers.take_exact(self.divisible)
 
     def sample(self, expr: Expr) -> Number:
         """The expression's value for the sample sizes."""

@@ -3,7 +3,8 @@
 As of Triton 3.9 the interpreter keeps bfloat16 as the 16 bits that store it. Its dot multiplies those bits as integers,
 and its casts from float32 cut bits off where GPUs round to nearest. Both are put right here, so that bfloat16 can be
 verified without a GPU; float16 and float32 need nothing. Triton 3.6's takes the integer of an array of one element,
-which NumPy has refused since 2.4: no loop over the keys would run.
+which NumPy has refused since 2.4: no loop over the keys would run. And where a comparison of numbers is spread over a
+tile, it becomes one of integers, which no load takes as a mask.
 
 Two things are made faster. Reductions by a kernel's own function, such as a maximum that keeps NaN, go one element at a
 time; taken in slices, such kernels are verified in a sixth of the time. And every call of a helper looks for what of
@@ -30,7 +31,7 @@ def repair() -> None:
 
     builder = interpreter.InterpreterBuilder
     handle = interpreter.TensorHandle
-    cast_impl, create_dot = builder.cast_impl, builder.create_dot
+    cast_impl, create_dot, create_splat = builder.cast_impl, builder.create_dot, builder.create_splat
     patch_tensor, patch_language = interpreter._patch_lang_tensor, interpreter._patch_lang
     one_by_one = interpreter.ReduceOps.generic_reduce
     if getattr(create_dot, "repaired", False):
@@ -49,6 +50,9 @@ def repair() -> None:
 
     def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return create_dot(self, widened(a), widened(b), *rest)
+
+    def splat(self: Any, shape: Any, value: Any) -> Any:
+        return create_splat(self, shape, handle(value.data, tl.int1) if value.data.dtype == bool else value)
 
     def patch(tensor: Any, scope: Any) -> None:
         patch_tensor(tensor, scope)
@@ -89,7 +93,7 @@ def repair() -> None:
     interpreter._patch_lang = patch_once
     interpreter._patch_lang_tensor = patch
     interpreter.ReduceOps.generic_reduce = reduce_by_slices
-    builder.cast_impl, builder.create_dot = cast, dot
+    builder.cast_impl, builder.create_dot, builder.create_splat = cast, dot, splat
 
 
 def _widened(bits: Any) -> Any:

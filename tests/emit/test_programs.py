@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from flashlight.diagnostics import Diagnostic
+from flashlight.verify.search import load
 
 pytestmark = pytest.mark.interpret
 Write = Callable[..., str]
@@ -512,3 +513,70 @@ def test_two_axes_of_one_fixed_width(verified: Write) -> None:
             weights = torch.bmm(q * 32**-0.5, k.transpose(1, 2)).softmax(-1)
             return torch.bmm(weights, v).transpose(0, 1).contiguous().view(S, B, E)
     """)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    ["(q @ k.mT).tril()", "(q @ k.mT).masked_fill(j > i, -1e4)", "torch.where(j == 0, q @ k.mT, 0.0)"],
+)
+def test_a_maximum_alone_sees_finite_fills(scores: str, verified: Write) -> None:
+    verified(f"""
+        def greatest(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+        ) -> tuple[Tensor, Tensor]:
+            i, j = torch.arange(q.shape[2])[:, None], torch.arange(q.shape[2])
+            return ({scores}).amax(-1), (q @ k.mT).softmax(-1) @ k
+    """)
+
+
+def test_a_parameter_called_output(verified: Write) -> None:
+    verified("""
+        def attend(
+            output: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+        ) -> Tensor:
+            return (output @ k.mT).softmax(-1) @ v
+    """)
+
+
+def test_an_optional_mask_that_is_not_given(verified: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel was written for a mask: without one it says so, and where no kernel runs the original serves."""
+    verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor | None = None,  # [S, T] bool
+        ) -> Tensor:
+            scores = q @ k.mT
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -1e9)
+            return scores.softmax(-1) @ v
+    """)
+    attend = load(tmp_path / "out" / "program.py", "optional").attend
+    given = [torch.randn(1, 1, 5, 16) for _ in range(3)]
+    expected = torch.nn.functional.scaled_dot_product_attention(*given, scale=1.0)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    torch.testing.assert_close(attend(*given), expected)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(ValueError, match="written for a tensor as mask"):
+        attend(*given)
+
+
+def test_masks_after_the_softmax_leave_the_range_of_float16(kernels: Write) -> None:
+    """What is normalised anew may have lost its greatest weight."""
+    text = """
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            pad: Tensor,  # [B, T] bool
+        ) -> Tensor:
+            w = (q @ k.mT).float().softmax(-1)
+            w = WEIGHTS
+            return (w / w.sum(-1, keepdim=True)).to(v.dtype) @ v
+    """
+    assert "dot_in_range(" in kernels(text.replace("WEIGHTS", "w.masked_fill(pad[:, None, None], 0.0)"))
+    assert "dot_in_range(" not in kernels(text.replace("WEIGHTS", "w"))

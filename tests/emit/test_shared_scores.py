@@ -44,6 +44,30 @@ BODIES = {
     """,
 }
 
+OTHERS = {
+    "the greatest of some": """
+        m = (s * 0.1).masked_fill(i < 5, -math.inf).amax(-1, keepdim=True)
+        e = torch.exp(s * 0.1 - torch.where(m == -math.inf, 0.0, m))
+        return e @ v / e.sum(-1, keepdim=True)
+    """,
+    "the greatest of the largest": """
+        m = s.masked_fill(distance > 2, -math.inf).amax(-1, keepdim=True)
+        return torch.exp(s - m) @ v
+    """,
+    "the greatest of others": "return torch.exp(s - (q.flip(-1) @ k.mT).amax(-1, keepdim=True)) @ v",
+    "the least of some": """
+        m = s.masked_fill(i < 5, math.inf).amin(-1, keepdim=True)
+        return torch.exp(0.1 * (s - m)).clamp(max=1e4) @ v
+    """,
+}
+"""Exponents relative to a statistic of other scores, which the keys so far may exceed by any amount."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_statistic_of_other_scores_takes_a_pass_of_its_own(name: str, verified: Write) -> None:
+    written = verified(HEAD + body(OTHERS[name]), examples=10)
+    assert "; 2 passes over" in written
+
 
 @pytest.mark.parametrize("name", BODIES)
 def test_each_reduction_sees_its_own(name: str, verified: Write) -> None:

@@ -145,8 +145,10 @@ def _norm(
         return ctx.pointwise("sqrt", reduced(ctx, "sum", ctx.pointwise("mul", self, self), dim, keepdim))
     if ord == 1:
         return reduced(ctx, "sum", size, dim, keepdim)
-    if ord == math.inf:
-        return reduced(ctx, "max", size, dim, keepdim)
+    if abs(ord) == math.inf:
+        return reduced(ctx, "max" if ord > 0 else "min", size, dim, keepdim)
+    if ord == 0:
+        return reduced(ctx, "sum", ctx.cast(ctx.comparison("ne", self, 0), self.dtype), dim, keepdim)
     powered = reduced(ctx, "sum", ctx.pointwise("pow", size, ord), dim, keepdim)
     return ctx.pointwise("pow", powered, 1.0 / ord)
 
