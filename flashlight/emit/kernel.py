@@ -215,6 +215,9 @@ class _KernelWriter:
         name = self.names.fresh(wanted)
         shape = ", ".join(self.tiles.width(axis) for axis in axes)
         neutral = NEUTRAL[item.reduce.op]
+        if is_int(item.reduce) and item.reduce.op == "sum":
+            self.block.add(f"{name} = tl.zeros([{shape}], tl.int64)")
+            return Code(name, ATOM, axes, INT_CODE)
         if neutral == 0.0:
             self.block.add(f"{name} = tl.zeros([{shape}], tl.float32)")
         else:

@@ -63,13 +63,15 @@ HELPERS: dict[str, str] = {
     "tanh": '''
 @triton.jit
 def tanh(x, approximate: tl.constexpr):
-    """tanh(x): one instruction of 11 good bits where that is enough, else 1 - 2 / (exp(2x) + 1)."""
+    """tanh(x): one instruction of 11 good bits where that is enough, else 1 - 2 / (exp(2x) + 1); a series near 0."""
     if approximate:
         result = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
         )
     else:
-        result = 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0)
+        square = x * x
+        near = x * (1.0 - square * (0.3333333333333333 - square * 0.13333333333333333))
+        result = tl.where(square < 0.01, near, 1.0 - 2.0 / (tl.exp2(x * 2.885390081777927) + 1.0))
     return result
 ''',
     "sigmoid": '''

@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 
 from flashlight.ir.evaluate import evaluate_expr
-from flashlight.ir.expr import BOOL, ELEMENT, FLOATS, Const, Expr, Iota, Load, Map, Scalar, Tensor, walk
+from flashlight.ir.expr import BOOL, ELEMENT, FLOATS, Const, Expr, Iota, Load, Map, Reduce, Scalar, Tensor, walk
 from flashlight.trace.traced import Parameter, Traced
 from rewriters.base2 import added_loads
 
@@ -51,6 +51,10 @@ LARGE = Ranges(
     head_dim=(16, 32, 64, 80, 96, 128, 256, 40),
 )
 """For a GPU."""
+
+
+LARGEST = 2**28
+"""The most elements of an input or of what eager makes of them, such as the scores: float64 takes 2 GiB for them."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,19 @@ def cases(traced: Traced, ranges: Ranges = SMALL) -> st.SearchStrategy[Case]:
     kinds = size_kinds(traced)
     names = {name: st.sampled_from(getattr(ranges, kind)) for name, kind in kinds.items()}
     scalars = {p.scalar.name: _number(p.scalar) for p in traced.parameters if p.scalar is not None}
-    numbers = st.fixed_dictionaries({**names, **scalars}).filter(lambda drawn: admissible(traced, drawn))
-    powers = walk(*(output.expr for output in traced.program.outputs))
+    nodes = list(walk(*(output.expr for output in traced.program.outputs)))
+    made = {tuple(axis.extent for axis in node.axes) for node in nodes if isinstance(node, Reduce)}
+    made |= {p.tensor.shape for p in traced.parameters if p.tensor is not None}
+
+    def drawable(drawn: Mapping[str, int | float]) -> bool:
+        return admissible(traced, drawn) and all(
+            math.prod(evaluate(size, drawn) for size in shape) <= LARGEST for shape in made
+        )
+
+    numbers = st.fixed_dictionaries({**names, **scalars}).filter(drawable)
     masks = {
         load.tensor
-        for node in powers
+        for node in nodes
         if isinstance(node, Map) and node.op == "exp"
         for load in added_loads(node.args[0])
     }

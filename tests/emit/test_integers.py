@@ -91,3 +91,18 @@ def test_the_logarithm_of_a_weight_of_zero_is_infinite(verified: Write) -> None:
 def test_bits_of_sizes_are_refused(kernels: Write) -> None:
     with pytest.raises(Diagnostic, match="bits of the size"):
         kernels(HEAD.format(given="") + body("return (q @ k.mT / (1 + (S & 7))).softmax(-1) @ v"))
+
+
+def test_sums_of_integers_are_exact(verified: Write) -> None:
+    """float32 holds integers up to 2 ** 24."""
+    given = "\n    ids: Tensor,  # [B, S] int64"
+    verified(
+        HEAD.format(given=given)
+        + body("s = q @ k.mT; return s.softmax(-1) @ v, (ids[:, None, None] * 12345678 * (s > 0)).sum(-1)")
+    )
+
+
+def test_small_arguments_of_tanh_keep_their_digits(verified: Write) -> None:
+    verified(
+        HEAD.format(given="") + body("w = torch.tanh(q @ k.mT * 1e-5); return w @ v / w.abs().sum(-1, keepdim=True)")
+    )

@@ -1,16 +1,22 @@
 """What is drawn fits the target: sizes, strides, and the meaning of integers."""
 
+import functools
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flashlight import pipeline
 from flashlight.ir import build
 from flashlight.ir.expr import Axis, Scalar, Tensor
 from flashlight.ir.program import Output, Program
 from flashlight.trace.traced import Parameter, Traced
 from flashlight.verify import draw
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 B, H, G, S, D, T = (Scalar(name, "int64", True) for name in ("B", "H", "H_kv", "S", "D", "T"))
 QUERY = Tensor("query", (B, H, S, D), "element")
 KEY = Tensor("key", (B, G, S, D), "element")
@@ -85,3 +91,19 @@ def test_layouts_change_strides_alone(layout, shape):
 @pytest.mark.parametrize("layout", ["swapped", "columns", "gaps"])
 def test_layouts_are_not_contiguous(layout):
     assert not draw.laid_out(torch.randn(2, 3, 4, 5), layout).is_contiguous()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_is_drawn_for_a_gpu_fits_its_memory(data):
+    """Rows of rows: five dimensions of which two are lengths, and scores for every pair in each row."""
+    sizes = data.draw(draw.cases(_rows_of_rows(), draw.LARGE)).numbers
+    assert math.prod(sizes[name] for name in "BNSHD") <= draw.LARGEST
+    assert math.prod(sizes[name] for name in "BNHSS") <= draw.LARGEST
+
+
+@functools.cache
+def _rows_of_rows():
+    phases = pipeline.Phases()
+    source, (target,) = pipeline.read(EXAMPLES / "evoformer.py", ["row_attention_with_mask"], phases)
+    return pipeline.trace(source, target, {}, phases)
