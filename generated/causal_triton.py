@@ -736,7 +736,7 @@ def causal_positions_kernel(
             start, stop = full_stop, live_stop
         else:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
-            unseen = tl.max((tl.exp2(scale - running_max) != 0.0).to(tl.int32)) > 0
+            unseen = tl.max(((rows < S) & (tl.exp2(scale - running_max) != 0.0)).to(tl.int32)) > 0
             start = tl.cdiv(live_stop, BLOCK_KEYS) * BLOCK_KEYS
             stop = tl.where(unseen, S, start)
         if start < stop:

@@ -62,10 +62,10 @@ def key_lengths_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
-    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    row_start = (program % row_blocks) * BLOCK_ROWS
     head = (program // row_blocks % H).to(tl.int64)
     batch = (program // row_blocks // H).to(tl.int64)
     rows = row_start + tl.arange(0, BLOCK_ROWS)

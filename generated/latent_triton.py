@@ -52,8 +52,8 @@ def latent_attention_kernel(
 ):
     """latent_attention:
 
-        scores[b, h, i, j] = Σ_c q_latent[b, h, i, c] * kv_latent[b, j, c] + (Σ_r q_rope[b, h, i, r] * k_rope[b,
-            j, r])
+        scores[b, h, i, j] = (Σ_c q_latent[b, h, i, c] * kv_latent[b, j, c]) + (Σ_r q_rope[b, h, i, r] *
+            k_rope[b, j, r])
         t1[b, h, i, j] = float32(scores[b, h, i, j] * softmax_scale)
         t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
         scores_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
@@ -243,7 +243,7 @@ def latent_attention_decode_kernel(
     """latent_attention_decode:
 
         hidden[j, s_q] = j > s_q + S_k - S_q
-        scores[b, i, j, s_q] = (Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c] + (Σ_r q_pe[b, s_q, i, r] *
+        scores[b, i, j, s_q] = ((Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c]) + (Σ_r q_pe[b, s_q, i, r] *
             pe_cache[b, j, r])) * float32(C + R) ** -0.5
         scores_2[b, i, j, s_q] = where(hidden[j, s_q], -inf, scores[b, i, j, s_q])
         t3[b, i, j, s_q] = exp(scores_2[b, i, j, s_q] - (max_j scores_2[b, i, j, s_q]))
@@ -253,10 +253,10 @@ def latent_attention_decode_kernel(
     One program for each b, s_q and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(H, BLOCK_ROWS)
-    row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
+    row_start = (program % row_blocks) * BLOCK_ROWS
     s_q = (program // row_blocks % S_q).to(tl.int64)
     batch = (program // row_blocks // S_q).to(tl.int64)
     rows = row_start + tl.arange(0, BLOCK_ROWS)

@@ -253,7 +253,7 @@ def relu_squared_attention_kernel(
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         t1[b, h, i, j] = max(scores[b, h, i, j], 0)
         weights[b, h, i, j] = where(j <= i, t1[b, h, i, j] * t1[b, h, i, j], 0)
-        output[b, h, i, d] = Σ_j weights[b, h, i, j] / (Σ_j weights[b, h, i, j] + 1e-06) * value[b, h, j, d]
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] / ((Σ_j weights[b, h, i, j]) + 1e-06) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     """
@@ -580,7 +580,7 @@ def causal_linear_attention_kernel(
         query[b, d, h, i] = where(query[b, h, i, d] > 0, query[b, h, i, d], exp(query[b, h, i, d]) - 1) + 1
         key[b, d, h, j] = where(key[b, h, j, d] > 0, key[b, h, j, d], exp(key[b, h, j, d]) - 1) + 1
         weights[b, h, i, j] = where(j <= i, Σ_d query[b, d, h, i] * key[b, d, h, j], 0)
-        output[b, h, i, d_v] = (Σ_j weights[b, h, i, j] * value[b, h, j, d_v]) / (Σ_j weights[b, h, i, j] +
+        output[b, h, i, d_v] = (Σ_j weights[b, h, i, j] * value[b, h, j, d_v]) / ((Σ_j weights[b, h, i, j]) +
             1e-06)
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -844,7 +844,7 @@ def padded(size):
 
 
 def approximate(tensor):
-    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    """Whether approximate instructions, of 11 good bits or more, are enough: results are rounded to bfloat16, of 8."""
     return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
 
 

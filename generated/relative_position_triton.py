@@ -521,8 +521,8 @@ def window_bias_by_coordinates_kernel(
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # relative_position.py:70
             table = tl.load(
                 table_ptr
-                + 6 * table_stride_0
-                + 6 * table_stride_1
+                + tl.cast(6, tl.int64) * table_stride_0
+                + tl.cast(6, tl.int64) * table_stride_1
                 + head * table_stride_h
                 + ((rows // 7)[:, None] - (keys // 7)[None, :]).to(tl.int64) * table_stride_0
                 + ((rows % 7)[:, None] - (keys % 7)[None, :]).to(tl.int64) * table_stride_1,
@@ -697,7 +697,10 @@ def clipped_distance_bias_kernel(
                 )
             distance = tl.minimum(tl.maximum(keys[None, :] - rows[:, None], -32), 32)  # relative_position.py:82
             table = tl.load(
-                table_ptr + head * table_stride_h + 32 * table_stride_1 + distance.to(tl.int64) * table_stride_1,
+                table_ptr
+                + head * table_stride_h
+                + tl.cast(32, tl.int64) * table_stride_1
+                + distance.to(tl.int64) * table_stride_1,
                 mask=(distance + 32 >= 0) & (distance + 32 < 65) & (rows < S)[:, None] & (keys < S)[None, :],
                 other=0,
             )

@@ -719,7 +719,7 @@ def padded(size):
 
 
 def approximate(tensor):
-    """Whether a tanh with 11 good bits is enough: the results are rounded to bfloat16, which has 8."""
+    """Whether approximate instructions, of 11 good bits or more, are enough: results are rounded to bfloat16, of 8."""
     return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
 
 

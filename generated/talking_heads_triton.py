@@ -117,36 +117,36 @@ def talking_heads_kernel(
     q_3 = tl.load(
         q_ptr
         + batch * q_stride_b
-        + 2 * q_stride_1
+        + tl.cast(2, tl.int64) * q_stride_1
         + tl.cast(row_start, tl.int64) * q_stride_s
         + row_offsets[:, None] * q_stride_s
         + d[None, :] * q_stride_d,
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    k_base_3 = k_ptr + batch * k_stride_b + 2 * k_stride_1
+    k_base_3 = k_ptr + batch * k_stride_b + tl.cast(2, tl.int64) * k_stride_1
     if DESCRIPTORS:
         k_blocks_3 = tl.make_tensor_descriptor(k_base_3, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         k_blocks_3 = k_base_3 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
-    proj_l_3 = tl.load(proj_l_ptr + 2 * proj_l_stride_1)
+    proj_l_3 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_1)
     term_3 = scale * proj_l_3.to(tl.float32) * LOG2_E
     q_4 = tl.load(
         q_ptr
         + batch * q_stride_b
-        + 3 * q_stride_1
+        + tl.cast(3, tl.int64) * q_stride_1
         + tl.cast(row_start, tl.int64) * q_stride_s
         + row_offsets[:, None] * q_stride_s
         + d[None, :] * q_stride_d,
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    k_base_4 = k_ptr + batch * k_stride_b + 3 * k_stride_1
+    k_base_4 = k_ptr + batch * k_stride_b + tl.cast(3, tl.int64) * k_stride_1
     if DESCRIPTORS:
         k_blocks_4 = tl.make_tensor_descriptor(k_base_4, [S, D], [k_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         k_blocks_4 = k_base_4 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
-    proj_l_4 = tl.load(proj_l_ptr + 3 * proj_l_stride_1)
+    proj_l_4 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_1)
     term_4 = scale * proj_l_4.to(tl.float32) * LOG2_E
     v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
     if DESCRIPTORS:
@@ -157,25 +157,25 @@ def talking_heads_kernel(
     term_5 = scale * proj_l_5.to(tl.float32) * LOG2_E
     proj_l_6 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 1 * proj_l_stride_1)
     term_6 = scale * proj_l_6.to(tl.float32) * LOG2_E
-    proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + tl.cast(2, tl.int64) * proj_l_stride_1)
     term_7 = scale * proj_l_7.to(tl.float32) * LOG2_E
-    proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + tl.cast(3, tl.int64) * proj_l_stride_1)
     term_8 = scale * proj_l_8.to(tl.float32) * LOG2_E
-    proj_l_9 = tl.load(proj_l_ptr + 2 * proj_l_stride_0)
+    proj_l_9 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0)
     term_9 = scale * proj_l_9.to(tl.float32) * LOG2_E
-    proj_l_10 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    proj_l_10 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0 + 1 * proj_l_stride_1)
     term_10 = scale * proj_l_10.to(tl.float32) * LOG2_E
-    proj_l_11 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    proj_l_11 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0 + tl.cast(2, tl.int64) * proj_l_stride_1)
     term_11 = scale * proj_l_11.to(tl.float32) * LOG2_E
-    proj_l_12 = tl.load(proj_l_ptr + 2 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    proj_l_12 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0 + tl.cast(3, tl.int64) * proj_l_stride_1)
     term_12 = scale * proj_l_12.to(tl.float32) * LOG2_E
-    proj_l_13 = tl.load(proj_l_ptr + 3 * proj_l_stride_0)
+    proj_l_13 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0)
     term_13 = scale * proj_l_13.to(tl.float32) * LOG2_E
-    proj_l_14 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 1 * proj_l_stride_1)
+    proj_l_14 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0 + 1 * proj_l_stride_1)
     term_14 = scale * proj_l_14.to(tl.float32) * LOG2_E
-    proj_l_15 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 2 * proj_l_stride_1)
+    proj_l_15 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0 + tl.cast(2, tl.int64) * proj_l_stride_1)
     term_15 = scale * proj_l_15.to(tl.float32) * LOG2_E
-    proj_l_16 = tl.load(proj_l_ptr + 3 * proj_l_stride_0 + 3 * proj_l_stride_1)
+    proj_l_16 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0 + tl.cast(3, tl.int64) * proj_l_stride_1)
     term_16 = scale * proj_l_16.to(tl.float32) * LOG2_E
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
@@ -305,8 +305,8 @@ def talking_heads_kernel(
 
     proj_w = tl.load(proj_w_ptr + n4 * proj_w_stride_0)
     proj_w_2 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
-    proj_w_3 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 2 * proj_w_stride_1)
-    proj_w_4 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + 3 * proj_w_stride_1)
+    proj_w_3 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + tl.cast(2, tl.int64) * proj_w_stride_1)
+    proj_w_4 = tl.load(proj_w_ptr + n4 * proj_w_stride_0 + tl.cast(3, tl.int64) * proj_w_stride_1)
     output = (
         accumulator * (proj_w.to(tl.float32) * (1.0 / running_sum))[:, None]
         + accumulator_2 * (proj_w_2.to(tl.float32) * (1.0 / running_sum_2))[:, None]

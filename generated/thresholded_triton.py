@@ -65,7 +65,7 @@ def thresholded_kernel(
         t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
         probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
         kept[b, h, i, j] = where(probs[b, h, i, j] > threshold, probs[b, h, i, j], 0)
-        output[b, h, i, d] = Σ_j kept[b, h, i, j] / (Σ_j kept[b, h, i, j] + 1e-09) * value[b, h, j, d]
+        output[b, h, i, d] = Σ_j kept[b, h, i, j] / ((Σ_j kept[b, h, i, j]) + 1e-09) * value[b, h, j, d]
 
     One program for each b, h and block of i; 2 passes over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).

@@ -13,6 +13,7 @@ from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, is_wide, representative
 from flashlight.ir.expr import (
+    BOOL,
     Axis,
     Expr,
     Iota,
@@ -28,7 +29,7 @@ from flashlight.ir.expr import (
 )
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Output
-from flashlight.schedule.intervals import Matched
+from flashlight.schedule.intervals import ROW_START, Matched
 from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name
 
@@ -149,7 +150,7 @@ class _KernelWriter:
     def _grows(self) -> bool:
         """Whether later rows see more keys, so that their tiles should start first."""
         stop = self.schedule.keys.live_stop
-        return stop is not None and self.schedule.keys.live_start is None
+        return stop is not None and ROW_START in set(walk(stop)) and self.schedule.keys.live_start is None
 
     # --- passes -----------------------------------------------------------------------------------------------------
 
@@ -472,8 +473,14 @@ class _KernelWriter:
         weighed = [weight for fill in self.schedule.fills for node, weight in fill.weights if node in variables]
         new = [weight for weight in dict.fromkeys(weighed) if weight not in self.weighed]
         # also where the weight is NaN, as with a factor of zero after the mask
-        weights = [tiles.value(weight, bind=False).within(3) for weight in new]
-        tests = [f"(tl.max(({weight} != 0.0).to(tl.int32)) > 0)" for weight in weights]
+        rows = Code(f"rows < {tiles.size(self.roles.rows.extent)}", 2, (self.roles.rows,), BOOL)
+        tests = []
+        for weight in new:
+            code = tiles.value(weight, bind=False)
+            weighs = f"({code.within(3)} != 0.0)"
+            if self.roles.rows in code.axes:
+                weighs = f"(({rows.along(code.axes)}) & {weighs})"
+            tests.append(f"(tl.max({weighs}.to(tl.int32)) > 0)")
         known = ["unseen"] if self.weighed else []
         lines = [*tiles.block.lines, f"unseen = {' | '.join([*known, *tests])}"] if tests else []
         self.weighed.update(new)

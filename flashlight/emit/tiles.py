@@ -501,7 +501,10 @@ class TileWriter:
                 else:
                     loose[monomial] = coefficient
             if fixed:
-                scalars.append(f"{self.value(integers.expression(fixed)).within(9)} * {stride}")
+                place = self.value(integers.expression(fixed)).within(9)
+                if place.isdecimal() and place not in ("0", "1"):
+                    place = f"tl.cast({place}, tl.int64)"  # a stride has 32 bits where it fits them
+                scalars.append(f"{place} * {stride}")
             if loose:
                 code = self.value(integers.expression(loose))
                 vectors.append(Code(f"{code.within(ATOM)}.to(tl.int64)", ATOM, code.axes, stride))

@@ -92,7 +92,9 @@ class _Printer:
         if operator.arity == 1:
             return _wrapped(f"{operator.symbol}{self.show(expr.args[0], level)}", outer > level)
         left, right = expr.args
-        text = f"{self.show(left, level)} {operator.symbol} {self.show(right, level + 1)}"
+        # a sum reaches as far to the right as it can
+        first = max(level, 6) if isinstance(left, Reduce) and level == OPS["add"].precedence else level
+        text = f"{self.show(left, first)} {operator.symbol} {self.show(right, level + 1)}"
         return _wrapped(text, outer > level)
 
 

@@ -39,6 +39,8 @@ class Ranges:
     heads: tuple[int, ...] = (1, 2, 3, 4, 6)
     length: tuple[int, ...] = (1, 2, 3, 17, 33, 64, 65, 70, 31, 128, 0)
     head_dim: tuple[int, ...] = (16, 32, 64, 80, 24, 96, 17)
+    largest: int = 2**20
+    """The most elements of an input, and of what eager makes of them, such as the scores."""
 
 
 SMALL = Ranges()
@@ -49,12 +51,9 @@ LARGE = Ranges(
     heads=(1, 2, 3, 4, 6, 8),
     length=(1, 17, 127, 128, 129, 300, 513, 1000, 1024, 2047),
     head_dim=(16, 32, 64, 80, 96, 128, 256, 40),
+    largest=2**28,
 )
-"""For a GPU."""
-
-
-LARGEST = 2**28
-"""The most elements of an input or of what eager makes of them, such as the scores: float64 takes 2 GiB for them."""
+"""For a GPU: 2 GiB in float64."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def cases(traced: Traced, ranges: Ranges = SMALL) -> st.SearchStrategy[Case]:
 
     def drawable(drawn: Mapping[str, int | float]) -> bool:
         return admissible(traced, drawn) and all(
-            math.prod(evaluate(size, drawn) for size in shape) <= LARGEST for shape in made
+            math.prod(evaluate(size, drawn) for size in shape) <= ranges.largest for shape in made
         )
 
     numbers = st.fixed_dictionaries({**names, **scalars}).filter(drawable)
