@@ -69,10 +69,10 @@ def bahdanau_kernel(
 ):
     """bahdanau:
 
-        features[b, d, i, j] = tanh(query[b, i, d] + key[b, j, d])
-        scores[b, i, j] = Σ_d features[b, d, i, j] * w_v[d]
-        t2[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
-        attention_weights[b, i, j] = t2[b, i, j] / (Σ_j t2[b, i, j])
+        features[b, i, j, d] = tanh(query[b, i, d] + key[b, j, d])
+        scores[b, i, j] = Σ_d features[b, i, j, d] * w_v[d]
+        t[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
+        attention_weights[b, i, j] = t[b, i, j] / (Σ_j t[b, i, j])
         output[b, i, d_v] = Σ_j attention_weights[b, i, j] * value[b, j, d_v]
 
     One program for each b and block of i; one pass over j in blocks.
@@ -90,7 +90,7 @@ def bahdanau_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -106,7 +106,7 @@ def bahdanau_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     w_v = load_tile(w_v_ptr + d * w_v_stride_d, (d < D), BLOCK_D != D)
-    term = w_v.to(tl.float32)
+    w_v_float = w_v.to(tl.float32)
     value_base = value_ptr + batch * value_stride_b
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
@@ -141,7 +141,7 @@ def bahdanau_kernel(
             features = tanh(
                 query.to(tl.float32)[:, None, :] + key.to(tl.float32)[None, :, :], APPROXIMATE
             )  # additive_scores.py:15
-            scores = tl.sum(features * term[None, None, :], 2)  # additive_scores.py:16
+            scores = tl.sum(features * w_v_float[None, None, :], 2)  # additive_scores.py:16
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -244,11 +244,11 @@ def graph_attention_kernel(
 
         source[b, h, i] = Σ_d h[b, i, h, d] * a_source[h, d]
         target[b, h, j] = Σ_d h[b, j, h, d] * a_target[h, d]
-        t2[b, h, i, j] = source[b, h, i] + target[b, h, j]
-        e[b, h, i, j] = where(t2[b, h, i, j] > 0, t2[b, h, i, j], t2[b, h, i, j] * 0.2)
+        t[b, h, i, j] = source[b, h, i] + target[b, h, j]
+        e[b, h, i, j] = where(t[b, h, i, j] > 0, t[b, h, i, j], t[b, h, i, j] * 0.2)
         e_2[b, h, i, j] = where(adjacency[b, i, j], e[b, h, i, j], -1000000000)
-        t5[b, h, i, j] = exp(e_2[b, h, i, j] - (max_j e_2[b, h, i, j]))
-        attention[b, h, i, j] = t5[b, h, i, j] / (Σ_j t5[b, h, i, j])
+        t_2[b, h, i, j] = exp(e_2[b, h, i, j] - (max_j e_2[b, h, i, j]))
+        attention[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, i, h, d] = Σ_j attention[b, h, i, j] * h[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -266,7 +266,7 @@ def graph_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     existing_rows = tl.minimum(row_offsets, N - 1 - row_start)  # rows past the end read the last one
     adjacency_block = (
         adjacency_ptr
@@ -293,9 +293,9 @@ def graph_attention_kernel(
     else:
         h_blocks = h_base + key_offsets[:, None] * h_stride_n + d[None, :] * h_stride_d
     a_target = load_tile(a_target_ptr + head * a_target_stride_h + d * a_target_stride_d, (d < D), BLOCK_D != D)
-    term = a_target.to(tl.float32)
-    term_2 = source * LOG2_E
-    term_3 = source * 0.2885390081777927
+    a_target_float = a_target.to(tl.float32)
+    factor = source * LOG2_E
+    factor_2 = source * 0.2885390081777927
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -322,11 +322,11 @@ def graph_attention_kernel(
                     (keys < N)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            target = tl.sum(h_2.to(tl.float32) * term[None, :], 1)  # additive_scores.py:29
+            target = tl.sum(h_2.to(tl.float32) * a_target_float[None, :], 1)  # additive_scores.py:29
             e = tl.where(
                 source[:, None] + target[None, :] > 0.0,
-                term_2[:, None] + (target * LOG2_E)[None, :],
-                term_3[:, None] + (target * 0.2885390081777927)[None, :],
+                factor[:, None] + (target * LOG2_E)[None, :],
+                factor_2[:, None] + (target * 0.2885390081777927)[None, :],
             )  # additive_scores.py:30
             adjacency = load_tile(
                 adjacency_block + tl.cast(key_start, tl.int64) * adjacency_stride_2, (keys < N)[None, :], part > 0
@@ -424,8 +424,8 @@ def graph_attention_scores_kernel(
 
         pairs[b, h, i, j] = source[b, h, i] + target[b, h, j]
         scores[b, h, i, j] = where(pairs[b, h, i, j] > 0, pairs[b, h, i, j], pairs[b, h, i, j] * 0.2)
-        t2[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * features[b, h, j, d]
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * features[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -442,7 +442,7 @@ def graph_attention_scores_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     source = tl.load(
         source_ptr
         + batch * source_stride_b

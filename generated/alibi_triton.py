@@ -32,16 +32,6 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
-@triton.jit
-def power(base, exponent):
-    """base ** exponent; NaN for a negative base unless the exponent is whole."""
-    base, exponent = tl.cast(base, tl.float32), tl.cast(exponent, tl.float32)
-    size = tl.exp2(exponent * tl.log2(tl.abs(base)))
-    odd = exponent - 2.0 * tl.floor(exponent * 0.5) == 1.0
-    signed = tl.where(tl.floor(exponent) == exponent, tl.where(odd, -size, size), float("nan"))
-    return tl.where(exponent == 0.0, 1.0, tl.where(base < 0.0, signed, size))
-
-
 @triton.jit(do_not_specialize=["S", "H"])
 def alibi_kernel(
     # fmt: off
@@ -68,8 +58,8 @@ def alibi_kernel(
 
         bias[h, i, j] = slopes[h] * (j - i)
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)) + bias[h, i, j]
-        t2[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        attn_weights[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t[b, h, i, j] / (Σ_j t[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -87,7 +77,7 @@ def alibi_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -104,7 +94,7 @@ def alibi_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     slopes = tl.load(slopes_ptr + head * slopes_stride_h)
-    term = slopes.to(tl.float32) * LOG2_E
+    slopes_scaled = slopes.to(tl.float32) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -137,7 +127,9 @@ def alibi_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             distance = keys[None, :] - rows[:, None]  # alibi.py:18
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * term  # alibi.py:20
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * slopes_scaled
+            )  # alibi.py:20
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -238,8 +230,8 @@ def alibi_causal_kernel(
         slopes[h] = 2 ** ((h + 1) * -8 / float32(H))
         scores_2[b, h, i, j] = scores[b, h, i, j] - slopes[h] * (i - j)
         scores_3[b, h, i, j] = where(i - j < 0, -inf, scores_2[b, h, i, j])
-        t4[b, h, i, j] = exp(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        probs[b, h, i, j] = element(t4[b, h, i, j] / (Σ_j t4[b, h, i, j]))
+        t[b, h, i, j] = exp(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        probs[b, h, i, j] = element(t[b, h, i, j] / (Σ_j t[b, h, i, j]))
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -257,7 +249,7 @@ def alibi_causal_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -273,7 +265,7 @@ def alibi_causal_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = power(2.0, (head + 1) * scale) * LOG2_E
+    factor = tl.exp2((head + 1) * scale) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -308,7 +300,7 @@ def alibi_causal_kernel(
                     )
                 scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # alibi.py:35
                 distance = rows[:, None] - keys[None, :]  # alibi.py:34
-                scores_2 = scores - distance * term  # alibi.py:37
+                scores_2 = scores - distance * factor
                 if part > 0:
                     scores_2 = tl.where(distance >= 0, scores_2, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores_2, 1))
@@ -407,9 +399,9 @@ def alibi_symmetric_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         alibi[h, i, j] = -abs(i - j) * slopes[h]
-        t2[b, h, i, j] = scores[b, h, i, j] + alibi[h, i, j]
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        weights[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = scores[b, h, i, j] + alibi[h, i, j]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        weights[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -427,7 +419,7 @@ def alibi_symmetric_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -444,7 +436,7 @@ def alibi_symmetric_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     slopes = tl.load(slopes_ptr + head * slopes_stride_h)
-    term = slopes.to(tl.float32) * LOG2_E
+    slopes_scaled = slopes.to(tl.float32) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -477,7 +469,7 @@ def alibi_symmetric_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
-            alibi = -tl.abs(rows[:, None] - keys[None, :]) * term  # alibi.py:51
+            alibi = -tl.abs(rows[:, None] - keys[None, :]) * slopes_scaled  # alibi.py:51
             scores_2 = scores + alibi
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))

@@ -55,8 +55,8 @@ def causal_kernel(
         future[i, j] = j > i
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(future[i, j], -inf, scores[b, h, i, j])
-        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn_weights[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -74,7 +74,7 @@ def causal_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -209,8 +209,8 @@ def causal_tril_kernel(
 
         att[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * (1 / sqrt(float32(D)))
         att_2[b, h, i, j] = where(j > i, -inf, att[b, h, i, j])
-        t2[b, h, i, j] = exp(att_2[b, h, i, j] - (max_j att_2[b, h, i, j]))
-        att_3[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(att_2[b, h, i, j] - (max_j att_2[b, h, i, j]))
+        att_3[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d_v] = Σ_j att_3[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -229,7 +229,7 @@ def causal_tril_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -368,8 +368,8 @@ def causal_additive_kernel(
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         mask[i, j] = where(j > i, -inf, 0)
         scores_2[b, h, i, j] = scores[b, h, i, j] + mask[i, j]
-        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -387,7 +387,7 @@ def causal_additive_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -522,8 +522,8 @@ def causal_bottom_right_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(j > i + S_k - S_q, -inf, scores[b, h, i, j])
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -540,7 +540,7 @@ def causal_bottom_right_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -664,7 +664,7 @@ def causal_positions_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    fill, scale,
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -678,8 +678,8 @@ def causal_positions_kernel(
         hidden[i, j] = j > i
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
         scores_2[b, h, i, j] = where(hidden[i, j], element(finfo_min), scores[b, h, i, j])
-        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -697,7 +697,7 @@ def causal_positions_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -736,7 +736,7 @@ def causal_positions_kernel(
             start, stop = full_stop, live_stop
         else:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
-            unseen = tl.max(((rows < S) & (tl.exp2(scale - running_max) != 0.0)).to(tl.int32)) > 0
+            unseen = tl.max(((rows < S) & (tl.exp2(fill - running_max) != 0.0)).to(tl.int32)) > 0
             start = tl.cdiv(live_stop, BLOCK_KEYS) * BLOCK_KEYS
             stop = tl.where(unseen, S, start)
         if start < stop:
@@ -750,9 +750,9 @@ def causal_positions_kernel(
                         (keys < S)[:, None] & (d < D)[None, :],
                         part > 0 or BLOCK_D != D,
                     )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # causal.py:72
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # causal.py:72
                 if part > 0:
-                    scores = tl.where(keys[None, :] <= rows[:, None], scores, scale)
+                    scores = tl.where(keys[None, :] <= rows[:, None], scores, fill)
                 if part > 0:
                     scores = tl.where((keys < S)[None, :], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))

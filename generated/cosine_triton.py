@@ -72,8 +72,8 @@ def cosine_attention_kernel(
             (key[b, h, j, d] / max(sqrt(Σ_d key[b, h, j, d] * key[b, h, j, d]), 1e-12))
         attn_2[b, h, i, j] = attn[b, h, i, j] * exp(min(logit_scale[h, 0, 0], 4.60517019))
         attn_3[b, h, i, j] = attn_2[b, h, i, j] + relative_bias[h, i, j]
-        t3[b, h, i, j] = exp(attn_3[b, h, i, j] - (max_j attn_3[b, h, i, j]))
-        attn_4[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(attn_3[b, h, i, j] - (max_j attn_3[b, h, i, j]))
+        attn_4[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_4[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -91,7 +91,7 @@ def cosine_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -107,9 +107,9 @@ def cosine_attention_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
+    query_inverse = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-12)
     logit_scale = tl.load(logit_scale_ptr + head * logit_scale_stride_h)
-    term_2 = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * LOG2_E)
+    logit_scale_exponential = tl.exp2(nan_min(logit_scale.to(tl.float32), 4.605170185988092) * LOG2_E)
     existing_rows = tl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
     relative_bias_block = (
         relative_bias_ptr
@@ -151,8 +151,12 @@ def cosine_attention_kernel(
                 )
             attn = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION)
-                * term[:, None]
-                * (1.0 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12) * term_2)[None, :]
+                * query_inverse[:, None]
+                * (
+                    1.0
+                    / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-12)
+                    * logit_scale_exponential
+                )[None, :]
             )  # cosine.py:19
             relative_bias = load_tile(
                 relative_bias_block + tl.cast(key_start, tl.int64) * relative_bias_stride_2,
@@ -262,11 +266,11 @@ def query_key_norm_kernel(
 ):
     """query_key_norm:
 
-        query[b, d, h, i] = query[b, h, i, d] / max(sqrt(Σ_d query[b, h, i, d] * query[b, h, i, d]), 1e-06)
-        key[b, d, h, j] = key[b, h, j, d] / max(sqrt(Σ_d key[b, h, j, d] * key[b, h, j, d]), 1e-06)
-        t2[b, h, i, j] = (Σ_d query[b, d, h, i] * key[b, d, h, j]) * scale
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        weights[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        query_2[b, h, i, d] = query[b, h, i, d] / max(sqrt(Σ_d query[b, h, i, d] * query[b, h, i, d]), 1e-06)
+        key_2[b, h, j, d] = key[b, h, j, d] / max(sqrt(Σ_d key[b, h, j, d] * key[b, h, j, d]), 1e-06)
+        t[b, h, i, j] = (Σ_d query_2[b, h, i, d] * key_2[b, h, j, d]) * scale
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        weights[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -284,7 +288,7 @@ def query_key_norm_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -300,7 +304,7 @@ def query_key_norm_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-06)
+    query_inverse = 1.0 / nan_max(tl.sqrt(tl.sum(query.to(tl.float32) * query.to(tl.float32), 1)), 1e-06)
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -334,7 +338,7 @@ def query_key_norm_kernel(
                 )
             scores = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION)
-                * term[:, None]
+                * query_inverse[:, None]
                 * (1.0 / nan_max(tl.sqrt(tl.sum(key.to(tl.float32) * key.to(tl.float32), 1)), 1e-06) * scale_2)[None, :]
             )
             if part > 0:

@@ -53,8 +53,8 @@ def cross_attention_kernel(
     """cross_attention:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        attention[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attention[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d_v] = Σ_j attention[b, h, i, j] * value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -73,7 +73,7 @@ def cross_attention_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -210,7 +210,7 @@ def cross_attention_masked_kernel(
     context_mask_stride_b, context_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale, fill,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -224,8 +224,8 @@ def cross_attention_masked_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * context_key[b, h, j, d]) * float32(D) ** -0.5
         scores_2[b, h, i, j] = where(context_mask[b, j], scores[b, h, i, j], element(finfo_min))
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        output[b, h, i, d_v] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * context_value[b, h, j, d_v]
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d_v] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * context_value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -243,7 +243,7 @@ def cross_attention_masked_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     context_mask_block = context_mask_ptr + batch * context_mask_stride_b + key_offsets * context_mask_stride_s
     query = tl.load(
         query_ptr
@@ -303,7 +303,7 @@ def cross_attention_masked_kernel(
                 context_mask_block + tl.cast(key_start, tl.int64) * context_mask_stride_s, (keys < S_k), part > 0
             )
             scores = tl.where(
-                context_mask[None, :], tl.dot(query, tl.trans(context_key), input_precision=PRECISION) * scale, scale_2
+                context_mask[None, :], tl.dot(query, tl.trans(context_key), input_precision=PRECISION) * scale, fill
             )  # cross_attention.py:29
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -414,8 +414,8 @@ def cross_attention_shared_context_kernel(
     """cross_attention_shared_context:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -433,7 +433,7 @@ def cross_attention_shared_context_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

@@ -56,12 +56,12 @@ def diff_attn_kernel(
 ):
     """diff_attn:
 
-        t0[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
-        attn1[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
-        t3[b, h, i, j] = (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * float32(D) ** -0.5
-        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
-        attn2[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        t[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn1[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
+        t_3[b, h, i, j] = (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * float32(D) ** -0.5
+        t_4[b, h, i, j] = exp(t_3[b, h, i, j] - (max_j t_3[b, h, i, j]))
+        attn2[b, h, i, j] = t_4[b, h, i, j] / (Σ_j t_4[b, h, i, j])
         output[b, h, i, d] = Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -80,7 +80,7 @@ def diff_attn_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_2 = tl.arange(0, BLOCK_D_2).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -267,14 +267,14 @@ def diff_attn_chunk_kernel(
     """diff_attn_chunk:
 
         mask[i, j] = j > i
-        t1[b, h, i, j] = where(mask[i, j], -inf, float32((Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) **
+        t[b, h, i, j] = where(mask[i, j], -inf, float32((Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) **
             -0.5))
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        attn1[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
-        t4[b, h, i, j] = where(mask[i, j], -inf, float32((Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) *
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn1[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
+        t_3[b, h, i, j] = where(mask[i, j], -inf, float32((Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) *
             float32(D) ** -0.5))
-        t5[b, h, i, j] = exp(t4[b, h, i, j] - (max_j t4[b, h, i, j]))
-        attn2[b, h, i, j] = t5[b, h, i, j] / (Σ_j t5[b, h, i, j])
+        t_4[b, h, i, j] = exp(t_3[b, h, i, j] - (max_j t_3[b, h, i, j]))
+        attn2[b, h, i, j] = t_4[b, h, i, j] / (Σ_j t_4[b, h, i, j])
         attn[b, h, i, j] = attn1[b, h, i, j] - lambda_full[h] * attn2[b, h, i, j]
         output[b, h, i, d_v] = Σ_j element(attn[b, h, i, j]) * v[b, h, j, d_v]
 
@@ -294,7 +294,7 @@ def diff_attn_chunk_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -487,16 +487,16 @@ def diff_attn_norm_kernel(
 ):
     """diff_attn_norm:
 
-        t0[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
-        attn1[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
-        t3[b, h, i, j] = (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * float32(D) ** -0.5
-        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
-        attn2[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
-        out[b, d_v, h, i] = float32(Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d_v])
-        normed[b, d_v, h, i] = out[b, d_v, h, i] * rsqrt((Σ_d_v out[b, d_v, h, i] * out[b, d_v, h, i]) /
+        t[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn1[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
+        t_3[b, h, i, j] = (Σ_d q[b, h + H, i, d] * k[b, h + H, j, d]) * float32(D) ** -0.5
+        t_4[b, h, i, j] = exp(t_3[b, h, i, j] - (max_j t_3[b, h, i, j]))
+        attn2[b, h, i, j] = t_4[b, h, i, j] / (Σ_j t_4[b, h, i, j])
+        out[b, h, i, d_v] = float32(Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d_v])
+        normed[b, h, i, d_v] = out[b, h, i, d_v] * rsqrt((Σ_d_v out[b, h, i, d_v] * out[b, h, i, d_v]) /
             float32(D_v) + 1e-05)
-        output[b, h, i, d_v] = element(normed[b, d_v, h, i]) * weight[d_v] * (1 - lambda_init)
+        output[b, h, i, d_v] = element(normed[b, h, i, d_v]) * weight[d_v] * (1 - lambda_init)
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -514,7 +514,7 @@ def diff_attn_norm_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -717,18 +717,18 @@ def multihead_diff_attn_kernel(
     """multihead_diff_attn:
 
         attn_weights[b, h, i, j] = Σ_d q[b, i, h * 2, d] * float32(D) ** -0.5 * k[b, j, h * 2, d]
-        t1[b, h, i, j] = float32(attn_weights[b, h, i, j])
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        attn_weights_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        t[b, h, i, j] = float32(attn_weights[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         attn_weights_3[b, h, i, j] = Σ_d q[b, i, h * 2 + 1, d] * float32(D) ** -0.5 * k[b, j, h * 2 + 1, d]
-        t5[b, h, i, j] = float32(attn_weights_3[b, h, i, j])
-        t6[b, h, i, j] = exp(t5[b, h, i, j] - (max_j t5[b, h, i, j]))
-        attn_weights_4[b, h, i, j] = element(t6[b, h, i, j] / (Σ_j t6[b, h, i, j]))
+        t_3[b, h, i, j] = float32(attn_weights_3[b, h, i, j])
+        t_4[b, h, i, j] = exp(t_3[b, h, i, j] - (max_j t_3[b, h, i, j]))
+        attn_weights_4[b, h, i, j] = element(t_4[b, h, i, j] / (Σ_j t_4[b, h, i, j]))
         attn_weights_5[b, h, i, j] = attn_weights_2[b, h, i, j] - lambda_full[] * attn_weights_4[b, h, i, j]
-        attn[b, d_v, h, i] = float32(Σ_j attn_weights_5[b, h, i, j] * v[b, j, h, d_v])
-        attn_2[b, d_v, h, i] = attn[b, d_v, h, i] * rsqrt((Σ_d_v attn[b, d_v, h, i] * attn[b, d_v, h, i]) /
+        attn[b, h, i, d_v] = float32(Σ_j attn_weights_5[b, h, i, j] * v[b, j, h, d_v])
+        attn_2[b, h, i, d_v] = attn[b, h, i, d_v] * rsqrt((Σ_d_v attn[b, h, i, d_v] * attn[b, h, i, d_v]) /
             float32(D_v) + 1e-05) * (1 - lambda_init)
-        output[b, i, h, d_v] = element(attn_2[b, d_v, h, i])
+        output[b, i, h, d_v] = element(attn_2[b, h, i, d_v])
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -746,7 +746,7 @@ def multihead_diff_attn_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q_head = head * 2
     q = tl.load(
         q_ptr

@@ -62,8 +62,8 @@ def disentangled_kernel(
         p2c_att[b, h, i, j] = Σ_d key[b, h, j, d] * pos_query[h, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1), d]
         score_2[b, h, i, j] = (score[b, h, i, j] + c2p_att[b, h, i, j] + p2c_att[b, h, i, j]) / sqrt(float32(D *
             3))
-        t4[b, h, i, j] = exp(score_2[b, h, i, j] - (max_j score_2[b, h, i, j]))
-        probs[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        t[b, h, i, j] = exp(score_2[b, h, i, j] - (max_j score_2[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -87,7 +87,7 @@ def disentangled_kernel(
     pos_query_stride_h = pos_query_stride_h // VECTOR * VECTOR
     pos_query_stride_r = pos_query_stride_r // VECTOR * VECTOR
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -285,8 +285,8 @@ def disentangled_scores_kernel(
             / sqrt(float32(D * 3)))
         score_3[b, h, i, j] = score_2[b, h, i, j] + p2c[b, h, j, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)] *
             (1 / sqrt(float32(D * 3)))
-        t3[b, h, i, j] = exp(score_3[b, h, i, j] - (max_j score_3[b, h, i, j]))
-        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(score_3[b, h, i, j] - (max_j score_3[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -304,7 +304,7 @@ def disentangled_scores_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

@@ -81,12 +81,12 @@ def row_attention_kernel(
 ):
     """row_attention:
 
-        logits[b, h, i, j, n] = Σ_d q[b, n, i, h, d] / sqrt(float32(D)) * k[b, n, j, h, d]
-        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, n, 0, 0, j] + pair_bias[b, 0, h, i, j]
-        t2[b, h, i, j, n] = exp(logits_2[b, h, i, j, n] - (max_j logits_2[b, h, i, j, n]))
-        weights[b, h, i, j, n] = t2[b, h, i, j, n] / (Σ_j t2[b, h, i, j, n])
-        weighted_avg[b, d, h, i, n] = Σ_j weights[b, h, i, j, n] * v[b, n, j, h, d]
-        output[b, n, i, h, d] = sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n]
+        logits[b, n, h, i, j] = Σ_d q[b, n, i, h, d] / sqrt(float32(D)) * k[b, n, j, h, d]
+        logits_2[b, n, h, i, j] = logits[b, n, h, i, j] + mask_bias[b, n, 0, 0, j] + pair_bias[b, 0, h, i, j]
+        t[b, n, h, i, j] = exp(logits_2[b, n, h, i, j] - (max_j logits_2[b, n, h, i, j]))
+        weights[b, n, h, i, j] = t[b, n, h, i, j] / (Σ_j t[b, n, h, i, j])
+        weighted_avg[b, n, h, i, d] = Σ_j weights[b, n, h, i, j] * v[b, n, j, h, d]
+        output[b, n, i, h, d] = sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, n, h, i, d]
 
     One program for each b, n, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -104,7 +104,7 @@ def row_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -300,13 +300,13 @@ def row_attention_with_mask_kernel(
 ):
     """row_attention_with_mask:
 
-        logits[b, h, i, j, n] = Σ_d q[b, n, i, h, d] / sqrt(float32(D)) * k[b, n, j, h, d]
-        mask_bias[b, j, n] = (float32(msa_mask[b, n, j]) - 1) * 1000000000
-        logits_2[b, h, i, j, n] = logits[b, h, i, j, n] + mask_bias[b, j, n] + float32(pair_bias[b, 0, h, i, j])
-        t3[b, h, i, j, n] = exp(logits_2[b, h, i, j, n] - (max_j logits_2[b, h, i, j, n]))
-        weights[b, h, i, j, n] = t3[b, h, i, j, n] / (Σ_j t3[b, h, i, j, n])
-        weighted_avg[b, d, h, i, n] = Σ_j weights[b, h, i, j, n] * v[b, n, j, h, d]
-        output[b, n, i, h, d] = element(sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, d, h, i, n])
+        logits[b, n, h, i, j] = Σ_d q[b, n, i, h, d] / sqrt(float32(D)) * k[b, n, j, h, d]
+        mask_bias[b, n, j] = (float32(msa_mask[b, n, j]) - 1) * 1000000000
+        logits_2[b, n, h, i, j] = logits[b, n, h, i, j] + mask_bias[b, n, j] + float32(pair_bias[b, 0, h, i, j])
+        t[b, n, h, i, j] = exp(logits_2[b, n, h, i, j] - (max_j logits_2[b, n, h, i, j]))
+        weights[b, n, h, i, j] = t[b, n, h, i, j] / (Σ_j t[b, n, h, i, j])
+        weighted_avg[b, n, h, i, d] = Σ_j weights[b, n, h, i, j] * v[b, n, j, h, d]
+        output[b, n, i, h, d] = element(sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, n, h, i, d])
 
     One program for each b, n, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -324,7 +324,7 @@ def row_attention_with_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -518,12 +518,12 @@ def column_attention_kernel(
 ):
     """column_attention:
 
-        logits[b, h, i, j, s] = Σ_d q[b, i, s, h, d] / sqrt(float32(D)) * k[b, j, s, h, d]
-        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + mask_bias[b, s, 0, 0, j]
-        t2[b, h, i, j, s] = exp(logits_2[b, h, i, j, s] - (max_j logits_2[b, h, i, j, s]))
-        weights[b, h, i, j, s] = t2[b, h, i, j, s] / (Σ_j t2[b, h, i, j, s])
-        weighted_avg[b, d, h, i, s] = Σ_j weights[b, h, i, j, s] * v[b, j, s, h, d]
-        output[b, i, s, h, d] = sigmoid(gate[b, i, s, h, d]) * weighted_avg[b, d, h, i, s]
+        logits[b, s, h, i, j] = Σ_d q[b, i, s, h, d] / sqrt(float32(D)) * k[b, j, s, h, d]
+        logits_2[b, s, h, i, j] = logits[b, s, h, i, j] + mask_bias[b, s, 0, 0, j]
+        t[b, s, h, i, j] = exp(logits_2[b, s, h, i, j] - (max_j logits_2[b, s, h, i, j]))
+        weights[b, s, h, i, j] = t[b, s, h, i, j] / (Σ_j t[b, s, h, i, j])
+        weighted_avg[b, s, h, i, d] = Σ_j weights[b, s, h, i, j] * v[b, j, s, h, d]
+        output[b, i, s, h, d] = sigmoid(gate[b, i, s, h, d]) * weighted_avg[b, s, h, i, d]
 
     One program for each b, s, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -541,7 +541,7 @@ def column_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -717,12 +717,12 @@ def triangle_attention_starting_node_kernel(
 ):
     """triangle_attention_starting_node:
 
-        logits[b, h, i, j, s] = (Σ_d q[b, s, i, h, d] * k[b, s, j, h, d]) * float32(D) ** -0.5
-        logits_2[b, h, i, j, s] = logits[b, h, i, j, s] + triangle_bias[b, i, j, h]
-        logits_3[b, h, i, j, s] = where(mask[b, s, j], logits_2[b, h, i, j, s], -1000000000)
-        t3[b, h, i, j, s] = exp(logits_3[b, h, i, j, s] - (max_j logits_3[b, h, i, j, s]))
-        weights[b, h, i, j, s] = t3[b, h, i, j, s] / (Σ_j t3[b, h, i, j, s])
-        output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * (Σ_j weights[b, h, i, j, s] * v[b, s, j, h, d])
+        logits[b, s, h, i, j] = (Σ_d q[b, s, i, h, d] * k[b, s, j, h, d]) * float32(D) ** -0.5
+        logits_2[b, s, h, i, j] = logits[b, s, h, i, j] + triangle_bias[b, i, j, h]
+        logits_3[b, s, h, i, j] = where(mask[b, s, j], logits_2[b, s, h, i, j], -1000000000)
+        t[b, s, h, i, j] = exp(logits_3[b, s, h, i, j] - (max_j logits_3[b, s, h, i, j]))
+        weights[b, s, h, i, j] = t[b, s, h, i, j] / (Σ_j t[b, s, h, i, j])
+        output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * (Σ_j weights[b, s, h, i, j] * v[b, s, j, h, d])
 
     One program for each b, s, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -740,7 +740,7 @@ def triangle_attention_starting_node_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     mask_block = mask_ptr + batch * mask_stride_b + s * mask_stride_1 + key_offsets * mask_stride_2
     q = tl.load(
         q_ptr
@@ -926,12 +926,12 @@ def triangle_attention_ending_node_kernel(
 ):
     """triangle_attention_ending_node:
 
-        logits[b, h, i, j, s_2] = (Σ_d q[b, i, s_2, h, d] * k[b, j, s_2, h, d]) * float32(D) ** -0.5
-        logits_2[b, h, i, j, s_2] = logits[b, h, i, j, s_2] + triangle_bias[b, j, i, h]
-        logits_3[b, h, i, j, s_2] = where(mask[b, j, s_2], logits_2[b, h, i, j, s_2], -1000000000)
-        t3[b, h, i, j, s_2] = exp(logits_3[b, h, i, j, s_2] - (max_j logits_3[b, h, i, j, s_2]))
-        weights[b, h, i, j, s_2] = t3[b, h, i, j, s_2] / (Σ_j t3[b, h, i, j, s_2])
-        output[b, i, s_2, h, d] = sigmoid(gate[b, i, s_2, h, d]) * (Σ_j weights[b, h, i, j, s_2] * v[b, j, s_2,
+        logits[b, s_2, h, i, j] = (Σ_d q[b, i, s_2, h, d] * k[b, j, s_2, h, d]) * float32(D) ** -0.5
+        logits_2[b, s_2, h, i, j] = logits[b, s_2, h, i, j] + triangle_bias[b, j, i, h]
+        logits_3[b, s_2, h, i, j] = where(mask[b, j, s_2], logits_2[b, s_2, h, i, j], -1000000000)
+        t[b, s_2, h, i, j] = exp(logits_3[b, s_2, h, i, j] - (max_j logits_3[b, s_2, h, i, j]))
+        weights[b, s_2, h, i, j] = t[b, s_2, h, i, j] / (Σ_j t[b, s_2, h, i, j])
+        output[b, i, s_2, h, d] = sigmoid(gate[b, i, s_2, h, d]) * (Σ_j weights[b, s_2, h, i, j] * v[b, j, s_2,
             h, d])
 
     One program for each b, s_2, h and block of i; one pass over j in blocks.
@@ -950,7 +950,7 @@ def triangle_attention_ending_node_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     mask_block = mask_ptr + batch * mask_stride_b + s_2 * mask_stride_2 + key_offsets * mask_stride_1
     q = tl.load(
         q_ptr

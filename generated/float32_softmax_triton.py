@@ -53,9 +53,9 @@ def softmax_dtype_kernel(
     """softmax_dtype:
 
         attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = float32(attn_weights[b, h, i, j])
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        attn_weights_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        t[b, h, i, j] = float32(attn_weights[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -73,7 +73,7 @@ def softmax_dtype_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -219,9 +219,9 @@ def scores_float_kernel(
 
         scores[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         mask[i, j] = where(j > i, -inf, 0)
-        t2[b, h, i, j] = scores[b, h, i, j] + mask[i, j]
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        probs[b, h, i, j] = element(t3[b, h, i, j] / (Σ_j t3[b, h, i, j]))
+        t[b, h, i, j] = scores[b, h, i, j] + mask[i, j]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -239,7 +239,7 @@ def scores_float_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -382,9 +382,9 @@ def inputs_float_kernel(
 ):
     """inputs_float:
 
-        t0[b, h, i, j] = (Σ_d float32(query[b, h, i, d]) * float32(key[b, h, j, d])) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(t0[b, h, i, j] - (max_j t0[b, h, i, j]))
-        attention[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = (Σ_d float32(query[b, h, i, d]) * float32(key[b, h, j, d])) * float32(D) ** -0.5
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attention[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = element(Σ_j attention[b, h, i, j] * float32(value[b, h, j, d]))
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -402,7 +402,7 @@ def inputs_float_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -413,7 +413,6 @@ def inputs_float_kernel(
         mask=(rows < S_q)[:, None] & (d < D)[None, :],
         other=0,
     )
-    term = query.to(tl.float32)
     key_base = key_ptr + batch * key_stride_b + head * key_stride_h
     if DESCRIPTORS:
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])

@@ -55,15 +55,15 @@ def forgetting_attention_kernel(
 ):
     """forgetting_attention:
 
-        t0[b, h, i] = float32(forget_logit[b, h, i])
-        log_fgate[b, h, i] = min(0, t0[b, h, i]) - log(exp(-abs(t0[b, h, i])) + 1)
+        t[b, h, i] = float32(forget_logit[b, h, i])
+        log_fgate[b, h, i] = min(0, t[b, h, i]) - log(exp(-abs(t[b, h, i])) + 1)
         cumulative[b, h, i] = Σ_(i' <= i) log_fgate[b, h, i']
         cumulative_2[b, h, j] = Σ_(i <= j) log_fgate[b, h, i]
         bias[b, h, i, j] = cumulative[b, h, i] - cumulative_2[b, h, j]
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 + bias[b, h, i, j]
         scores_2[b, h, i, j] = where(j > i, -inf, scores[b, h, i, j])
-        t7[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        probs[b, h, i, j] = element(t7[b, h, i, j] / (Σ_j t7[b, h, i, j]))
+        t_2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -81,7 +81,7 @@ def forgetting_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -106,7 +106,7 @@ def forgetting_attention_kernel(
         mask=(rows < S),
         other=0,
     )  # forgetting.py:16
-    term = cumulative.to(tl.float32) * LOG2_E
+    cumulative_scaled = cumulative.to(tl.float32) * LOG2_E
     cumulative_block = (
         cumulative_ptr + batch * cumulative_stride_b + head * cumulative_stride_h + key_offsets * cumulative_stride_s
     )
@@ -146,7 +146,7 @@ def forgetting_attention_kernel(
                     cumulative_block + tl.cast(key_start, tl.int64) * cumulative_stride_s, (keys < S), part > 0
                 )  # forgetting.py:16
                 scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + (
-                    term[:, None] - (cumulative_2.to(tl.float32) * LOG2_E)[None, :]
+                    cumulative_scaled[:, None] - (cumulative_2.to(tl.float32) * LOG2_E)[None, :]
                 )
                 if part > 0:
                     scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))

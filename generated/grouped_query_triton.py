@@ -56,8 +56,8 @@ def grouped_query_view_kernel(
     """grouped_query_view:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        attn_weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -75,7 +75,7 @@ def grouped_query_view_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -225,8 +225,8 @@ def grouped_query_repeat_interleave_kernel(
     """grouped_query_repeat_interleave:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -244,7 +244,7 @@ def grouped_query_repeat_interleave_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -394,9 +394,9 @@ def grouped_query_expand_kernel(
     """grouped_query_expand:
 
         attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) * scaling
-        t1[b, h, i, j] = float32(attn_weights[b, h, i, j])
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        attn_weights_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        t[b, h, i, j] = float32(attn_weights[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -414,7 +414,7 @@ def grouped_query_expand_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -565,9 +565,9 @@ def grouped_query_causal_kernel(
 
         future[i, j] = j > i
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
-        t2[b, h, i, j] = where(future[i, j], -inf, scores[b, h, i, j])
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = where(future[i, j], -inf, scores[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -585,7 +585,7 @@ def grouped_query_causal_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -725,8 +725,8 @@ def multi_query_kernel(
     """multi_query:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        attn[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -744,7 +744,7 @@ def multi_query_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -888,8 +888,8 @@ def multi_query_broadcast_kernel(
     """multi_query_broadcast:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, 0, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t1[b, h, i, j] / (Σ_j t1[b, h, i, j]) * value[b, 0, j, d]
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, 0, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -906,7 +906,7 @@ def multi_query_broadcast_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

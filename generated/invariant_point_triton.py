@@ -89,19 +89,19 @@ def invariant_point_attention_kernel(
 ):
     """invariant_point_attention:
 
-        scalar[b, i, j, n] = (Σ_c q[b, n, i, c] * k[b, j, i, c]) * sqrt(1 / float32(C * 3))
+        scalar[b, n, i, j] = (Σ_c q[b, n, i, c] * k[b, j, i, c]) * sqrt(1 / float32(C * 3))
         gamma[i] = where(head_weights[i] > 20, head_weights[i], max(head_weights[i], 0) +
             log(exp(-abs(head_weights[i])) + 1)) * sqrt(1 / (float32(P * 3) * 9 / 2))
-        t2[b, i, j, n, n3, p] = q_points[b, n, i, p, n3] - k_points[b, j, i, p, n3]
-        distance[b, i, j, n] = Σ_p (Σ_n3 t2[b, i, j, n, n3, p] * t2[b, i, j, n, n3, p])
-        logits[b, i, j, n] = scalar[b, i, j, n] - gamma[i] * 0.5 * distance[b, i, j, n]
-        logits_2[b, i, j, n] = logits[b, i, j, n] + pair_bias[b, n, j, i] * 0.577350269
-        logits_3[b, i, j, n] = logits_2[b, i, j, n] + (mask[b, j] * mask[b, n] - 1) * 100000
-        t7[b, i, j, n] = exp(logits_3[b, i, j, n] - (max_j logits_3[b, i, j, n]))
-        attn[b, i, j, n] = t7[b, i, j, n] / (Σ_j t7[b, i, j, n])
-        o_scalar[b, n, i, c] = Σ_j attn[b, i, j, n] * v[b, j, i, c]
-        o_points[b, n, i, r, n3] = Σ_j attn[b, i, j, n] * v_points[b, j, i, r, n3]
-        o_pair[b, n, i, z] = Σ_j attn[b, i, j, n] * pair[b, n, j, z]
+        t[b, n, i, j, n3, p] = q_points[b, n, i, p, n3] - k_points[b, j, i, p, n3]
+        distance[b, n, i, j] = Σ_p (Σ_n3 t[b, n, i, j, n3, p] * t[b, n, i, j, n3, p])
+        logits[b, n, i, j] = scalar[b, n, i, j] - gamma[i] * 0.5 * distance[b, n, i, j]
+        logits_2[b, n, i, j] = logits[b, n, i, j] + pair_bias[b, n, j, i] * 0.577350269
+        logits_3[b, n, i, j] = logits_2[b, n, i, j] + (mask[b, j] * mask[b, n] - 1) * 100000
+        t_2[b, n, i, j] = exp(logits_3[b, n, i, j] - (max_j logits_3[b, n, i, j]))
+        attn[b, n, i, j] = t_2[b, n, i, j] / (Σ_j t_2[b, n, i, j])
+        o_scalar[b, n, i, c] = Σ_j attn[b, n, i, j] * v[b, j, i, c]
+        o_points[b, n, i, r, n3] = Σ_j attn[b, n, i, j] * v_points[b, j, i, r, n3]
+        o_pair[b, n, i, z] = Σ_j attn[b, n, i, j] * pair[b, n, j, z]
 
     One program for each b, n and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -135,7 +135,7 @@ def invariant_point_attention_kernel(
     v_points_stride_n = v_points_stride_n // VECTOR * VECTOR
     v_points_stride_h = v_points_stride_h // VECTOR * VECTOR
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -178,7 +178,7 @@ def invariant_point_attention_kernel(
         mask=(rows < H),
         other=0,
     )
-    term = tl.where(
+    head_weights_term = tl.where(
         head_weights.to(tl.float32) > 20.0,
         head_weights.to(tl.float32) * scale,
         nan_max(head_weights.to(tl.float32), 0.0) * scale
@@ -246,15 +246,15 @@ def invariant_point_attention_kernel(
                 (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
                 part > 0 or BLOCK_P_3 != P * 3,
             )
-            term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
-            distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:24
+            difference = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
+            distance = tl.sum(difference * difference, 2)  # invariant_point.py:24
             pair_bias = load_tile(
                 pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
             )
             key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
             scores = (
                 scalar
-                - distance * term[:, None]
+                - distance * head_weights_term[:, None]
                 + pair_bias.to(tl.float32) * 0.8329403702157812
                 + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
             )
@@ -291,8 +291,8 @@ def invariant_point_attention_kernel(
             )
             running_max = new_max
 
-    term_3 = 1.0 / running_sum
-    o_scalar = accumulator * term_3[:, None]  # invariant_point.py:30
+    inverse = 1.0 / running_sum
+    o_scalar = accumulator * inverse[:, None]  # invariant_point.py:30
     tl.store(
         o_scalar_ptr
         + batch * o_scalar_stride_b
@@ -303,7 +303,7 @@ def invariant_point_attention_kernel(
         o_scalar.to(o_scalar_ptr.dtype.element_ty),
         mask=(rows < H)[:, None] & (c < C)[None, :],
     )
-    o_points = accumulator_2 * term_3[:, None]  # invariant_point.py:31
+    o_points = accumulator_2 * inverse[:, None]  # invariant_point.py:31
     tl.store(
         o_points_ptr
         + batch * o_points_stride_b
@@ -314,7 +314,7 @@ def invariant_point_attention_kernel(
         o_points.to(o_points_ptr.dtype.element_ty),
         mask=(rows < H)[:, None] & (rn3 < R * 3)[None, :],
     )
-    o_pair = accumulator_3 * term_3[:, None]  # invariant_point.py:32
+    o_pair = accumulator_3 * inverse[:, None]  # invariant_point.py:32
     tl.store(
         o_pair_ptr
         + batch * o_pair_stride_b
@@ -446,11 +446,11 @@ def point_attention_kernel(
 ):
     """point_attention:
 
-        t0[b, c, h, i, j] = q_points[b, h, i, c] - k_points[b, h, j, c]
-        distance[b, h, i, j] = Σ_c t0[b, c, h, i, j] * t0[b, c, h, i, j]
-        t2[b, h, i, j] = gamma[h] * -0.5 * distance[b, h, i, j]
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        attn[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j, c] = q_points[b, h, i, c] - k_points[b, h, j, c]
+        distance[b, h, i, j] = Σ_c t[b, h, i, j, c] * t[b, h, i, j, c]
+        t_2[b, h, i, j] = gamma[h] * -0.5 * distance[b, h, i, j]
+        t_3[b, h, i, j] = exp(t_2[b, h, i, j] - (max_j t_2[b, h, i, j]))
+        attn[b, h, i, j] = t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * v[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -469,7 +469,7 @@ def point_attention_kernel(
     c = tl.arange(0, BLOCK_C).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q_points = tl.load(
         q_points_ptr
         + batch * q_points_stride_b
@@ -489,7 +489,7 @@ def point_attention_kernel(
         k_points_blocks = k_points_base + key_offsets[:, None] * k_points_stride_n + c[None, :] * k_points_stride_c
     q_points_square = tl.sum(q_points.to(tl.float32) * q_points.to(tl.float32), 1)
     gamma = tl.load(gamma_ptr + head * gamma_stride_h)
-    term = gamma.to(tl.float32) * -0.7213475204444817
+    gamma_scaled = gamma.to(tl.float32) * -0.7213475204444817
     v_base = v_ptr + batch * v_stride_b + head * v_stride_h
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [N, D], [v_stride_n, 1], [BLOCK_KEYS, BLOCK_D])
@@ -531,9 +531,9 @@ def point_attention_kernel(
                     nan_max(squares - tl.dot(q_points, tl.trans(k_points), input_precision=PRECISION) * 2.0, 0.0),
                 )  # invariant_point.py:43
             else:
-                term_2 = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
-                distance = tl.sum(term_2 * term_2, 2)  # invariant_point.py:43
-            scores = distance * term
+                difference = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)[None, :, :]
+                distance = tl.sum(difference * difference, 2)  # invariant_point.py:43
+            scores = distance * gamma_scaled
             if part > 0:
                 scores = tl.where((keys < N)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))

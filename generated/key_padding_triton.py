@@ -55,8 +55,8 @@ def key_lengths_kernel(
         padding[b, j] = j >= lengths[b]
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(padding[b, j], -inf, scores[b, h, i, j])
-        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn_weights[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -74,7 +74,7 @@ def key_lengths_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     lengths = tl.load(lengths_ptr + batch * lengths_stride_b)
     query = tl.load(
         query_ptr
@@ -220,8 +220,8 @@ def key_padding_mask_kernel(
 
         scores[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(key_padding_mask[b, j], -10000000000, scores[b, h, i, j])
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        probs[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = element(t[b, h, i, j] / (Σ_j t[b, h, i, j]))
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -239,7 +239,7 @@ def key_padding_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     key_padding_mask_block = (
         key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
     )
@@ -405,8 +405,8 @@ def extended_attention_mask_kernel(
         extended[b, j] = element(attention_mask[b, j])
         extended_2[b, j] = (1 - extended[b, j]) * -10000
         scores_2[b, h, i, j] = scores[b, h, i, j] + extended_2[b, j]
-        t4[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attention_probs[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attention_probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attention_probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -424,7 +424,7 @@ def extended_attention_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -583,8 +583,8 @@ def causal_key_lengths_kernel(
         mask[b, i, j] = causal[i, j] and inside[b, j]
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
         scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -inf)
-        t5[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t5[b, h, i, j] / (Σ_j t5[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -601,7 +601,7 @@ def causal_key_lengths_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     lengths = tl.load(lengths_ptr + batch * lengths_stride_b)
     query = tl.load(
         query_ptr

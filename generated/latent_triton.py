@@ -54,9 +54,9 @@ def latent_attention_kernel(
 
         scores[b, h, i, j] = (Σ_c q_latent[b, h, i, c] * kv_latent[b, j, c]) + (Σ_r q_rope[b, h, i, r] *
             k_rope[b, j, r])
-        t1[b, h, i, j] = float32(scores[b, h, i, j] * softmax_scale)
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        scores_2[b, h, i, j] = element(t2[b, h, i, j] / (Σ_j t2[b, h, i, j]))
+        t[b, h, i, j] = float32(scores[b, h, i, j] * softmax_scale)
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        scores_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, c] = Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -75,7 +75,7 @@ def latent_attention_kernel(
     r = tl.arange(0, BLOCK_R).to(tl.int64)
     c = tl.arange(0, BLOCK_C).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q_latent = tl.load(
         q_latent_ptr
         + batch * q_latent_stride_b
@@ -242,13 +242,13 @@ def latent_attention_decode_kernel(
 ):
     """latent_attention_decode:
 
-        hidden[j, s_q] = j > s_q + S_k - S_q
-        scores[b, i, j, s_q] = ((Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c]) + (Σ_r q_pe[b, s_q, i, r] *
+        hidden[s_q, j] = j > s_q + S_k - S_q
+        scores[b, s_q, i, j] = ((Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c]) + (Σ_r q_pe[b, s_q, i, r] *
             pe_cache[b, j, r])) * float32(C + R) ** -0.5
-        scores_2[b, i, j, s_q] = where(hidden[j, s_q], -inf, scores[b, i, j, s_q])
-        t3[b, i, j, s_q] = exp(scores_2[b, i, j, s_q] - (max_j scores_2[b, i, j, s_q]))
-        weights[b, i, j, s_q] = t3[b, i, j, s_q] / (Σ_j t3[b, i, j, s_q])
-        output[b, s_q, i, c] = Σ_j weights[b, i, j, s_q] * kv_cache[b, j, c]
+        scores_2[b, s_q, i, j] = where(hidden[s_q, j], -inf, scores[b, s_q, i, j])
+        t[b, s_q, i, j] = exp(scores_2[b, s_q, i, j] - (max_j scores_2[b, s_q, i, j]))
+        weights[b, s_q, i, j] = t[b, s_q, i, j] / (Σ_j t[b, s_q, i, j])
+        output[b, s_q, i, c] = Σ_j weights[b, s_q, i, j] * kv_cache[b, j, c]
 
     One program for each b, s_q and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -266,7 +266,7 @@ def latent_attention_decode_kernel(
     r = tl.arange(0, BLOCK_R).to(tl.int64)
     c = tl.arange(0, BLOCK_C).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q_nope = tl.load(
         q_nope_ptr
         + batch * q_nope_stride_b

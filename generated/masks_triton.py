@@ -67,8 +67,8 @@ def boolean_mask_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(mask[b, h, i, j], scores[b, h, i, j], -inf)
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -86,7 +86,7 @@ def boolean_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
@@ -234,7 +234,7 @@ def boolean_mask_per_batch_kernel(
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale, fill,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -248,8 +248,8 @@ def boolean_mask_per_batch_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(mask[b, 0, i, j], scores[b, h, i, j], element(finfo_min))
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -267,7 +267,7 @@ def boolean_mask_per_batch_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
@@ -324,7 +324,7 @@ def boolean_mask_per_batch_kernel(
                 )
             mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_3, (keys < S_k)[None, :], part > 0)
             scores = tl.where(
-                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
+                mask, tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, fill
             )  # masks.py:31
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -430,9 +430,9 @@ def boolean_mask_shared_kernel(
     """boolean_mask_shared:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = where(hidden[i, j], -inf, scores[b, h, i, j])
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = where(hidden[i, j], -inf, scores[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -449,7 +449,7 @@ def boolean_mask_shared_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     hidden_block = (
         hidden_ptr
@@ -613,8 +613,8 @@ def boolean_mask_optional_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -10000)
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        p_attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        p_attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j p_attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -632,7 +632,7 @@ def boolean_mask_optional_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
@@ -795,9 +795,9 @@ def additive_mask_kernel(
 
         attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * scaling
         attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j]
-        t2[b, h, i, j] = float32(attn_weights_2[b, h, i, j])
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        attn_weights_3[b, h, i, j] = element(t3[b, h, i, j] / (Σ_j t3[b, h, i, j]))
+        t[b, h, i, j] = float32(attn_weights_2[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights_3[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights_3[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -815,7 +815,7 @@ def additive_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -985,8 +985,8 @@ def additive_bias_per_head_kernel(
         scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
         scores_2[b, h, i, j] = scores[b, h, i, j] * float32(D) ** -0.5
         scores_3[b, h, i, j] = scores_2[b, h, i, j] + bias[h, i, j]
-        t3[b, h, i, j] = exp(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t3[b, h, i, j] / (Σ_j t3[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = exp(scores_3[b, h, i, j] - (max_j scores_3[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -1003,7 +1003,7 @@ def additive_bias_per_head_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -1166,8 +1166,8 @@ def additive_mask_keys_kernel(
 
         scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
         scores_2[b, h, i, j] = scores[b, h, i, j] / sqrt(float32(D)) + mask[b, 0, 0, j]
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        probs[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -1185,7 +1185,7 @@ def additive_mask_keys_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -1342,8 +1342,8 @@ def additive_pair_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
         scores_2[b, h, i, j] = scores[b, h, i, j] + mask_bias[b, 0, 0, j] + pair_bias[0, h, i, j]
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -1361,7 +1361,7 @@ def additive_pair_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

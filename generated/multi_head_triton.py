@@ -54,8 +54,8 @@ def multi_head_kernel(
     """multi_head:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        attn_weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -73,7 +73,7 @@ def multi_head_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -219,8 +219,8 @@ def multi_head_by_name_kernel(
     """multi_head_by_name:
 
         attn[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(attn[b, h, i, j] - (max_j attn[b, h, i, j]))
-        attn_2[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(attn[b, h, i, j] - (max_j attn[b, h, i, j]))
+        attn_2[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d_v] = Σ_j attn_2[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -239,7 +239,7 @@ def multi_head_by_name_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -385,10 +385,10 @@ def multi_head_scaled_kernel(
 ):
     """multi_head_scaled:
 
-        query[b, d, h, i] = query[b, h, i, d] * scale
-        t1[b, h, i, j] = Σ_d query[b, d, h, i] * key[b, h, j, d]
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        probs[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        query_2[b, h, i, d] = query[b, h, i, d] * scale
+        t[b, h, i, j] = Σ_d query_2[b, h, i, d] * key[b, h, j, d]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -406,7 +406,7 @@ def multi_head_scaled_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -553,8 +553,8 @@ def multi_head_sequence_first_kernel(
     """multi_head_sequence_first:
 
         scores[b, h, i, j] = (Σ_d query[b, i, h, d] * key[b, j, h, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, i, h, d] = Σ_j probs[b, h, i, j] * value[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -572,7 +572,7 @@ def multi_head_sequence_first_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -719,8 +719,8 @@ def multi_head_split_scale_kernel(
 
         scores[b, h, i, j] = Σ_d query[b, h, i, d] * float32(D) ** -0.25 * (key[b, h, j, d] * float32(D) **
             -0.25)
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        weights[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -738,7 +738,7 @@ def multi_head_split_scale_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

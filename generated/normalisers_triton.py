@@ -48,16 +48,6 @@ def nan_max(a, b):
 
 
 @triton.jit
-def power(base, exponent):
-    """base ** exponent; NaN for a negative base unless the exponent is whole."""
-    base, exponent = tl.cast(base, tl.float32), tl.cast(exponent, tl.float32)
-    size = tl.exp2(exponent * tl.log2(tl.abs(base)))
-    odd = exponent - 2.0 * tl.floor(exponent * 0.5) == 1.0
-    signed = tl.where(tl.floor(exponent) == exponent, tl.where(odd, -size, size), float("nan"))
-    return tl.where(exponent == 0.0, 1.0, tl.where(base < 0.0, signed, size))
-
-
-@triton.jit
 def sigmoid(x, approximate: tl.constexpr):
     """1 / (1 + exp(-x)): a reciprocal in one instruction where a unit in the last place of float32 does not matter."""
     if approximate:
@@ -115,7 +105,7 @@ def sigmoid_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -251,8 +241,8 @@ def relu_squared_attention_kernel(
     """relu_squared_attention:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = max(scores[b, h, i, j], 0)
-        weights[b, h, i, j] = where(j <= i, t1[b, h, i, j] * t1[b, h, i, j], 0)
+        t[b, h, i, j] = max(scores[b, h, i, j], 0)
+        weights[b, h, i, j] = where(j <= i, t[b, h, i, j] * t[b, h, i, j], 0)
         output[b, h, i, d] = Σ_j weights[b, h, i, j] / ((Σ_j weights[b, h, i, j]) + 1e-06) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -269,7 +259,7 @@ def relu_squared_attention_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -317,8 +307,8 @@ def relu_squared_attention_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # normalisers.py:26
-                term = nan_max(scores, 0.0)
-                weights = term * term  # normalisers.py:27
+                clamped = nan_max(scores, 0.0)
+                weights = clamped * clamped  # normalisers.py:27
                 if part > 0:
                     weights = tl.where(keys[None, :] <= rows[:, None], weights, 0.0)
                 if DESCRIPTORS:
@@ -427,7 +417,7 @@ def retention_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -443,7 +433,7 @@ def retention_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    term = tl.log(1.0 - power(2.0, (-head - 5) * 1.0)) * LOG2_E
+    factor = tl.log(1.0 - tl.exp2((-head - 5) * 1.0)) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D_v], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D_v])
@@ -477,11 +467,11 @@ def retention_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 distance = rows[:, None] - keys[None, :]  # normalisers.py:40
-                decay = tl.exp2(distance * term)  # normalisers.py:41
+                decay = tl.exp2(distance * factor)  # normalisers.py:41
                 if part > 0:
                     decay = tl.where(distance >= 0, decay, 0.0)
-                term_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
-                scores = term_2
+                product_2 = tl.dot(query, tl.trans(key), input_precision=PRECISION) * decay
+                scores = product_2
                 if part > 0:
                     visible = keys < S
                     scores = tl.where(visible[None, :], scores, 0.0)
@@ -495,15 +485,18 @@ def retention_kernel(
                     )
                 accumulator = dot_in_range(scores, value, accumulator, PRECISION)
                 running_sum = running_sum + tl.sum(decay, 1)
-                weights = term_2
+                weights = product_2
                 if part > 0:
                     visible_2 = keys < S
                     weights = tl.where(visible_2[None, :], weights, 0.0)
                 running_sum_2 = running_sum_2 + tl.sum(weights, 1)
 
-    term_3 = tl.sqrt(running_sum)
+    root_sum = tl.sqrt(running_sum)
     output = (
-        accumulator * scale / term_3[:, None] * (1.0 / nan_max(tl.abs(running_sum_2 * scale / term_3), 1.0))[:, None]
+        accumulator
+        * scale
+        / root_sum[:, None]
+        * (1.0 / nan_max(tl.abs(running_sum_2 * scale / root_sum), 1.0))[:, None]
     )
     tl.store(
         output_ptr
@@ -577,9 +570,9 @@ def causal_linear_attention_kernel(
 ):
     """causal_linear_attention:
 
-        query[b, d, h, i] = where(query[b, h, i, d] > 0, query[b, h, i, d], exp(query[b, h, i, d]) - 1) + 1
-        key[b, d, h, j] = where(key[b, h, j, d] > 0, key[b, h, j, d], exp(key[b, h, j, d]) - 1) + 1
-        weights[b, h, i, j] = where(j <= i, Σ_d query[b, d, h, i] * key[b, d, h, j], 0)
+        query_2[b, h, i, d] = where(query[b, h, i, d] > 0, query[b, h, i, d], exp(query[b, h, i, d]) - 1) + 1
+        key_2[b, h, j, d] = where(key[b, h, j, d] > 0, key[b, h, j, d], exp(key[b, h, j, d]) - 1) + 1
+        weights[b, h, i, j] = where(j <= i, Σ_d query_2[b, h, i, d] * key_2[b, h, j, d], 0)
         output[b, h, i, d_v] = (Σ_j weights[b, h, i, j] * value[b, h, j, d_v]) / ((Σ_j weights[b, h, i, j]) +
             1e-06)
 
@@ -599,7 +592,7 @@ def causal_linear_attention_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

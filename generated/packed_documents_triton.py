@@ -151,8 +151,8 @@ def packed_documents_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(i < j or document_id[b, i] != document_id[b, j], -inf, scores[b, h, i, j])
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn_weights[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -170,7 +170,7 @@ def packed_documents_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     row_document_id = tl.load(
         document_id_ptr
         + batch * document_id_stride_b
@@ -335,9 +335,9 @@ def packed_documents_bidirectional_kernel(
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
         different[b, i, j] = segment_ids[b, i] != segment_ids[b, j]
         bias[b, i, j] = where(different[b, i, j], -inf, 0)
-        t3[b, h, i, j] = scores[b, h, i, j] + bias[b, i, j]
-        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
-        probs[b, h, i, j] = t4[b, h, i, j] / (Σ_j t4[b, h, i, j])
+        t[b, h, i, j] = scores[b, h, i, j] + bias[b, i, j]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -355,7 +355,7 @@ def packed_documents_bidirectional_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     row_segment_ids = tl.load(
         segment_ids_ptr
         + batch * segment_ids_stride_b
@@ -515,12 +515,12 @@ def packed_documents_cross_kernel(
 ):
     """packed_documents_cross:
 
-        t0[b, h, i, j] = where(query_document[b, i] != key_document[b, j], -inf, (Σ_d query[b, h, i, d] * key[b,
+        t[b, h, i, j] = where(query_document[b, i] != key_document[b, j], -inf, (Σ_d query[b, h, i, d] * key[b,
             h, j, d]) / sqrt(float32(D)))
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
-            h, j, d]
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -537,7 +537,7 @@ def packed_documents_cross_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query_document = tl.load(
         query_document_ptr
         + batch * query_document_stride_b

@@ -70,9 +70,9 @@ def bucketed_bias_kernel(
         ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8) / 2.77258872
         scores_2[b, h, i, j] = scores[b, h, i, j] + bias_table[where(j - i > 0, 16, 0) + where(abs(j - i) < 8,
             abs(j - i), min(int64(ratio[i, j] * 8) + 8, 15)), h]
-        t3[b, h, i, j] = float32(scores_2[b, h, i, j])
-        t4[b, h, i, j] = exp(t3[b, h, i, j] - (max_j t3[b, h, i, j]))
-        attn_weights[b, h, i, j] = element(t4[b, h, i, j] / (Σ_j t4[b, h, i, j]))
+        t[b, h, i, j] = float32(scores_2[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -90,7 +90,7 @@ def bucketed_bias_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -255,8 +255,8 @@ def window_bias_kernel(
         attn[b, h, i, j] = Σ_d query[b, h, i, d] * float32(D) ** -0.5 * key[b, h, j, d]
         attn_2[b, h, i, j] = attn[b, h, i, j] + relative_position_bias_table[where(relative_position_index[i, j]
             < 0, relative_position_index[i, j] + T, relative_position_index[i, j]), h]
-        t2[b, h, i, j] = exp(attn_2[b, h, i, j] - (max_j attn_2[b, h, i, j]))
-        attn_3[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(attn_2[b, h, i, j] - (max_j attn_2[b, h, i, j]))
+        attn_3[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_3[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -274,7 +274,7 @@ def window_bias_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -452,9 +452,9 @@ def window_bias_by_coordinates_kernel(
     """window_bias_by_coordinates:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = scores[b, h, i, j] + table[i // 7 + 6 - j // 7, i % 7 + 6 - j % 7, h]
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = scores[b, h, i, j] + table[i // 7 + 6 - j // 7, i % 7 + 6 - j % 7, h]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -471,7 +471,7 @@ def window_bias_by_coordinates_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -630,8 +630,8 @@ def clipped_distance_bias_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 + table[h, min(max(j
             - i, -32), 32) + 32]
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t1[b, h, i, j] / (Σ_j t1[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -648,7 +648,7 @@ def clipped_distance_bias_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

@@ -65,10 +65,10 @@ def sdpa_kernel(
 ):
     """sdpa:
 
-        t0[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d_v] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) *
+        t[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d_v] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -87,7 +87,7 @@ def sdpa_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -234,10 +234,10 @@ def sdpa_causal_kernel(
 ):
     """sdpa_causal:
 
-        t0[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)))
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d_v] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) *
+        t[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d_v] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -256,7 +256,7 @@ def sdpa_causal_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -396,12 +396,12 @@ def sdpa_boolean_mask_kernel(
 ):
     """sdpa_boolean_mask:
 
-        t0[b, h, i, j] = where(mask[b, 0, i, j], (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)),
+        t[b, h, i, j] = where(mask[b, 0, i, j], (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)),
             -inf)
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
-            h, j, d]
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -418,7 +418,7 @@ def sdpa_boolean_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     existing_rows = tl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
     mask_block = (
         mask_ptr
@@ -578,11 +578,11 @@ def sdpa_additive_mask_kernel(
 ):
     """sdpa_additive_mask:
 
-        t0[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)) + bias[b, h, i, j]
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
-            h, j, d]
+        t[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)) + bias[b, h, i, j]
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -599,7 +599,7 @@ def sdpa_additive_mask_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -757,11 +757,11 @@ def sdpa_scale_kernel(
 ):
     """sdpa_scale:
 
-        t0[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * scale
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
-            h, j, d]
+        t[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * scale
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -778,7 +778,7 @@ def sdpa_scale_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -923,12 +923,12 @@ def sdpa_grouped_kernel(
 ):
     """sdpa_grouped:
 
-        t0[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) /
+        t[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) /
             sqrt(float32(D)))
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, h, i, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
-            h // (H // H_kv), j, d]
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -945,7 +945,7 @@ def sdpa_grouped_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -1085,12 +1085,12 @@ def sdpa_merged_heads_kernel(
 ):
     """sdpa_merged_heads:
 
-        t0[b, h, i, j] = where(key_padding_mask[b, j], -inf, (Σ_d query[b, i, h, d] * key[b, j, h, d]) /
+        t[b, h, i, j] = where(key_padding_mask[b, j], -inf, (Σ_d query[b, i, h, d] * key[b, j, h, d]) /
             sqrt(float32(D)))
-        t1[b, h, i] = max_j t0[b, h, i, j]
-        t2[b, h, i, j] = exp(t0[b, h, i, j] - t1[b, h, i])
-        output[b, i, h, d] = Σ_j where(t1[b, h, i] == -inf, 0, t2[b, h, i, j] / (Σ_j t2[b, h, i, j])) * value[b,
-            j, h, d]
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, i, h, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -1107,7 +1107,7 @@ def sdpa_merged_heads_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     key_padding_mask_block = (
         key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
     )

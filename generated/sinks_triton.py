@@ -61,18 +61,16 @@ def attention_with_sinks_kernel(
 ):
     """attention_with_sinks:
 
-        attn_weights[b, h, s, s_2] = (Σ_d query[b, h, s, d] * key[b, h, s_2, d]) * float32(D) ** -0.5
-        attn_weights_2[b, h, s, s_2] = where(s_2 > s, -inf, attn_weights[b, h, s, s_2])
-        attn_weights_3[b, h, s, s_2] = (Σ_d query[b, h, s, d] * key[b, h, s_2, d]) * float32(D) ** -0.5
-        attn_weights_4[b, h, s, s_2] = where(s_2 > s, -inf, attn_weights_3[b, h, s, s_2])
-        combined_logits[b, h, s, s_2] = where(s_2 < S, attn_weights_4[b, h, s, s_2], sinks[h])
-        t5[b, h, s] = max_s_2 combined_logits[b, h, s, s_2]
-        combined_logits_2[b, h, s, s_2] = attn_weights_2[b, h, s, s_2] - t5[b, h, s]
-        combined_logits_3[b, h, s, s_2] = combined_logits[b, h, s, s_2] - t5[b, h, s]
-        t8[b, h, s] = max_s_2 combined_logits_3[b, h, s, s_2]
-        probs[b, h, s, s_2] = exp(combined_logits_2[b, h, s, s_2] - t8[b, h, s]) / (Σ_s_2
-            exp(combined_logits_3[b, h, s, s_2] - t8[b, h, s]))
-        output[b, h, s, d] = Σ_s_2 probs[b, h, s, s_2] * value[b, h, s_2, d]
+        attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        attn_weights_2[b, h, i, j] = where(j > i, -inf, attn_weights[b, h, i, j])
+        combined_logits[b, h, i, j] = where(j < S, attn_weights_2[b, h, i, j], sinks[h])
+        t[b, h, i] = max_j combined_logits[b, h, i, j]
+        combined_logits_2[b, h, i, j] = attn_weights_2[b, h, i, j] - t[b, h, i]
+        combined_logits_3[b, h, i, j] = combined_logits[b, h, i, j] - t[b, h, i]
+        t_2[b, h, i] = max_j combined_logits_3[b, h, i, j]
+        probs[b, h, i, j] = exp(combined_logits_2[b, h, i, j] - t_2[b, h, i]) / (Σ_j exp(combined_logits_3[b, h,
+            i, j] - t_2[b, h, i]))
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -89,7 +87,7 @@ def attention_with_sinks_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -106,7 +104,7 @@ def attention_with_sinks_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     sinks = tl.load(sinks_ptr + head * sinks_stride_h)
-    term = sinks.to(tl.float32) * LOG2_E
+    sinks_scaled = sinks.to(tl.float32) * LOG2_E
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -138,9 +136,9 @@ def attention_with_sinks_kernel(
         new_max = nan_max(running_max, tl.reduce(attn_weights, 1, nan_max))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        rescale = tl.exp2(nan_max(running_max * scale, term) - nan_max(finite_max * scale, term))
-        term_2 = nan_max(finite_max * scale, term)
-        combined_logits = attn_weights * scale - term_2[:, None]  # sinks.py:21
+        highest = nan_max(finite_max * scale, sinks_scaled)
+        rescale = tl.exp2(nan_max(running_max * scale, sinks_scaled) - highest)
+        combined_logits = attn_weights * scale - highest[:, None]  # sinks.py:21
         probs = tl.exp2(combined_logits)  # sinks.py:22
         if DESCRIPTORS:
             value = value_blocks.load([key_start, 0])
@@ -154,8 +152,8 @@ def attention_with_sinks_kernel(
         running_sum = running_sum * rescale + tl.sum(probs, 1)
         running_max = new_max
 
-    term_3 = nan_max(running_max * scale, term)
-    output = accumulator / (running_sum + tl.exp2(term - term_3))[:, None]
+    highest_2 = nan_max(running_max * scale, sinks_scaled)
+    output = accumulator / (running_sum + tl.exp2(sinks_scaled - highest_2))[:, None]
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -252,7 +250,7 @@ def softmax_off_by_one_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -305,8 +303,8 @@ def softmax_off_by_one_kernel(
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(nan_max(running_max * scale, 0.0) - nan_max(finite_max * scale, 0.0))
             highest = nan_max(finite_max * scale, 0.0)  # sinks.py:34
+            rescale = tl.exp2(nan_max(running_max * scale, 0.0) - highest)
             weights = tl.exp2(scores * scale - highest[:, None])  # sinks.py:35
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -387,7 +385,7 @@ def attention_with_null_key_kernel(
     key_mask_stride_b, key_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale, fill,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -399,13 +397,12 @@ def attention_with_null_key_kernel(
 ):
     """attention_with_null_key:
 
-        scores[b, h, s_k, s_q] = (Σ_d query[b, h, s_q, d] * where(s_k < 1, null_key_value[0, h, d], key[b, h,
-            s_k - 1, d])) * float32(D) ** -0.5
-        scores_2[b, h, s_k, s_q] = where(s_k >= 1 and not key_mask[b, s_k - 1], element(-finfo_max), scores[b,
-            h, s_k, s_q])
-        t2[b, h, s_k, s_q] = exp(scores_2[b, h, s_k, s_q] - (max_s_k scores_2[b, h, s_k, s_q]))
-        output[b, h, s_q, d] = Σ_s_k t2[b, h, s_k, s_q] / (Σ_s_k t2[b, h, s_k, s_q]) * where(s_k < 1,
-            null_key_value[1, h, d], value[b, h, s_k - 1, d])
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * where(j < 1, null_key_value[0, h, d], key[b, h, j - 1,
+            d])) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(j >= 1 and not key_mask[b, j - 1], element(-finfo_max), scores[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * where(j < 1, null_key_value[1, h, d],
+            value[b, h, j - 1, d])
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -422,7 +419,7 @@ def attention_with_null_key_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     key_mask_block = key_mask_ptr + batch * key_mask_stride_b + key_offsets * key_mask_stride_s
     query = tl.load(
         query_ptr
@@ -442,7 +439,7 @@ def attention_with_null_key_kernel(
     null_key_value = load_tile(
         null_key_value_ptr + head * null_key_value_stride_h + d * null_key_value_stride_d, (d < D), BLOCK_D != D
     )
-    term = tl.sum(query.to(tl.float32) * null_key_value.to(tl.float32)[None, :], 1) * scale
+    factor = tl.sum(query.to(tl.float32) * null_key_value.to(tl.float32)[None, :], 1) * scale
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -477,17 +474,15 @@ def attention_with_null_key_kernel(
             key_mask = load_tile(
                 key_mask_block + tl.cast(key_start, tl.int64) * key_mask_stride_s, (keys < S_k), part > 0
             )
-            scores = tl.where(
-                key_mask[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, scale_2
-            )
+            scores = tl.where(key_mask[None, :], tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, fill)
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, tl.reduce(scores, 1, nan_max))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(nan_max(running_max, term) - nan_max(finite_max, term))
-            term_2 = nan_max(finite_max, term)
-            weights = tl.exp2(scores - term_2[:, None])
+            highest = nan_max(finite_max, factor)
+            rescale = tl.exp2(nan_max(running_max, factor) - highest)
+            weights = tl.exp2(scores - highest[:, None])
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -502,15 +497,15 @@ def attention_with_null_key_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    term_3 = nan_max(running_max, term)
-    weights_2 = tl.exp2(term - term_3)
-    term_4 = running_sum + weights_2
+    highest_2 = nan_max(running_max, factor)
+    exponential_max = tl.exp2(factor - highest_2)
+    term = running_sum + exponential_max
     null_key_value_2 = load_tile(
         null_key_value_ptr + 1 * null_key_value_stride_0 + head * null_key_value_stride_h + d * null_key_value_stride_d,
         (d < D),
         BLOCK_D != D,
     )
-    output = accumulator / term_4[:, None] + (weights_2 / term_4)[:, None] * null_key_value_2.to(tl.float32)[None, :]
+    output = accumulator / term[:, None] + (exponential_max / term)[:, None] * null_key_value_2.to(tl.float32)[None, :]
     tl.store(
         output_ptr
         + batch * output_stride_b

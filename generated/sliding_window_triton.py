@@ -55,8 +55,8 @@ def sliding_window_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = where(i - j < 0 or i - j >= window, -inf, scores[b, h, i, j])
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn_weights[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -74,7 +74,7 @@ def sliding_window_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -203,7 +203,7 @@ def sliding_window_symmetric_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    fill, scale,
     # sizes: one compiled kernel serves them all
     S, H, radius,
     # head dimensions and the widths of their tiles
@@ -217,8 +217,8 @@ def sliding_window_symmetric_kernel(
         far[i, j] = abs(j - i) > radius
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
         scores_2[b, h, i, j] = where(far[i, j], element(finfo_min), scores[b, h, i, j])
-        t3[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -236,7 +236,7 @@ def sliding_window_symmetric_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -282,7 +282,7 @@ def sliding_window_symmetric_kernel(
             start, stop = live_start, full_start
         elif part == 3:
             # a row that sees no key weighs all alike: the fill is finite, so the masked keys count
-            unseen = tl.max(((rows < S) & (tl.exp2(scale - running_max) != 0.0)).to(tl.int32)) > 0
+            unseen = tl.max(((rows < S) & (tl.exp2(fill - running_max) != 0.0)).to(tl.int32)) > 0
             start = tl.cdiv(live_stop, BLOCK_KEYS) * BLOCK_KEYS
             stop = tl.where(unseen, S, start)
         else:
@@ -300,9 +300,9 @@ def sliding_window_symmetric_kernel(
                         (keys < S)[:, None] & (d < D)[None, :],
                         part > 0 or BLOCK_D != D,
                     )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # sliding_window.py:36
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # sliding_window.py:36
                 if part > 0:
-                    scores = tl.where(tl.abs(keys[None, :] - rows[:, None]) <= radius, scores, scale)
+                    scores = tl.where(tl.abs(keys[None, :] - rows[:, None]) <= radius, scores, fill)
                 if part > 0:
                     scores = tl.where((keys < S)[None, :], scores, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -402,8 +402,8 @@ def sliding_window_band_kernel(
         band[i, j] = j > i - window and j <= i
         att[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) / sqrt(float32(D))
         att_2[b, h, i, j] = where(band[i, j], att[b, h, i, j], -inf)
-        t3[b, h, i, j] = exp(att_2[b, h, i, j] - (max_j att_2[b, h, i, j]))
-        output[b, h, i, d_v] = Σ_j t3[b, h, i, j] / (Σ_j t3[b, h, i, j]) * v[b, h, j, d_v]
+        t[b, h, i, j] = exp(att_2[b, h, i, j] - (max_j att_2[b, h, i, j]))
+        output[b, h, i, d_v] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -421,7 +421,7 @@ def sliding_window_band_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -566,8 +566,8 @@ def sliding_window_bottom_right_kernel(
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
         scores_2[b, h, i, j] = where(i + S_k - j - S_q >= 0 and i + S_k - j - S_q < 128, scores[b, h, i, j],
             -inf)
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        output[b, h, i, d] = Σ_j t2[b, h, i, j] / (Σ_j t2[b, h, i, j]) * value[b, h, j, d]
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -584,7 +584,7 @@ def sliding_window_bottom_right_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

@@ -56,7 +56,7 @@ def soft_cap_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale, scaled_cap,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -70,8 +70,8 @@ def soft_cap_kernel(
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
         scores_2[b, h, i, j] = tanh(scores[b, h, i, j] / cap) * cap
-        t2[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
-        attn_weights[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -89,7 +89,7 @@ def soft_cap_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -137,7 +137,7 @@ def soft_cap_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             scores = (
-                tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scale_2
+                tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scaled_cap
             )  # soft_cap.py:18
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -243,9 +243,9 @@ def soft_cap_causal_kernel(
         scores_2[b, h, i, j] = scores[b, h, i, j] / 30
         scores_3[b, h, i, j] = tanh(scores_2[b, h, i, j])
         scores_4[b, h, i, j] = scores_3[b, h, i, j] * 30
-        t4[b, h, i, j] = where(j > i, -inf, float32(scores_4[b, h, i, j]))
-        t5[b, h, i, j] = exp(t4[b, h, i, j] - (max_j t4[b, h, i, j]))
-        probs[b, h, i, j] = element(t5[b, h, i, j] / (Σ_j t5[b, h, i, j]))
+        t[b, h, i, j] = where(j > i, -inf, float32(scores_4[b, h, i, j]))
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -263,7 +263,7 @@ def soft_cap_causal_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -397,7 +397,7 @@ def soft_cap_sliding_window_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale, scaled_softcap,
     # sizes: one compiled kernel serves them all
     S, H, H_kv, window,
     # head dimensions and the widths of their tiles
@@ -411,9 +411,9 @@ def soft_cap_sliding_window_kernel(
 
         attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) * scaling
         attn_weights_2[b, h, i, j] = tanh(attn_weights[b, h, i, j] / softcap) * softcap
-        t2[b, h, i, j] = where(i - j >= 0 and i - j < window, float32(attn_weights_2[b, h, i, j]), -inf)
-        t3[b, h, i, j] = exp(t2[b, h, i, j] - (max_j t2[b, h, i, j]))
-        attn_weights_3[b, h, i, j] = element(t3[b, h, i, j] / (Σ_j t3[b, h, i, j]))
+        t[b, h, i, j] = where(i - j >= 0 and i - j < window, float32(attn_weights_2[b, h, i, j]), -inf)
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights_3[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights_3[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -431,7 +431,7 @@ def soft_cap_sliding_window_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -486,7 +486,7 @@ def soft_cap_sliding_window_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 attn_weights = (
-                    tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scale_2
+                    tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scaled_softcap
                 )  # soft_cap.py:51
                 if part > 0:
                     distance = rows[:, None] - keys[None, :]  # soft_cap.py:53

@@ -57,8 +57,8 @@ def with_einsum_kernel(
     """with_einsum:
 
         scores[b, h, i, j] = (Σ_d query[b, i, h, d] * key[b, j, h, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, i, h, d] = Σ_j probs[b, h, i, j] * value[b, j, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -76,7 +76,7 @@ def with_einsum_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -222,8 +222,8 @@ def with_einsum_dots_kernel(
     """with_einsum_dots:
 
         sim[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(sim[b, h, i, j] - (max_j sim[b, h, i, j]))
-        attn[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(sim[b, h, i, j] - (max_j sim[b, h, i, j]))
+        attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d_v] = Σ_j attn[b, h, i, j] * v[b, h, j, d_v]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -242,7 +242,7 @@ def with_einsum_dots_kernel(
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     d_v = tl.arange(0, BLOCK_D_v).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -389,8 +389,8 @@ def with_at_kernel(
     """with_at:
 
         scores[b, h, i, j] = (Σ_d key[b, h, j, d] * query[b, h, i, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -408,7 +408,7 @@ def with_at_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     key_base = key_ptr + batch * key_stride_b + head * key_stride_h
     if DESCRIPTORS:
         key_blocks = tl.make_tensor_descriptor(key_base, [S_k, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -554,9 +554,9 @@ def with_matmul_kernel(
     """with_matmul:
 
         scores[b, h, i, j] = Σ_d query[i, b, h, d] * key[j, b, h, d]
-        t1[b, h, i, j] = scores[b, h, i, j] / float32(D) ** 0.5
-        t2[b, h, i, j] = exp(t1[b, h, i, j] - (max_j t1[b, h, i, j]))
-        probs[b, h, i, j] = t2[b, h, i, j] / (Σ_j t2[b, h, i, j])
+        t[b, h, i, j] = scores[b, h, i, j] / float32(D) ** 0.5
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[i, b, h, d] = Σ_j probs[b, h, i, j] * value[j, b, h, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -574,7 +574,7 @@ def with_matmul_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + tl.cast(row_start, tl.int64) * query_stride_s
@@ -720,8 +720,8 @@ def with_bmm_kernel(
     """with_bmm:
 
         attn_weights[b, i, j] = (Σ_d query[b, i, d] * key[b, j, d]) / sqrt(float32(D))
-        t1[b, i, j] = exp(attn_weights[b, i, j] - (max_j attn_weights[b, i, j]))
-        attn_weights_2[b, i, j] = t1[b, i, j] / (Σ_j t1[b, i, j])
+        t[b, i, j] = exp(attn_weights[b, i, j] - (max_j attn_weights[b, i, j]))
+        attn_weights_2[b, i, j] = t[b, i, j] / (Σ_j t[b, i, j])
         output[b, i, d] = Σ_j attn_weights_2[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
@@ -738,7 +738,7 @@ def with_bmm_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -881,11 +881,11 @@ def with_bmm_reshaped_kernel(
 ):
     """with_bmm_reshaped:
 
-        query[b, d, h, i] = query[b, h, i, d] * float32(D) ** -0.5
-        attn_weights[b, h, i, j] = Σ_d query[b, d, h, i] * key[b, h, j, d]
+        query_2[b, h, i, d] = query[b, h, i, d] * float32(D) ** -0.5
+        attn_weights[b, h, i, j] = Σ_d query_2[b, h, i, d] * key[b, h, j, d]
         attn_weights_2[b, h, i, j] = attn_weights[b, h, i, j] + attention_mask[b, 0, i, j]
-        t3[b, h, i, j] = exp(attn_weights_2[b, h, i, j] - (max_j attn_weights_2[b, h, i, j]))
-        attn_probs[b, h, i, j] = t3[b, h, i, j] / (Σ_j t3[b, h, i, j])
+        t[b, h, i, j] = exp(attn_weights_2[b, h, i, j] - (max_j attn_weights_2[b, h, i, j]))
+        attn_probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_probs[b, h, i, j] * value[b, h, j, d]
 
     One program for each b, h and block of i; one pass over j in blocks.
@@ -903,7 +903,7 @@ def with_bmm_reshaped_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -1069,8 +1069,8 @@ def with_baddbmm_kernel(
     """with_baddbmm:
 
         scores[b, i, j] = (Σ_d query[b, i, d] * key[b, j, d]) * scale
-        t1[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
-        probs[b, i, j] = t1[b, i, j] / (Σ_j t1[b, i, j])
+        t[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
+        probs[b, i, j] = t[b, i, j] / (Σ_j t[b, i, j])
         output[b, i, d] = Σ_j probs[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
@@ -1087,7 +1087,7 @@ def with_baddbmm_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -1232,8 +1232,8 @@ def with_baddbmm_bias_kernel(
     """with_baddbmm_bias:
 
         scores[b, i, j] = alibi[b, 0, j] + (Σ_d query[b, i, d] * key[b, j, d]) * (1 / sqrt(float32(D)))
-        t1[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
-        weights[b, i, j] = t1[b, i, j] / (Σ_j t1[b, i, j])
+        t[b, i, j] = exp(scores[b, i, j] - (max_j scores[b, i, j]))
+        weights[b, i, j] = t[b, i, j] / (Σ_j t[b, i, j])
         output[b, i, d] = Σ_j weights[b, i, j] * value[b, j, d]
 
     One program for each b and block of i; one pass over j in blocks.
@@ -1250,7 +1250,7 @@ def with_baddbmm_bias_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     alibi_block = alibi_ptr + batch * alibi_stride_b + key_offsets * alibi_stride_s
     query = tl.load(
         query_ptr
@@ -1419,7 +1419,7 @@ def with_softmax_written_out_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

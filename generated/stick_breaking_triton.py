@@ -80,12 +80,12 @@ def stick_breaking_kernel(
     """stick_breaking:
 
         logits[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
-        t1[b, h, i, j] = log(exp(-abs(logits[b, h, i, j])) + 1)
-        log_beta[b, h, i, j] = min(0, logits[b, h, i, j]) - t1[b, h, i, j]
+        t[b, h, i, j] = log(exp(-abs(logits[b, h, i, j])) + 1)
+        log_beta[b, h, i, j] = min(0, logits[b, h, i, j]) - t[b, h, i, j]
         logits_2[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, S - j - 1, d]) / sqrt(float32(D))
         log_left[b, h, i, j] = where(S - j - 1 >= i, 0, min(0, -logits_2[b, h, i, j]) - log(exp(-abs(logits_2[b,
             h, i, j])) + 1))
-        log_left_2[b, h, i, j] = where(j >= i, 0, min(0, -logits[b, h, i, j]) - t1[b, h, i, j])
+        log_left_2[b, h, i, j] = where(j >= i, 0, min(0, -logits[b, h, i, j]) - t[b, h, i, j])
         between[b, h, i, j] = (Σ_(j' <= S - j - 1) log_left[b, h, i, j']) - log_left_2[b, h, i, j]
         weights[b, h, i, j] = where(j >= i, 0, element(exp(log_beta[b, h, i, j] + between[b, h, i, j])))
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
@@ -105,7 +105,7 @@ def stick_breaking_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -155,13 +155,13 @@ def stick_breaking_kernel(
                         part == 0 or BLOCK_D != D,
                     )
                 logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # stick_breaking.py:20
-                term = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
-                log_left = nan_min(0.0, -logits) - term  # stick_breaking.py:24
+                logarithm = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
+                log_left = nan_min(0.0, -logits) - logarithm  # stick_breaking.py:24
                 if part == 0:
                     log_left = tl.where(keys[None, :] < rows[:, None], log_left, 0.0)
                 cumulative = running_log_left[:, None] + tl.cumsum(log_left, 1, reverse=True)
                 running_log_left = running_log_left + tl.sum(log_left, 1)
-                log_beta = nan_min(0.0, logits) - term  # stick_breaking.py:23
+                log_beta = nan_min(0.0, logits) - logarithm  # stick_breaking.py:23
                 between = cumulative - log_left  # stick_breaking.py:25
                 weights = tl.exp2(log_beta + between)  # stick_breaking.py:26
                 if part == 0:
@@ -250,21 +250,18 @@ def stickbreaking_kernel(
 ):
     """stickbreaking:
 
-        mask[s, s_2] = s_2 >= s
-        logits[b, h, s, s_2] = (Σ_d q[b, h, s, d] * k[b, h, s_2, d]) / sqrt(float32(D))
-        logits_2[b, h, s, s_2] = float32(logits[b, h, s, s_2])
-        log_z[b, h, s, s_2] = where(mask[s, s_2], -100000, element(min(0, logits_2[b, h, s, s_2]) -
-            log(exp(-abs(logits_2[b, h, s, s_2])) + 1)))
-        mask_2[s, s_3] = s_3 >= s
-        logits_3[b, h, s, s_3] = (Σ_d q[b, h, s, d] * k[b, h, s_3, d]) / sqrt(float32(D))
-        logits_4[b, h, s, s_3] = float32(logits_3[b, h, s, s_3])
-        log_om_beta[b, h, s, s_3] = where(mask_2[s, s_3], 0, element(min(0, -logits_4[b, h, s, s_3]) -
-            log(exp(-abs(logits_4[b, h, s, s_3])) + 1)))
-        re_cum_log_om_beta[b, h, s, s_2] = Σ_s_3 log_om_beta[b, h, s, s_3] * where(s_2 < s_3, 1, 0)
-        log_att[b, h, s, s_2] = log_z[b, h, s, s_2] + re_cum_log_om_beta[b, h, s, s_2]
-        att[b, h, s, s_2] = exp(log_att[b, h, s, s_2])
-        output[b, h, s, d] = Σ_s_2 att[b, h, s, s_2] * v[b, h, s_2, d]
-        rem[b, h, s] = 1 - (Σ_s_2 att[b, h, s, s_2])
+        mask[i, j] = j >= i
+        logits[b, h, i, j] = (Σ_d q[b, h, i, d] * k[b, h, j, d]) / sqrt(float32(D))
+        logits_2[b, h, i, j] = float32(logits[b, h, i, j])
+        log_z[b, h, i, j] = where(mask[i, j], -100000, element(min(0, logits_2[b, h, i, j]) -
+            log(exp(-abs(logits_2[b, h, i, j])) + 1)))
+        log_om_beta[b, h, i, j_2] = where(mask[i, j_2], 0, element(min(0, -logits_2[b, h, i, j_2]) -
+            log(exp(-abs(logits_2[b, h, i, j_2])) + 1)))
+        re_cum_log_om_beta[b, h, i, j] = Σ_j_2 log_om_beta[b, h, i, j_2] * where(j < j_2, 1, 0)
+        log_att[b, h, i, j] = log_z[b, h, i, j] + re_cum_log_om_beta[b, h, i, j]
+        att[b, h, i, j] = exp(log_att[b, h, i, j])
+        output[b, h, i, d] = Σ_j att[b, h, i, j] * v[b, h, j, d]
+        rem[b, h, i] = 1 - (Σ_j att[b, h, i, j])
 
     One program for each b, h and block of i; one pass over j in blocks, the last one first.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -281,7 +278,7 @@ def stickbreaking_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -332,13 +329,13 @@ def stickbreaking_kernel(
                         part == 0 or BLOCK_D != D,
                     )
                 logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # stick_breaking.py:39
-                term = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
-                log_om_beta = nan_min(0.0, -logits) - term  # stick_breaking.py:43
+                logarithm = log2_1p(tl.exp2(-tl.abs(logits)), APPROXIMATE)
+                log_om_beta = nan_min(0.0, -logits) - logarithm  # stick_breaking.py:43
                 if part == 0:
                     log_om_beta = tl.where(keys[None, :] < rows[:, None], log_om_beta, 0.0)
                 cumulative = running_log_om_beta[:, None] + tl.cumsum(log_om_beta, 1, reverse=True)
                 running_log_om_beta = running_log_om_beta + tl.sum(log_om_beta, 1)
-                log_z = nan_min(0.0, logits) - term  # stick_breaking.py:42
+                log_z = nan_min(0.0, logits) - logarithm  # stick_breaking.py:42
                 if part == 0:
                     log_z = tl.where(keys[None, :] < rows[:, None], log_z, -144269.50408889633)
                 re_cum_log_om_beta = cumulative - log_om_beta  # stick_breaking.py:44
@@ -469,7 +466,7 @@ def stick_breaking_softplus_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b

@@ -58,12 +58,12 @@ def talking_heads_kernel(
 ):
     """talking_heads:
 
-        scores[b, n4, s, s_2] = Σ_d q[b, n4, s, d] * float32(D) ** -0.5 * k[b, n4, s_2, d]
-        scores_2[b, n4_2, s, s_2] = Σ_n4 scores[b, n4, s, s_2] * proj_l[n4_2, n4]
-        t2[b, n4_2, s, s_2] = exp(scores_2[b, n4_2, s, s_2] - (max_s_2 scores_2[b, n4_2, s, s_2]))
-        attn[b, n4_2, s, s_2] = t2[b, n4_2, s, s_2] / (Σ_s_2 t2[b, n4_2, s, s_2])
-        attn_2[b, n4, s, s_2] = Σ_n4_2 attn[b, n4_2, s, s_2] * proj_w[n4, n4_2]
-        output[b, n4, s, d] = Σ_s_2 attn_2[b, n4, s, s_2] * v[b, n4, s_2, d]
+        scores[b, n4, i, j] = Σ_d q[b, n4, i, d] * float32(D) ** -0.5 * k[b, n4, j, d]
+        scores_2[b, i, j, n4_2] = Σ_n4 scores[b, n4, i, j] * proj_l[n4_2, n4]
+        t[b, i, j, n4_2] = exp(scores_2[b, i, j, n4_2] - (max_j scores_2[b, i, j, n4_2]))
+        attn[b, i, j, n4_2] = t[b, i, j, n4_2] / (Σ_j t[b, i, j, n4_2])
+        attn_2[b, n4, i, j] = Σ_n4_2 attn[b, i, j, n4_2] * proj_w[n4, n4_2]
+        output[b, n4, i, d] = Σ_j attn_2[b, n4, i, j] * v[b, n4, j, d]
 
     One program for each b, n4 and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
@@ -80,7 +80,7 @@ def talking_heads_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -96,7 +96,7 @@ def talking_heads_kernel(
     else:
         k_blocks = k_base + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l = tl.load(proj_l_ptr)
-    term = scale * proj_l.to(tl.float32) * LOG2_E
+    proj_l_scaled = scale * proj_l.to(tl.float32) * LOG2_E
     q_2 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -113,7 +113,7 @@ def talking_heads_kernel(
     else:
         k_blocks_2 = k_base_2 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l_2 = tl.load(proj_l_ptr + 1 * proj_l_stride_1)
-    term_2 = scale * proj_l_2.to(tl.float32) * LOG2_E
+    proj_l_scaled_2 = scale * proj_l_2.to(tl.float32) * LOG2_E
     q_3 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -130,7 +130,7 @@ def talking_heads_kernel(
     else:
         k_blocks_3 = k_base_3 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l_3 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_1)
-    term_3 = scale * proj_l_3.to(tl.float32) * LOG2_E
+    proj_l_scaled_3 = scale * proj_l_3.to(tl.float32) * LOG2_E
     q_4 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -147,36 +147,36 @@ def talking_heads_kernel(
     else:
         k_blocks_4 = k_base_4 + key_offsets[:, None] * k_stride_s + d[None, :] * k_stride_d
     proj_l_4 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_1)
-    term_4 = scale * proj_l_4.to(tl.float32) * LOG2_E
+    proj_l_scaled_4 = scale * proj_l_4.to(tl.float32) * LOG2_E
     v_base = v_ptr + batch * v_stride_b + n4 * v_stride_1
     if DESCRIPTORS:
         v_blocks = tl.make_tensor_descriptor(v_base, [S, D], [v_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         v_blocks = v_base + key_offsets[:, None] * v_stride_s + d[None, :] * v_stride_d
     proj_l_5 = tl.load(proj_l_ptr + 1 * proj_l_stride_0)
-    term_5 = scale * proj_l_5.to(tl.float32) * LOG2_E
+    proj_l_scaled_5 = scale * proj_l_5.to(tl.float32) * LOG2_E
     proj_l_6 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_6 = scale * proj_l_6.to(tl.float32) * LOG2_E
+    proj_l_scaled_6 = scale * proj_l_6.to(tl.float32) * LOG2_E
     proj_l_7 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + tl.cast(2, tl.int64) * proj_l_stride_1)
-    term_7 = scale * proj_l_7.to(tl.float32) * LOG2_E
+    proj_l_scaled_7 = scale * proj_l_7.to(tl.float32) * LOG2_E
     proj_l_8 = tl.load(proj_l_ptr + 1 * proj_l_stride_0 + tl.cast(3, tl.int64) * proj_l_stride_1)
-    term_8 = scale * proj_l_8.to(tl.float32) * LOG2_E
+    proj_l_scaled_8 = scale * proj_l_8.to(tl.float32) * LOG2_E
     proj_l_9 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0)
-    term_9 = scale * proj_l_9.to(tl.float32) * LOG2_E
+    proj_l_scaled_9 = scale * proj_l_9.to(tl.float32) * LOG2_E
     proj_l_10 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_10 = scale * proj_l_10.to(tl.float32) * LOG2_E
+    proj_l_scaled_10 = scale * proj_l_10.to(tl.float32) * LOG2_E
     proj_l_11 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0 + tl.cast(2, tl.int64) * proj_l_stride_1)
-    term_11 = scale * proj_l_11.to(tl.float32) * LOG2_E
+    proj_l_scaled_11 = scale * proj_l_11.to(tl.float32) * LOG2_E
     proj_l_12 = tl.load(proj_l_ptr + tl.cast(2, tl.int64) * proj_l_stride_0 + tl.cast(3, tl.int64) * proj_l_stride_1)
-    term_12 = scale * proj_l_12.to(tl.float32) * LOG2_E
+    proj_l_scaled_12 = scale * proj_l_12.to(tl.float32) * LOG2_E
     proj_l_13 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0)
-    term_13 = scale * proj_l_13.to(tl.float32) * LOG2_E
+    proj_l_scaled_13 = scale * proj_l_13.to(tl.float32) * LOG2_E
     proj_l_14 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0 + 1 * proj_l_stride_1)
-    term_14 = scale * proj_l_14.to(tl.float32) * LOG2_E
+    proj_l_scaled_14 = scale * proj_l_14.to(tl.float32) * LOG2_E
     proj_l_15 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0 + tl.cast(2, tl.int64) * proj_l_stride_1)
-    term_15 = scale * proj_l_15.to(tl.float32) * LOG2_E
+    proj_l_scaled_15 = scale * proj_l_15.to(tl.float32) * LOG2_E
     proj_l_16 = tl.load(proj_l_ptr + tl.cast(3, tl.int64) * proj_l_stride_0 + tl.cast(3, tl.int64) * proj_l_stride_1)
-    term_16 = scale * proj_l_16.to(tl.float32) * LOG2_E
+    proj_l_scaled_16 = scale * proj_l_16.to(tl.float32) * LOG2_E
 
     running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
@@ -240,7 +240,12 @@ def talking_heads_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             total_4 = tl.dot(q_4, tl.trans(k_4), input_precision=PRECISION)
-            scores = total * term + total_2 * term_2 + total_3 * term_3 + total_4 * term_4
+            scores = (
+                total * proj_l_scaled
+                + total_2 * proj_l_scaled_2
+                + total_3 * proj_l_scaled_3
+                + total_4 * proj_l_scaled_4
+            )
             if part > 0:
                 visible = keys < S
                 scores = tl.where(visible[None, :], scores, float("-inf"))
@@ -259,7 +264,12 @@ def talking_heads_kernel(
                 )
             accumulator = tl.dot(weights.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
             running_sum = running_sum * rescale + tl.sum(weights, 1)
-            scores_2 = total * term_5 + total_2 * term_6 + total_3 * term_7 + total_4 * term_8
+            scores_2 = (
+                total * proj_l_scaled_5
+                + total_2 * proj_l_scaled_6
+                + total_3 * proj_l_scaled_7
+                + total_4 * proj_l_scaled_8
+            )
             if part > 0:
                 visible_2 = keys < S
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
@@ -272,7 +282,12 @@ def talking_heads_kernel(
                 weights_2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
             )
             running_sum_2 = running_sum_2 * rescale_2 + tl.sum(weights_2, 1)
-            scores_3 = total * term_9 + total_2 * term_10 + total_3 * term_11 + total_4 * term_12
+            scores_3 = (
+                total * proj_l_scaled_9
+                + total_2 * proj_l_scaled_10
+                + total_3 * proj_l_scaled_11
+                + total_4 * proj_l_scaled_12
+            )
             if part > 0:
                 visible_3 = keys < S
                 scores_3 = tl.where(visible_3[None, :], scores_3, float("-inf"))
@@ -285,7 +300,12 @@ def talking_heads_kernel(
                 weights_3.to(v.dtype), v, accumulator_3 * rescale_3[:, None], input_precision=PRECISION
             )
             running_sum_3 = running_sum_3 * rescale_3 + tl.sum(weights_3, 1)
-            scores_4 = total * term_13 + total_2 * term_14 + total_3 * term_15 + total_4 * term_16
+            scores_4 = (
+                total * proj_l_scaled_13
+                + total_2 * proj_l_scaled_14
+                + total_3 * proj_l_scaled_15
+                + total_4 * proj_l_scaled_16
+            )
             if part > 0:
                 visible_4 = keys < S
                 scores_4 = tl.where(visible_4[None, :], scores_4, float("-inf"))

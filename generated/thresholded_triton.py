@@ -62,8 +62,8 @@ def thresholded_kernel(
     """thresholded:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        probs[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         kept[b, h, i, j] = where(probs[b, h, i, j] > threshold, probs[b, h, i, j], 0)
         output[b, h, i, d] = Σ_j kept[b, h, i, j] / ((Σ_j kept[b, h, i, j]) + 1e-09) * value[b, h, j, d]
 
@@ -82,7 +82,7 @@ def thresholded_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -135,8 +135,8 @@ def thresholded_kernel(
             running_max = new_max
 
     # What the pass before has settled
-    term = running_max * scale
-    term_2 = 1.0 / running_sum
+    scaled_max = running_max * scale
+    inverse = 1.0 / running_sum
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -167,8 +167,8 @@ def thresholded_kernel(
             scores_2 = tl.dot(query, tl.trans(key_2), input_precision=PRECISION)  # thresholded.py:14
             if part > 0:
                 scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-            probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:15
-            probs_3 = probs_2 * term_2[:, None]  # thresholded.py:15
+            probs_2 = tl.exp2(scores_2 * scale - scaled_max[:, None])  # thresholded.py:15
+            probs_3 = probs_2 * inverse[:, None]  # thresholded.py:15
             kept = tl.where(probs_3 > threshold, probs_3, 0.0)  # thresholded.py:16
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
@@ -261,9 +261,9 @@ def with_entropy_kernel(
     """with_entropy:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = float32(scores[b, h, i, j])
-        t2[b, h, i, j] = t1[b, h, i, j] - (max_j t1[b, h, i, j])
-        log_probs[b, h, i, j] = t2[b, h, i, j] - log(Σ_j exp(t2[b, h, i, j]))
+        t[b, h, i, j] = float32(scores[b, h, i, j])
+        t_2[b, h, i, j] = t[b, h, i, j] - (max_j t[b, h, i, j])
+        log_probs[b, h, i, j] = t_2[b, h, i, j] - log(Σ_j exp(t_2[b, h, i, j]))
         probs[b, h, i, j] = exp(log_probs[b, h, i, j])
         output[b, h, i, d] = Σ_j element(probs[b, h, i, j]) * value[b, h, j, d]
         entropy[b, h, i] = -(Σ_j probs[b, h, i, j] * log_probs[b, h, i, j])  (float32)
@@ -283,7 +283,7 @@ def with_entropy_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -355,8 +355,8 @@ def with_entropy_kernel(
     running_sum = tl.where((running_max == float("-inf")), float("nan"), running_sum)
 
     # What the pass before has settled
-    term = running_max * scale
-    term_2 = tl.log(running_sum)
+    scaled_max = running_max * scale
+    logarithm = tl.log(running_sum)
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -382,8 +382,8 @@ def with_entropy_kernel(
             if part > 0:
                 visible_2 = keys < S_k
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            probs_2 = tl.exp2(scores_2 * scale - term[:, None])  # thresholded.py:28
-            log_probs = (scores_2 - running_max[:, None]) * scale_2 - term_2[:, None]  # thresholded.py:27
+            probs_2 = tl.exp2(scores_2 * scale - scaled_max[:, None])  # thresholded.py:28
+            log_probs = (scores_2 - running_max[:, None]) * scale_2 - logarithm[:, None]  # thresholded.py:27
             scores_3 = probs_2 * log_probs
             if part > 0:
                 visible_3 = keys < S_k
@@ -484,9 +484,9 @@ def sharpened_kernel(
     """sharpened:
 
         scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
-        t1[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
-        t2[b, h, i, j] = t1[b, h, i, j] / (Σ_j t1[b, h, i, j])
-        probs[b, h, i, j] = t2[b, h, i, j] * t2[b, h, i, j] * t2[b, h, i, j]
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        t_2[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        probs[b, h, i, j] = t_2[b, h, i, j] * t_2[b, h, i, j] * t_2[b, h, i, j]
         probs_2[b, h, i, j] = probs[b, h, i, j] / (Σ_j probs[b, h, i, j])
         output[b, h, i, d] = Σ_j probs_2[b, h, i, j] * value[b, h, j, d]
 
@@ -505,7 +505,7 @@ def sharpened_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What stays in the tile
+    # Read once: the rows, and what is the same for every block of keys
     query = tl.load(
         query_ptr
         + batch * query_stride_b
@@ -585,9 +585,11 @@ def sharpened_kernel(
             running_sum_2 = running_sum_2 * rescale + tl.sum(probs, 1)
             running_max = new_max
 
-    term = 1.0 / running_sum
+    inverse = 1.0 / running_sum
     output = (
-        accumulator * (term * term * term)[:, None] / (running_sum_2 / running_sum / running_sum / running_sum)[:, None]
+        accumulator
+        * (inverse * inverse * inverse)[:, None]
+        / (running_sum_2 / running_sum / running_sum / running_sum)[:, None]
     )
     tl.store(
         output_ptr

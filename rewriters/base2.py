@@ -2,6 +2,7 @@
 
     exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
     max_j (c * x(j))  =  c * max_j x(j)      for c > 0; likewise for max(x, y), min(x, y), |x| and cumulative sums
+    2 ** x  =  exp2(x)
     log(x) * log2(e)  =  log2(x)        max_j x(j)  =  (max_j (x(j) * log2(e))) / log2(e)   where both are wanted
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
@@ -20,7 +21,7 @@ from typing import TypeGuard
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, unrounded, walk
 from flashlight.ir.ops import COMPARISONS
-from flashlight.ir.program import Name, Program, mapped, rebuilt, rewrite
+from flashlight.ir.program import Name, Program, is_const, mapped, rebuilt, rewrite
 from flashlight.ir.signs import is_positive
 
 LOG2_E = math.log2(math.e)
@@ -48,6 +49,8 @@ def base2(program: Program) -> Program:
             else:
                 power = scaled(power, factor, names)
             new = build.op("exp2", power, dtype=new.dtype)
+        elif isinstance(new, Map) and new.op == "pow" and is_const(new.args[0], 2.0) and new.axes and is_float(new):
+            new = build.op("exp2", _widened(new.args[1]), dtype=new.dtype)
         elif (
             isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new) and unscaled.isdisjoint(walk(node))
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
@@ -28,7 +29,7 @@ from flashlight.ir.expr import (
     walk,
 )
 from flashlight.ir.ops import NEUTRAL
-from flashlight.ir.program import Output
+from flashlight.ir.program import Output, substitute
 from flashlight.schedule.intervals import ROW_START, Matched
 from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name
@@ -158,7 +159,11 @@ class _KernelWriter:
         tiles, block = self.tiles, self.block
         block.add()
         chained = {item.reduce for later in self.schedule.passes[number:] for item in later.accumulators}
-        block.comment("What stays in the tile" if number == 0 else "What the pass before has settled")
+        block.comment(
+            "Read once: the rows, and what is the same for every block of keys"
+            if number == 0
+            else "What the pass before has settled"
+        )
         for item in one.accumulators:
             self._invariants(item.reduce.arg, chained)
         block.add()
@@ -517,12 +522,24 @@ class _KernelWriter:
                 for statistic in item.statistics:
                     tiles.bound[statistic.old] = variables[statistic.reduce]
                     tiles.bound[statistic.new] = tiles.bound[statistic.reduce]
+                self._share(item)
                 factor = tiles.bound.get(item.correction)
                 if factor is None:
                     factor = tiles.assign(item.correction, tiles.value(item.correction, bind=False), "rescale")
             self._accumulate(item, variable, factor)
         for old, new in moved:
             tiles.block.add(f"{old} = {new}")
+
+    def _share(self, item: Accumulator) -> None:
+        """Give what the correction and the values it corrects both compute from the new statistics a variable first."""
+        tiles = self.tiles
+        assert item.correction is not None
+        moved = {statistic.new: statistic.reduce for statistic in item.statistics}
+        for node in walk(item.correction):
+            if isinstance(node, Map) and not moved.keys().isdisjoint(walk(node)):
+                own = substitute(node, moved)
+                if own not in tiles.bound and tiles.deserves_variable(own):
+                    tiles.bound[node] = tiles.value(own)
 
     def _scanned(self, scan: Scan, total: Code) -> None:
         """A cumulative sum over a block: what has come before, and what the block adds; then the total moves on."""
@@ -634,6 +651,7 @@ class _KernelWriter:
 
     def _signed(self, body: list[str], description: str) -> Kernel:
         tiles = self.tiles
+        body = _used(body)
         text = "\n".join(body)
         words = set(re.findall(r"\w+", text))
         tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
@@ -794,3 +812,13 @@ def _without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> lis
             continue
         kept.append(line)
     return kept
+
+
+def _used(lines: list[str]) -> list[str]:
+    """The lines without assignments of what no line reads."""
+    while True:
+        count = Counter(re.findall(r"\w+", "\n".join(line.partition("#")[0] for line in lines)))
+        kept = [line for line in lines if not ((made := re.match(r" *(\w+) = ", line)) and count[made[1]] == 1)]
+        if len(kept) == len(lines):
+            return lines
+        lines = kept

@@ -86,7 +86,8 @@ def _used(functions: list[str], callers: str) -> list[str]:
 def describe(unit: Unit) -> str:
     """A kernel's docstring: the mathematics of the user's program, then how it is tiled."""
     schedule = unit.schedule
-    formulas = show_program(legible(unit.traced.program)).splitlines()
+    program, axes = legible(unit.traced.program, schedule.roles, schedule.program)
+    formulas = show_program(program, axes).splitlines()
     wrapped = [line for formula in formulas for line in _wrapped(formula)]
     roles = schedule.roles
     passes = "one pass" if len(schedule.passes) == 1 else f"{len(schedule.passes)} passes"

@@ -6,7 +6,7 @@ import keyword
 import re
 
 from flashlight.emit.operators import HELPERS
-from flashlight.ir.expr import Axis, Scalar, Tensor, walk
+from flashlight.ir.expr import Axis, Const, Expr, Load, Map, Reduce, Scalar, Tensor, is_float, walk
 from flashlight.schedule.roles import extent_name
 
 RESERVED = frozenset(HELPERS).union(
@@ -15,7 +15,24 @@ RESERVED = frozenset(HELPERS).union(
     ("live_start", "live_stop", "full_start", "full_stop", "unseen", "partial", "last"),
 )
 """What every kernel calls its own: neither a size nor a number of the user's can have these names in it."""
-_WORDS = {"B": "batch", "N": "batch", "H": "head", "W": "window", "R": "residue"}
+_GRID = {"B": "batch", "N": "batch", "H": "head", "W": "window", "R": "residue"}
+
+_WORDS = {
+    "cast": "float",
+    "mul": "scaled",
+    "sub": "difference",
+    "div": "quotient",
+    "exp": "exponential",
+    "exp2": "exponential",
+    "log": "logarithm",
+    "log2": "logarithm",
+    "sqrt": "root",
+    "rsqrt": "inverse_root",
+    "maximum": "highest",
+    "minimum": "lowest",
+}
+_BY_CONSTANT = {"maximum": "clamped", "minimum": "clamped"}
+"""What a value is called by the operation that made it, where the user did not name it."""
 
 
 class Names:
@@ -43,7 +60,7 @@ def grid_names(axes: tuple[Axis, ...]) -> dict[Axis, str]:
     names: dict[Axis, str] = {}
     sizes = {node.name for axis in axes for node in walk(axis.extent) if isinstance(node, Scalar)}
     for axis in sorted(axes, key=lambda axis: extent_name(axis) != "B"):
-        word = _WORDS.get(extent_name(axis), axis.name.lower())
+        word = _GRID.get(extent_name(axis), axis.name.lower())
         names[axis] = word if word not in sizes.union(names.values()) else f"{axis.name.lower()}_index"
     return names
 
@@ -52,3 +69,35 @@ def dimension_labels(tensor: Tensor) -> tuple[str, ...]:
     """Short names of the tensor's dimensions, for its strides: b, h, s, d."""
     labels = [str(size)[0].lower() if str(size)[0].isalpha() else str(n) for n, size in enumerate(tensor.shape)]
     return tuple(label if labels.count(label) == 1 else f"{n}" for n, label in enumerate(labels))
+
+
+def described(expr: Expr, stream: Axis) -> str:
+    """A name that says how a value came about, where the user gave none: `sinks_scaled`, `inverse_sum`, `highest`."""
+    while isinstance(expr, Map) and expr.op == "cast" and isinstance(expr.args[0], Map):
+        expr = expr.args[0]
+    op = expr.op if isinstance(expr, Map) else ""
+    if op in ("exp", "exp2") and stream in expr.axes:
+        return "weights"
+    word = _WORDS.get(op, "term")
+    if isinstance(expr, Map) and any(isinstance(arg, Const) for arg in expr.args):
+        word = {"div": "inverse" if isinstance(expr.args[0], Const) else word, **_BY_CONSTANT}.get(op, word)
+    read = {node.tensor.name for node in walk(expr) if isinstance(node, Load)}
+    states = {node.op for node in walk(expr) if isinstance(node, Reduce) and node.axis is stream}
+    if states:
+        return (
+            f"{word}_{states.pop()}"
+            if len(states) == 1 and word not in ("term", "highest", "lowest", "clamped")
+            else word
+        )
+    if len(read) == 1:
+        return f"{read.pop()}_{word}"
+    return ("product" if stream in expr.axes else "factor") if word == "scaled" else word
+
+
+def of_number(number: Expr) -> str:
+    """A name for a number that the host computes: `scaled_cap` for a multiple of the parameter `cap`, else `scale`."""
+    scalars = [node for node in walk(number) if isinstance(node, Scalar)]
+    if len(scalars) != 1 or not is_float(scalars[0]) or "scal" in scalars[0].name:
+        return "scale"
+    multiple = all(not isinstance(node, Map) or node.op in ("mul", "cast") for node in walk(number))
+    return f"scaled_{scalars[0].name}" if multiple else "scale"

@@ -14,7 +14,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.host import python
-from flashlight.emit.names import Names, dimension_labels, grid_names
+from flashlight.emit.names import Names, described, dimension_labels, grid_names, of_number
 from flashlight.emit.operators import ATOM, CONSTANTS, FUNCTIONS, INFIX
 from flashlight.ir import integers
 from flashlight.ir.expr import (
@@ -86,7 +86,10 @@ class TileWriter:
             if isinstance(node, Map) and node.op == "cast" and is_float(node) and is_float(node.args[0]):
                 self.rounded.setdefault(node.args[0], name)
         self.normalised: set[Expr] = set()
+        self.chosen: set[Expr] = set()  # what a condition chooses between
         for node in walk(*self._roots()):
+            if isinstance(node, Map) and node.op == "where":
+                self.chosen.update(node.args[1:])
             for child in node.children:
                 self.uses[child] = self.uses.get(child, 0) + 1
             if isinstance(node, Map) and node.op in ("mul", "div"):
@@ -145,7 +148,7 @@ class TileWriter:
         if number is not None:
             return number
         code = self._written(expr)
-        wanted = self._deserves_variable(expr) if bind is None else bind
+        wanted = self.deserves_variable(expr) if bind is None else bind
         return self.assign(expr, code) if wanted else code
 
     def assign(self, expr: Expr, code: Code, name: str | None = None) -> Code:
@@ -176,7 +179,8 @@ class TileWriter:
         self.bound[load] = code
         return code
 
-    def _deserves_variable(self, expr: Expr) -> bool:
+    def deserves_variable(self, expr: Expr) -> bool:
+        """Whether a variable saves work, or shows a name that the user gave."""
         if isinstance(expr, (Const, Scalar, Iota)):
             return False
         if isinstance(expr, Load):
@@ -210,7 +214,7 @@ class TileWriter:
             return f"{reader.tensor.name}_{place}" if reader else place
         if expr.dtype == BOOL:
             return "visible"
-        return "weights" if isinstance(expr, Map) and expr.op in ("exp", "exp2") else "term"
+        return described(expr, self.roles.stream)
 
     def _roots(self) -> list[Expr]:
         return [output.expr for output in self.schedule.program.outputs]
@@ -231,7 +235,7 @@ class TileWriter:
             # roundings of numbers are not kept: what the host computes alike is one number
             same = next((name for other, name in self.numbers.items() if python(other) == python(expr)), None)
             own = expr.name if isinstance(expr, Scalar) else None  # no other variable has the name of a parameter
-            self.numbers[expr] = same or own or self.names.fresh("scale")
+            self.numbers[expr] = same or own or self.names.fresh("fill" if expr in self.chosen else of_number(expr))
         return Code(self.numbers[expr], ATOM, (), FLOAT32)
 
     def _written(self, expr: Expr) -> Code:

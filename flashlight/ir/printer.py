@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from flashlight.ir.expr import ELEMENT, INTEGERS, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.ops import OPS
@@ -18,8 +19,12 @@ def show(expr: Expr, names: dict[Expr, str] | None = None, *, whole: bool = True
     return _Printer(names or {}).show(expr, 0, top=whole)
 
 
-def show_program(program: Program) -> str:
-    """The program as a list of equations, one for every value that the user named or that is used repeatedly."""
+def show_program(program: Program, order: Sequence[Axis] = ()) -> str:
+    """The program as a list of equations, one for every value that the user named or that is used repeatedly.
+
+    Left sides list their axes as in ``order``, then by name.
+    """
+    places = {axis: number for number, axis in enumerate(order)}
     roots = [output.expr for output in program.outputs]
     uses: dict[Expr, int] = {}
     for node in walk(*roots):
@@ -27,11 +32,13 @@ def show_program(program: Program) -> str:
             uses[child] = uses.get(child, 0) + 1
     names: dict[Expr, str] = {}
     taken: set[str] = {output.name for output in program.outputs}
+    taken |= {node.tensor.name for node in walk(*roots) if isinstance(node, Load)}
     lines: list[str] = []
+    inputs = frozenset(taken)
+    known: dict[tuple[object, ...], str] = {}
 
-    def line(name: str, expr: Expr) -> None:
-        free = ", ".join(axis.name for axis in sorted(expr.axes, key=axis_key))
-        lines.append(f"{name}[{free}] = {show(expr, names)}" if free else f"{name} = {show(expr, names)}")
+    def free(expr: Expr) -> list[Axis]:
+        return sorted(expr.axes, key=lambda axis: (places.get(axis, len(places)), axis_key(axis)))
 
     for node in walk(*roots):
         if not isinstance(node, (Map, Reduce, Scan)) or node in roots or node.dtype in INTEGERS or not node.axes:
@@ -40,19 +47,35 @@ def show_program(program: Program) -> str:
         long = uses.get(node, 0) > 1 and len(show(node, names)) > 12
         if given is None and not long:
             continue
-        wanted = given.name if given is not None else f"t{len(names)}"
+        axes, text = free(node), show(node, names)
+        index = ", ".join(axis.name for axis in axes)
+        # what differs in nothing but where it came from, or what its axes are called, is one equation
+        equations = ((text, index), _nameless(text, axes, inputs))
+        same = next((known[equation] for equation in equations if equation in known), None)
+        if same is not None:
+            names[node] = f"{same}[{index}]"
+            continue
+        wanted = given.name if given is not None else "t"
         name, count = wanted, 2
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
         taken.add(name)
-        line(name, node)
-        free = ", ".join(axis.name for axis in sorted(node.axes, key=axis_key))
-        names[node] = f"{name}[{free}]"
+        known.update(dict.fromkeys(equations, name))
+        names[node] = f"{name}[{index}]"
+        lines.append(f"{names[node]} = {text}")
     for output in program.outputs:
         index = ", ".join(axis.name for axis in output.axes)
         cast = "" if output.dtype == ELEMENT else f"  ({output.dtype})"
         lines.append(f"{output.name}[{index}] = {show(output.expr, names)}{cast}")
     return "\n".join(lines)
+
+
+def _nameless(text: str, axes: list[Axis], inputs: frozenset[str]) -> tuple[object, ...]:
+    """The right side of an equation whatever its axes are called, with their extents: what equal equations share."""
+    for number, axis in enumerate(axes):
+        if axis.name not in inputs:
+            text = re.sub(rf"\b{axis.name}\b", f"#{number}", text)
+    return (text, *(axis.extent for axis in axes))
 
 
 class _Printer:

@@ -71,15 +71,46 @@ def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
     return program, parts
 
 
-def legible(program: Program) -> Program:
-    """The program as a reader should see it: its rows and streamed axis called i and j.
+def legible(program: Program, parts: Roles, scheduled: Program) -> tuple[Program, tuple[Axis, ...]]:
+    """A traced program as a reader should see it, and the order in which to name its axes.
 
-    One that needs the laws before its axes have roles keeps the names that it was traced with.
+    Its rows are called i, and what becomes the streamed axis j (then j_2, where laws have made one axis of several),
+    as in the scheduled program, whose ``parts`` they are.
     """
-    try:
-        return called(program, assign(apart(program)))[0]
-    except Diagnostic:
-        return program
+    pairs = [
+        (old, new)
+        for given, made in zip(program.outputs, scheduled.outputs, strict=True)
+        for old, new in _twins(given.axes, made.axes)
+    ]
+    rows = [old for old, new in pairs if new is parts.rows]
+    sizes = _sizes(parts.stream.extent)
+    nodes = list(walk(*(output.expr for output in program.outputs)))
+    bound = {axis for node in nodes for axis in node.bound} - {old for old, _ in pairs}
+    keys = [
+        axis
+        for axis in sorted(bound, key=lambda axis: (axis is not parts.stream, axis_key(axis)))
+        if axis.extent is parts.stream.extent or sizes.intersection(_sizes(axis.extent))
+    ]
+    taken = {axis.name for axis in _axes(nodes).union(old for old, _ in pairs)}
+    letters: dict[str, str] = {}
+    for axis, letter in (*((axis, "i") for axis in rows[:1]), *((axis, "j") for axis in keys)):
+        numbered = (letter, *(f"{letter}_{number}" for number in range(2, len(keys) + 2)))
+        free = (name for name in numbered if name not in taken.union(letters.values()))
+        if letter not in taken and axis.name not in letters:
+            letters[axis.name] = next(free)
+    order = [old for old, new in pairs if new in parts.grid]
+    for axis in (*rows[:1], *keys):
+        new = Axis(letters.get(axis.name, axis.name), axis.extent)
+        program = _renamed(program, axis, new)
+        order.append(new)
+    return program, tuple(dict.fromkeys(order))
+
+
+def _twins(given: tuple[Axis, ...], made: tuple[Axis, ...]) -> list[tuple[Axis, Axis]]:
+    """The axes of an output as traced and as scheduled: by their places, or by their extents where some were merged."""
+    if len(given) == len(made):
+        return list(zip(given, made, strict=True))
+    return [(old, new) for new in made for old in given if old.extent is new.extent]
 
 
 def _renamed(program: Program, axis: Axis, new: Axis) -> Program:
@@ -264,6 +295,10 @@ def _is_feature(axis: Axis, streamed: list[Load], fixed: list[Load]) -> bool:
         return False
     having = [load for load in streamed if axis in load.axes]
     return bool(having) and len(having) < len(streamed)
+
+
+def _sizes(extent: Expr) -> frozenset[Expr]:
+    return frozenset(node for node in walk(extent) if isinstance(node, Scalar))
 
 
 def extent_name(axis: Axis) -> str:

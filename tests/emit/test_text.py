@@ -12,10 +12,10 @@ import pytest
 from flashlight.emit import tuning
 from flashlight.emit.code import ELEMENT, FLOAT32, Block, Code
 from flashlight.emit.host import python
-from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
+from flashlight.emit.names import RESERVED, Names, described, dimension_labels, grid_names, of_number
 from flashlight.emit.operators import ATOM
 from flashlight.ir import build
-from flashlight.ir.expr import FLOAT, INT, Axis, Scalar, Tensor
+from flashlight.ir.expr import FLOAT, INT, Axis, Iota, Load, Reduce, Scalar, Tensor
 
 B, H, D = (Scalar(name, INT, positive=True) for name in "BHD")
 ROW, KEY = Axis("i", B), Axis("j", H)
@@ -40,6 +40,27 @@ def test_grid_positions_are_words_that_no_size_has() -> None:
 def test_strides_are_labelled_by_dimension_where_that_is_clear() -> None:
     assert dimension_labels(Tensor("q", (B, H, D), FLOAT)) == ("b", "h", "d")
     assert dimension_labels(Tensor("w", (B, H, H), FLOAT)) == ("b", "1", "2")
+
+
+def test_values_without_a_name_say_how_they_came_about() -> None:
+    sinks, keys = Tensor("sinks", (H,), FLOAT), Tensor("keys", (H,), FLOAT)
+    sink, key = Load(sinks, (Iota(ROW),)), Load(keys, (Iota(KEY),))
+    highest = Reduce("max", key, KEY)
+    two = build.const(2.0, FLOAT)
+    assert described(build.op("mul", sink, two), KEY) == "sinks_scaled"
+    assert described(build.op("div", build.const(1.0, FLOAT), Reduce("sum", key, KEY)), KEY) == "inverse_sum"
+    assert described(build.op("mul", highest, two), KEY) == "scaled_max"
+    assert described(build.op("maximum", highest, sink), KEY) == "highest"
+    assert described(build.op("maximum", key, build.const(0.0, FLOAT)), KEY) == "keys_clamped"
+    assert described(build.op("mul", sink, key), KEY) == "product"
+
+
+def test_numbers_are_called_after_the_parameter_they_are_a_multiple_of() -> None:
+    cap, softmax_scale = Scalar("cap", FLOAT), Scalar("softmax_scale", FLOAT)
+    one = build.const(1.5, FLOAT)
+    assert of_number(build.op("mul", cap, one)) == "scaled_cap"
+    assert of_number(build.op("sub", one, cap)) == "scale"
+    assert of_number(build.op("mul", softmax_scale, one)) == "scale"
 
 
 def test_code_is_parenthesised_broadcast_and_widened() -> None:
@@ -124,3 +145,42 @@ def test_a_kernel_is_compiled_for_whole_blocks_where_only_the_end_of_the_keys_cu
     assert "WHOLE" not in kernels(masked)
     text = kernels(masked.replace('.masked_fill(~near, float("-inf"))', ""))
     assert "tl.static_range(1 if WHOLE else 2)" in text and "WHOLE=S_k % block_keys == 0," in text
+
+
+HEADERS = """
+import torch
+from torch import Tensor
+
+
+def with_sinks(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+    sinks: Tensor,  # [H]
+) -> Tensor:
+    q = q * 2.0
+    scores = (q @ k.mT).tril()
+    sinks = sinks.reshape(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], -1)
+    combined = torch.cat([scores, sinks], dim=-1)
+    combined = combined - combined.max(-1, keepdim=True).values
+    return combined.softmax(-1)[..., :-1] @ v
+"""
+
+
+def test_headers_name_the_axes_by_their_roles_and_no_equation_twice(kernels: Callable[[str], str]) -> None:
+    header = kernels(HEADERS).split('"""with_sinks:')[1].split('"""')[0]
+    equations = [line.strip().split(" = ", 1) for line in header.splitlines() if " = " in line]
+    assert len({right for _, right in equations}) == len(equations), header
+    assert "combined[b, h, i, j]" in header and "s_2" not in header
+    assert all(left.split("[")[0] not in ("q", "sinks") for left, _ in equations), "an input is not defined again"
+
+
+def test_what_two_expressions_make_of_a_new_maximum_is_computed_once(kernels: Callable[[str], str]) -> None:
+    step = kernels(HEADERS).split("for key_start in")[1].split("accumulator = ")[0]
+    assert len(re.findall(r"nan_max\(finite_max", step)) == 1, step
+
+
+def test_what_no_line_reads_is_not_written(kernels: Callable[[str], str]) -> None:
+    text = kernels(HEADERS)
+    for name in re.findall(r"^ +(\w+) = ", text.split("def with_sinks(")[0], re.M):
+        assert len(re.findall(rf"\b{name}\b", text)) > 1, name
