@@ -343,64 +343,55 @@ def diff_attn_chunk_kernel(
     live_stop = tl.minimum(S, BLOCK_ROWS + row_start)
     full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
-        if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            k = k_blocks.load([key_start, 0])
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    k = k_blocks.load([key_start, 0])
-                else:
-                    k = load_tile(
-                        k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-                if part > 0:
-                    scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn1 = tl.exp2(scores - finite_max[:, None])  # differential.py:37
-                if DESCRIPTORS:
-                    v = v_blocks.load([key_start, 0])
-                else:
-                    v = load_tile(
-                        v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
-                        (keys < S)[:, None] & (d_v < D_v)[None, :],
-                        part > 0 or BLOCK_D_v != D_v,
-                    )
-                accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
-                running_sum = running_sum * rescale + tl.sum(attn1, 1)
-                if DESCRIPTORS:
-                    k_2 = k_blocks_2.load([key_start, 0])
-                else:
-                    k_2 = load_tile(
-                        k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION) * scale
-                if part > 0:
-                    scores_2 = tl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
-                new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
-                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
-                finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
-                rescale_2 = tl.exp2(running_max_2 - finite_max_2)
-                attn2 = tl.exp2(scores_2 - finite_max_2[:, None])  # differential.py:38
-                accumulator_2 = tl.dot(
-                    attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION
-                )
-                running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
-                running_max = new_max
-                running_max_2 = new_max_2
+            k = tl.load(
+                k_blocks + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        if partial:
+            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        attn1 = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:37
+        if DESCRIPTORS:
+            v = v_blocks.load([key_start, 0])
+        else:
+            v = tl.load(
+                v_blocks + tl.cast(key_start, tl.int64) * v_stride_s,
+                mask=(keys < S)[:, None] & (d_v < D_v)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(attn1.to(v.dtype), v, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(attn1, 1)
+        if DESCRIPTORS:
+            k_2 = k_blocks_2.load([key_start, 0])
+        else:
+            k_2 = tl.load(
+                k_blocks_2 + tl.cast(key_start, tl.int64) * k_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores_2 = tl.dot(q_2, tl.trans(k_2), input_precision=PRECISION)
+        if partial:
+            scores_2 = tl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
+        new_max_2 = tl.maximum(running_max_2, tl.max(scores_2, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+        finite_max_2 = tl.where(new_max_2 == float("-inf"), 0.0, new_max_2)
+        rescale_2 = tl.exp2((running_max_2 - finite_max_2) * scale)
+        attn2 = tl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:38
+        accumulator_2 = tl.dot(attn2.to(v.dtype), v, accumulator_2 * rescale_2[:, None], input_precision=PRECISION)
+        running_sum_2 = running_sum_2 * rescale_2 + tl.sum(attn2, 1)
+        running_max = new_max
+        running_max_2 = new_max_2
 
     lambda_full = tl.load(lambda_full_ptr + head * lambda_full_stride_h)
     output = (

@@ -269,45 +269,36 @@ def scores_float_kernel(
     live_stop = tl.minimum(S, BLOCK_ROWS + row_start)
     full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
-    for part in tl.static_range(2):
-        if part == 0:
-            # blocks that need no mask
-            start, stop = 0, full_stop
+    for key_start in tl.range(0, live_stop, BLOCK_KEYS):
+        keys = key_start + tl.arange(0, BLOCK_KEYS)
+        partial = key_start >= full_stop
+        if DESCRIPTORS:
+            key = key_blocks.load([key_start, 0])
         else:
-            # the blocks at the end of the range
-            start, stop = full_stop, live_stop
-        if start < stop:
-            for key_start in tl.range(start, stop, BLOCK_KEYS):
-                keys = key_start + tl.arange(0, BLOCK_KEYS)
-                if DESCRIPTORS:
-                    key = key_blocks.load([key_start, 0])
-                else:
-                    key = load_tile(
-                        key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # float32_softmax.py:28
-                if part > 0:
-                    scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores, 1))
-                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
-                finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(scores - finite_max[:, None])  # float32_softmax.py:30
-                if DESCRIPTORS:
-                    value = value_blocks.load([key_start, 0])
-                else:
-                    value = load_tile(
-                        value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
-                        (keys < S)[:, None] & (d < D)[None, :],
-                        part > 0 or BLOCK_D != D,
-                    )
-                accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
-                )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
-                running_max = new_max
+            key = tl.load(
+                key_blocks + tl.cast(key_start, tl.int64) * key_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # float32_softmax.py:28
+        if partial:
+            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
+        new_max = tl.maximum(running_max, tl.max(scores, 1))
+        # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+        rescale = tl.exp2((running_max - finite_max) * scale)
+        probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # float32_softmax.py:30
+        if DESCRIPTORS:
+            value = value_blocks.load([key_start, 0])
+        else:
+            value = tl.load(
+                value_blocks + tl.cast(key_start, tl.int64) * value_stride_s,
+                mask=(keys < S)[:, None] & (d < D)[None, :],
+                other=0,
+            )
+        accumulator = tl.dot(probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION)
+        running_sum = running_sum * rescale + tl.sum(probs, 1)
+        running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
     tl.store(

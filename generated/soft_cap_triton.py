@@ -136,16 +136,16 @@ def soft_cap_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = (
-                tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scaled_cap
+            scores = tanh(
+                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE
             )  # soft_cap.py:18
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn_weights = tl.exp2(scores - finite_max[:, None])  # soft_cap.py:19
+            rescale = tl.exp2((running_max - finite_max) * scaled_cap)
+            attn_weights = tl.exp2(scores * scaled_cap - (finite_max * scaled_cap)[:, None])  # soft_cap.py:19
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -197,8 +197,8 @@ def soft_cap(query, key, value, cap):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D) * quotient(1.0, cap),
-            cap * math.log2(math.e),
+            1.0 / math.sqrt(D) * quotient(1.0, abs(cap)),
+            max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e),
             S_q,
             H,
             S_k,
@@ -313,14 +313,15 @@ def soft_cap_causal_kernel(
                     )
                 scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # soft_cap.py:30
                 scores_2 = tanh(scores * scale, APPROXIMATE)  # soft_cap.py:31
-                scores_3 = scores_2 * 43.2808512266689
                 if part > 0:
-                    scores_3 = tl.where(keys[None, :] <= rows[:, None], scores_3, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_3, 1))
+                    scores_2 = tl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(scores_3 - finite_max[:, None])  # soft_cap.py:35
+                rescale = tl.exp2((running_max - finite_max) * 43.2808512266689)
+                probs = tl.exp2(
+                    scores_2 * 43.2808512266689 - (finite_max * 43.2808512266689)[:, None]
+                )  # soft_cap.py:35
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -485,8 +486,8 @@ def soft_cap_sliding_window_kernel(
                         (keys < S)[:, None] & (d < D)[None, :],
                         part > 0 or BLOCK_D != D,
                     )
-                attn_weights = (
-                    tanh(tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE) * scaled_softcap
+                attn_weights = tanh(
+                    tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE
                 )  # soft_cap.py:51
                 if part > 0:
                     distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
@@ -494,8 +495,10 @@ def soft_cap_sliding_window_kernel(
                 new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                attn_weights_2 = tl.exp2(attn_weights - finite_max[:, None])  # soft_cap.py:55
+                rescale = tl.exp2((running_max - finite_max) * scaled_softcap)
+                attn_weights_2 = tl.exp2(
+                    attn_weights * scaled_softcap - (finite_max * scaled_softcap)[:, None]
+                )  # soft_cap.py:55
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -551,8 +554,8 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
             *key.stride(),
             *value.stride(),
             *output.stride(),
-            scaling * quotient(1.0, softcap),
-            softcap * math.log2(math.e),
+            scaling * quotient(1.0, abs(softcap)),
+            max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e),
             S,
             H,
             H_kv,

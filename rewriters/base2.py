@@ -147,7 +147,8 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)
         if expr.op == "where":
             yes, no = down(expr.args[1]), down(expr.args[2])
-            unjoined = yes is build.op("mul", expr.args[1], factor, dtype=FLOAT)
+            plain = (expr.args[1], unrounded(expr.args[1]))
+            unjoined = any(yes is build.op("mul", arg, factor, dtype=FLOAT) for arg in plain)
             if not (unjoined and isinstance(no, Const) and math.isinf(float(no.value))):
                 return build.where(expr.args[0], yes, no)
         if expr.op == "cast" and is_float(expr.args[0]) and (expr.dtype == FLOAT or _is_logarithm(expr)):

@@ -12,6 +12,7 @@ from rewriters.exact import exact
 from rewriters.exponents import exponents
 from rewriters.factors import factors
 from rewriters.hoist import hoist
+from rewriters.odd import odd
 from rewriters.peel import peel
 from rewriters.scale import scale
 from rewriters.scans import scans
@@ -31,6 +32,7 @@ LAWS: tuple[tuple[str, Law], ...] = (
     ("split", split),
     ("hoist", hoist),
     ("factors", factors),
+    ("odd", odd),
     ("scale", scale),
     ("base 2", base2),
     ("exact", exact),

@@ -99,5 +99,5 @@ def of_number(number: Expr) -> str:
     scalars = [node for node in walk(number) if isinstance(node, Scalar)]
     if len(scalars) != 1 or not is_float(scalars[0]) or "scal" in scalars[0].name:
         return "scale"
-    multiple = all(not isinstance(node, Map) or node.op in ("mul", "cast") for node in walk(number))
+    multiple = all(not isinstance(node, Map) or node.op in ("mul", "cast", "abs", "maximum") for node in walk(number))
     return f"scaled_{scalars[0].name}" if multiple else "scale"

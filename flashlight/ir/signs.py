@@ -7,7 +7,7 @@ import math
 from flashlight.ir.expr import Const, Expr, Map, Reduce, Scalar, is_float, unrounded
 from flashlight.ir.program import is_const
 
-_KEEPS = frozenset({"add", "mul", "div", "sqrt", "rsqrt", "maximum", "minimum", "cast"})
+_KEEPS = frozenset({"add", "mul", "div", "sqrt", "rsqrt", "minimum", "cast"})
 
 
 def is_positive(expr: Expr) -> bool:
@@ -22,6 +22,8 @@ def is_positive(expr: Expr) -> bool:
         return True
     if expr.op == "pow":
         return is_positive(expr.args[0])
+    if expr.op == "maximum":
+        return any(map(is_positive, expr.args))
     return expr.op in _KEEPS and all(map(is_positive, expr.args))
 
 

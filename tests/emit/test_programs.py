@@ -580,3 +580,38 @@ def test_masks_after_the_softmax_leave_the_range_of_float16(kernels: Write) -> N
     """
     assert "dot_in_range(" in kernels(text.replace("WEIGHTS", "w.masked_fill(pad[:, None, None], 0.0)"))
     assert "dot_in_range(" not in kernels(text.replace("WEIGHTS", "w"))
+
+
+CAPS = """
+import math
+import torch
+import program
+from out import program as generated
+
+q, k, v = torch.randn(3, 1, 2, 35, 16).unbind()
+for cap in (3.0, -3.0, 0.0, 1e-42, -1e30, math.inf, math.nan):
+    expected = program.capped(q.double(), k.double(), v.double(), cap)
+    given = generated.capped(q, k, v, cap)
+    # one over the smallest numbers is out of float32's range, as in eager mode
+    if cap == 1e-42:
+        expected = program.capped(q, k, v, cap).double()
+    close = torch.isclose(given.double(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert close.all(), (cap, given, expected)
+"""
+
+
+def test_a_cap_of_any_sign(kernels: Write, interpreted: Callable[[str], None]) -> None:
+    """Its sign passes through the tangent, so that the scores are scaled where the maximum is subtracted."""
+    written = kernels("""
+        def capped(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            cap: float,
+        ) -> Tensor:
+            scores = cap * torch.tanh(q @ k.mT / cap)
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+            return scores.softmax(-1) @ v
+    """)
+    assert "finite_max) * scaled_cap)" in written
+    interpreted(CAPS)

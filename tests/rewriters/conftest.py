@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from hypothesis import strategies as st
 
@@ -36,11 +38,11 @@ def program(expr: Expr, *axes: Axis) -> Program:
     return Program("law", INPUTS, (Output("output", axes, expr, FLOAT),))
 
 
-def values(one: Program, seed: int) -> torch.Tensor:
+def values(one: Program, seed: int, numbers: Mapping[str, float] | None = None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shapes = {t.name: [int(size.value) for size in t.shape] for t in one.inputs}  # type: ignore[attr-defined]
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-    return evaluate(one, tensors, {})["output"]
+    return evaluate(one, tensors, dict(numbers or {}))["output"]
 
 
 def same(before: Program, after: Program, seed: int) -> None:

@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashlight.ir import build, integers
-from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Tensor, walk
+from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Scalar, Tensor, walk
 from flashlight.ir.program import Program
 from rewriters.base2 import base2
 from rewriters.factors import factors
 from rewriters.flatten import flatten
 from rewriters.merge import merge
+from rewriters.odd import odd
 from rewriters.peel import peel
 from rewriters.pipeline import LAWS, run
+from rewriters.scale import scale
 from rewriters.shift import shift
 from rewriters.unroll import unroll
 from tests.rewriters.conftest import (
@@ -74,6 +76,27 @@ def test_peel(operation: str, in_front: bool, seed: int) -> None:
     after = peel(before)
     assert all(node.axis.extent is J.extent for node in walk(after.outputs[0].expr) if isinstance(node, Reduce))
     same(before, after, seed)
+
+
+@pytest.mark.parametrize("cap", [3.0, -3.0, -0.25])
+@pytest.mark.parametrize("within", ["mul", "div"])
+def test_odd(cap: float, within: str) -> None:
+    """A number that scales an odd function within and without counts as positive."""
+    number = Scalar("cap", FLOAT)
+    scores = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
+    factor = build.op("mul", number if within == "mul" else op("div", 1.0, number), build.const(0.5, FLOAT))
+    before = program(over("max", op("mul", op("tanh", op("mul", scores, factor)), number)), I)
+    after = scale(odd(before))
+    assert not isinstance(after.outputs[0].expr, Reduce), "the factor has left the maximum"
+    numbers = {"cap": cap}
+    torch.testing.assert_close(values(after, 0, numbers), values(before, 0, numbers))
+
+
+def test_odd_needs_the_number_on_both_sides() -> None:
+    number, other = Scalar("cap", FLOAT), Scalar("temperature", FLOAT)
+    for inner, outer in ((other, number), (build.op("add", number, other), number), (number, build.op("exp", number))):
+        before = program(op("mul", op("tanh", op("mul", at(BIAS, I, J), inner)), outer), I, J)
+        assert odd(before).outputs[0].expr is before.outputs[0].expr
 
 
 def test_peel_needs_few_columns() -> None:
