@@ -14,6 +14,8 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
+    ("scores_float", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("scores_float", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
     ("softmax_dtype", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("softmax_dtype", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
 }
