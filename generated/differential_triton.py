@@ -16,6 +16,7 @@ import triton.language as tl
 TILES = {
     ("diff_attn", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
     ("diff_attn", "sm_90", 256, 2, 4096): (64, 32, 8, 2, True),
+    ("diff_attn_chunk", "sm_100", 128, 2, 1024): (64, 64, 4, 2, True),
     ("diff_attn_chunk", "sm_80", 64, 2, 4096): (128, 32, 8, 3, True),
     ("diff_attn_chunk", "sm_80", 128, 2, 4096): (128, 16, 8, 2, True),
     ("diff_attn_chunk", "sm_90", 64, 2, 4096): (64, 64, 4, 2, True),
