@@ -164,7 +164,7 @@ def disentangled_kernel(
                 other=0,
             )
             p2c_att = tl.sum(key.to(tl.float32)[None, :, :] * pos_query.to(tl.float32), 2)  # disentangled.py:23
-            score_2 = score * scale + c2p_att * scale + p2c_att * scale  # disentangled.py:24
+            score_2 = (score + c2p_att + p2c_att) * scale  # disentangled.py:24
             if part > 0:
                 score_2 = tl.where((keys < S)[None, :], score_2, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(score_2, 1))

@@ -143,8 +143,13 @@ def latent_attention_kernel(
                     part > 0 or BLOCK_R != R,
                 )
             scores = (
-                tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION) * scale
-                + tl.dot(q_rope, tl.trans(k_rope), input_precision=PRECISION) * scale
+                tl.dot(
+                    q_rope,
+                    tl.trans(k_rope),
+                    tl.dot(q_latent, tl.trans(kv_latent), input_precision=PRECISION),
+                    input_precision=PRECISION,
+                )
+                * scale
             )  # latent.py:15
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -337,8 +342,13 @@ def latent_attention_decode_kernel(
                         part > 0 or BLOCK_R != R,
                     )
                 scores = (
-                    tl.dot(q_nope, tl.trans(kv_cache), input_precision=PRECISION) * scale
-                    + tl.dot(q_pe, tl.trans(pe_cache), input_precision=PRECISION) * scale
+                    tl.dot(
+                        q_pe,
+                        tl.trans(pe_cache),
+                        tl.dot(q_nope, tl.trans(kv_cache), input_precision=PRECISION),
+                        input_precision=PRECISION,
+                    )
+                    * scale
                 )  # latent.py:31
                 if part > 0:
                     scores = tl.where((keys <= s_q + S_k - S_q)[None, :], scores, float("-inf"))

@@ -3,6 +3,7 @@
     exp(x)  =  exp2(x * log2(e))        (x * scale) * log2(e)  =  x * (scale * log2(e))
     max_j (c * x(j))  =  c * max_j x(j)      for c > 0; likewise for max(x, y), min(x, y), |x| and cumulative sums
     2 ** x  =  exp2(x)
+    x * c + y * c  =  (x + y) * c        where c finds nothing to join in either
     log(x) * log2(e)  =  log2(x)        max_j x(j)  =  (max_j (x(j) * log2(e))) / log2(e)   where both are wanted
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
@@ -142,6 +143,10 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             return build.op("log2", expr.args[0], dtype=FLOAT)
         if expr.op in ("add", "sub"):
             left, right = down(expr.args[0]), down(expr.args[1])
+            products = [_product_with(side, factor) for side in (left, right) if side.axes == expr.axes]
+            if expr.op == "add" and len(products) == 2 and products[0] is not None and products[1] is not None:
+                # neither has a factor that this one joins
+                return build.op("mul", build.op("add", products[0], products[1], dtype=FLOAT), factor, dtype=FLOAT)
             return build.op(expr.op, left, right, dtype=FLOAT)
         if expr.op == "neg":
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)
@@ -165,6 +170,13 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             inverse = build.op("div", build.const(1.0, FLOAT), build.cast(expr.args[1], FLOAT), dtype=FLOAT)
             return scaled(expr.args[0], build.op("mul", inverse, factor, dtype=FLOAT), names)
     return build.op("mul", expr, factor, dtype=FLOAT)
+
+
+def _product_with(expr: Expr, factor: Expr) -> Expr | None:
+    """``x`` where the expression is ``x * factor``."""
+    if isinstance(expr, Map) and expr.op == "mul" and factor in expr.args and _of_scores(expr):
+        return expr.args[0] if expr.args[1] is factor else expr.args[1]
+    return None
 
 
 def added_loads(power: Expr) -> set[Load]:

@@ -260,6 +260,9 @@ class TileWriter:
             form, level = ("{}", ATOM) if expr.op == "log2" else ("{} * LN_2", 8)
             self.helpers |= {"LN_2"} if expr.op == "log" else set()
             return Code(form.format(text), level, axes, FLOAT32)
+        summed = self._added_to(expr, axes)
+        if summed is not None:
+            return summed
         args = [self.value(arg) for arg in expr.args]
         if expr.op == "cast":
             return self._cast(expr, args[0])
@@ -293,6 +296,18 @@ class TileWriter:
         if expr.op == "pow" and is_int(expr):
             return Code(f"integer_power({', '.join(arg.along(axes) for arg in args)})", ATOM, axes, INT_CODE)
         return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
+
+    def _added_to(self, expr: Map, axes: tuple[Axis, ...]) -> Code | None:
+        """A matrix product that is added to a tile, as one that starts from the tile."""
+        if expr.op != "add" or not is_float(expr):
+            return None
+        for product, tile in (expr.args[::-1], expr.args):
+            free = product not in self.bound and not self.deserves_variable(product)
+            if isinstance(product, Reduce) and free and self.tile_axes(tile) == axes == self.tile_axes(product):
+                started = self.value(tile).widened()
+                if started.axes == axes and product.op == "sum":
+                    return self.dot(product.arg, product.axis, started.text)
+        return None
 
     def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:
         """Quotients round down in the program and towards zero in Triton: they agree from zero up."""

@@ -184,3 +184,19 @@ def test_what_no_line_reads_is_not_written(kernels: Callable[[str], str]) -> Non
     text = kernels(HEADERS)
     for name in re.findall(r"^ +(\w+) = ", text.split("def with_sinks(")[0], re.M):
         assert len(re.findall(rf"\b{name}\b", text)) > 1, name
+
+
+def test_a_product_that_is_added_to_another_starts_from_it(kernels: Callable[[str], str]) -> None:
+    text = kernels("""
+        def two_parts(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            q_rope: Tensor,  # [B, H, S, R]
+            k_rope: Tensor,  # [B, S, R]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            scores = q @ k.mT + q_rope @ k_rope[:, None].mT
+            return (scores / math.sqrt(q.size(-1) + q_rope.size(-1))).softmax(-1) @ v
+    """)
+    step = re.sub(r"\s+", "", text.split("for key_start in")[1].split("new_max")[0])
+    assert "tl.dot(q_rope,tl.trans(k_rope),tl.dot(q,tl.trans(k),input_precision=PRECISION)," in step, step

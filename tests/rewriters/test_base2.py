@@ -13,7 +13,7 @@ from flashlight.ir.evaluate import evaluate
 from flashlight.ir.expr import FLOAT, Const, Expr, Iota, Map, Scalar, walk
 from flashlight.ir.program import Program
 from rewriters.base2 import LOWEST, base2
-from tests.rewriters.conftest import KEYS, ROWS, WIDTH, D, I, J, K, Q, V, at, op, over, program
+from tests.rewriters.conftest import KEYS, ROWS, WIDTH, D, I, J, K, Q, V, at, op, over, program, same
 
 
 def filled(fill: Expr) -> Program:
@@ -56,3 +56,13 @@ def test_minus_infinity_stays_what_it_is() -> None:
     after = base2(filled(build.const(-math.inf, FLOAT)))
     numbers = [float(node.value) for o in after.outputs for node in walk(o.expr) if isinstance(node, Const)]
     assert -math.inf in numbers and LOWEST not in numbers
+
+
+def test_a_factor_that_joins_neither_of_two_products_multiplies_their_sum() -> None:
+    content, position = (over("sum", op("mul", at(Q, I, D), at(other, J, D)), D) for other in (K, V))
+    scores = op("add", content, position)
+    before = program(over("sum", op("exp", op("sub", scores, over("max", scores)))), I)
+    after = base2(before)
+    sums = [node for node in walk(after.outputs[0].expr) if isinstance(node, Map) and node.op == "add"]
+    assert sums == [scores], after
+    same(before, after, 0)
