@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from flashlight.trace import operators
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located
+from flashlight.trace.guise import DTYPE, GRADIENTS, LAYOUT, MEMORY, Aspect
 from flashlight.trace.numbers import wrap
 from flashlight.trace.operators.creation import of_data
 from flashlight.trace.problems import Unsupported
@@ -255,6 +256,23 @@ def _pinning() -> dict[Any, str]:
     }
 
 
+@cache
+def _questions() -> dict[Any, Aspect]:
+    """Functions that tell of a tensor what its shape does not say."""
+    kind: Any = torch.Tensor
+    dtype = (kind.element_size, kind.is_floating_point, kind.is_complex, kind.is_signed, torch.is_floating_point)
+    dtypes = (kind.dtype, kind.itemsize, kind.nbytes)
+    layout = (kind.stride, kind.is_contiguous, kind.storage_offset, kind.dim_order)
+    memory = (kind.data_ptr, kind.untyped_storage, kind.storage, kind.type, kind.get_device)
+    return {
+        **dict.fromkeys((*dtype, torch.is_complex, torch.is_signed, torch.result_type, torch.can_cast), DTYPE),
+        **{getter.__get__: DTYPE for getter in dtypes},
+        **dict.fromkeys(layout, LAYOUT),
+        kind.requires_grad.__get__: GRADIENTS,
+        **dict.fromkeys(memory, MEMORY),
+    }
+
+
 class Intercept(TorchFunctionMode):
     """Catches the few functions whose C++ schemas would pin symbolic numbers."""
 
@@ -274,9 +292,23 @@ class Intercept(TorchFunctionMode):
                 return self.capture.call("einsum", self.capture.table["einsum"], (args[0], list(operands)), {})
             if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
                 return self._tensor(*args, **kwargs)
+            if func in _questions() and any(isinstance(leaf, TracedTensor) for leaf in tree_leaves(args)):
+                return self._answer(_questions()[func], func, args, kwargs)
         except Unsupported as problem:
             raise located(problem, self.capture.names.source) from None
         return func(*args, **kwargs)
+
+    def _answer(self, aspect: Aspect, func: Any, args: Any, kwargs: Any) -> Any:
+        """What the arguments are like in the guise that they have here."""
+        if aspect is MEMORY:
+            raise Unsupported("FL308", f"the program depends on {aspect.what}", aspect.instead)
+        guise = self.capture.names.inquiry.ask(aspect, self.capture.names.place())
+        if func == getattr(torch.Tensor.nbytes, "__get__", None):  # it knows no symbolic sizes
+            return args[0].numel() * args[0].element_size()
+        answer = func(*args, **kwargs)
+        if aspect is LAYOUT and not guise.dense:
+            answer = not answer if isinstance(answer, bool) else tree_map(lambda number: 2 * number + 1, answer)
+        return guise.differentiable if aspect is GRADIENTS else answer
 
     def _tensor(self, data: Any, **kwargs: Any) -> Any:
         if isinstance(data, (list, tuple)):

@@ -85,3 +85,57 @@ def f(q, k, v):
         trace(source, source.target("f"))
     assert source.text.splitlines()[(raised.value.line or 0) - 1].strip() == "best = scores.max(dim=-1).indices"
     assert raised.value.column == (12 if COLUMNS else None)
+
+
+DEPENDING = {
+    "a table by dtype": "t = {torch.float16: 0.5, torch.bfloat16: 0.25}.get(q.dtype, 1.0)\n    s = q @ k.mT * t",
+    "the name of the dtype": "s = q @ k.mT\n    s = s * len(str(q.dtype))",
+    "a branch by dtype": "if q.dtype == torch.float16:\n        q = q * 0.5\n    s = q @ k.mT",
+    "a branch by float32": "if k.dtype == torch.float32:\n        q = q * 0.5\n    s = q @ k.mT",
+    "a class of dtypes": "s = q @ k.mT * (0.5 if q.dtype in (torch.float16, torch.bfloat16) else 0.25)",
+    "the size of elements": "s = q @ k.mT * q.element_size()",
+    "the digits of the dtype": "s = q @ k.mT * torch.finfo(q.dtype).bits",
+    "bytes": "s = q @ k.mT / q.nbytes",
+    "contiguity": "s = q @ k.mT * (1.0 if q.is_contiguous() else 2.0)",
+    "a stride": "s = q @ k.mT / q.stride(2)",
+    "strides": "s = q @ k.mT / max(q.stride())",
+    "an offset": "s = q @ k.mT * (1.0 if k.storage_offset() else 2.0)",
+    "an address": "s = q @ k.mT * (1.0 if k.data_ptr() % 16 else 2.0)",
+    "gradients": "s = q @ k.mT\n    if q.requires_grad:\n        s = s * 2",
+}
+
+
+@pytest.mark.parametrize("case", DEPENDING)
+def test_one_kernel_serves_all_dtypes_and_strides(program: Callable[[str], Source], case: str) -> None:
+    source = program(f"\ndef f(q, k, v):\n    {DEPENDING[case]}\n    return s.softmax(-1) @ v\n")
+    with pytest.raises(Diagnostic, match="the program depends on") as caught:
+        trace(source, source.target("f"))
+    assert caught.value.code == "FL308" and caught.value.hint
+    asked = source.text.splitlines()[(caught.value.line or 0) - 1]
+    assert any(word in asked for word in ("q.", "k.", "* t", "len(")), asked
+
+
+SAME = {
+    "conversions": "s = (q @ k.mT).float().softmax(-1).to(q.dtype) + q.new_zeros(1).to(dtype=k.dtype)",
+    "limits": "s = (q @ k.mT).clamp(min=torch.finfo(q.dtype).min)",
+    "what all dtypes have in common": "assert q.dtype.is_floating_point and q.is_floating_point()\n    s = q @ k.mT",
+    "equal dtypes": "assert q.dtype == k.dtype\n    s = q @ k.mT",
+    "dtypes that are refused": "assert q.dtype in (torch.float16, torch.bfloat16), q.dtype\n    s = q @ k.mT",
+    "float32 where it is not": "q = q if q.dtype == torch.float32 else q.float()\n    s = q @ k.float().mT",
+    "contiguous where it is not": "if not q.is_contiguous():\n        q = q.contiguous()\n    s = q @ k.mT",
+    "dense rows": "if q.stride(-1) != 1:\n        q = q.contiguous()\n    s = q @ k.mT",
+    "refused strides": "assert q.is_contiguous()\n    s = q @ k.mT",
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_asking_is_no_harm_if_the_answer_makes_no_difference(program: Callable[[str], Source], case: str) -> None:
+    source = program(f"\ndef f(q, k, v):\n    {SAME[case]}\n    return s.to(v.dtype).softmax(-1) @ v\n")
+    trace(source, source.target("f"))
+
+
+def test_a_stated_dtype_may_be_compared(program: Callable[[str], Source]) -> None:
+    head = "".join(f"\n    {name}: Tensor,  # [B, H, S, D] float16" for name in "qkv")
+    body = "s = q @ k.mT * {torch.float16: 0.5, torch.bfloat16: 0.25}.get(q.dtype, 1.0)"
+    source = program(f"\ndef f({head}\n):\n    {body}\n    return s.softmax(-1) @ v\n")
+    assert "0.5" in str(trace(source, source.target("f")).program)
