@@ -101,18 +101,20 @@ DEPENDING = {
     "strides": "s = q @ k.mT / max(q.stride())",
     "an offset": "s = q @ k.mT * (1.0 if k.storage_offset() else 2.0)",
     "an address": "s = q @ k.mT * (1.0 if k.data_ptr() % 16 else 2.0)",
+    "an int for a float": "s = q @ k.mT * (0.5 if isinstance(x, int) else 2.0)",
+    "the type of a number": "s = q @ k.mT * (0.5 if type(1 + x) is int else 2.0)",
     "gradients": "s = q @ k.mT\n    if q.requires_grad:\n        s = s * 2",
 }
 
 
 @pytest.mark.parametrize("case", DEPENDING)
 def test_one_kernel_serves_all_dtypes_and_strides(program: Callable[[str], Source], case: str) -> None:
-    source = program(f"\ndef f(q, k, v):\n    {DEPENDING[case]}\n    return s.softmax(-1) @ v\n")
+    source = program(f"\ndef f(q, k, v, x: float):\n    {DEPENDING[case]}\n    return s.softmax(-1) @ v\n")
     with pytest.raises(Diagnostic, match="the program depends on") as caught:
         trace(source, source.target("f"))
     assert caught.value.code == "FL308" and caught.value.hint
     asked = source.text.splitlines()[(caught.value.line or 0) - 1]
-    assert any(word in asked for word in ("q.", "k.", "* t", "len(")), asked
+    assert any(word in asked for word in ("q.", "k.", "* t", "len(", "type(", "isinst")), asked
 
 
 SAME = {
@@ -124,13 +126,21 @@ SAME = {
     "float32 where it is not": "q = q if q.dtype == torch.float32 else q.float()\n    s = q @ k.float().mT",
     "contiguous where it is not": "if not q.is_contiguous():\n        q = q.contiguous()\n    s = q @ k.mT",
     "dense rows": "if q.stride(-1) != 1:\n        q = q.contiguous()\n    s = q @ k.mT",
+    "a float of any kind": "x = float(x) if isinstance(x, int) else x\n    s = q @ k.mT * x",
+    "numbers of any kind": "assert isinstance(x, (int, float))\n    s = q @ k.mT * x",
+    "integers and sizes": "assert isinstance(n, int) and type(q.shape[2]) is int\n    s = q @ k.mT * n",
+    "quotients and conditions": "assert isinstance(n / 2, float) and isinstance(n > 2, bool)\n    s = q @ k.mT * n",
+    "tensors": "assert type(q) is torch.Tensor and not isinstance(x, Tensor)\n    s = q @ k.mT",
+    "messages": "print(f'{n:>5}', q.shape)\n    assert n != 1, f'{n} of {k.shape}'\n    s = q @ k.mT",
     "refused strides": "assert q.is_contiguous()\n    s = q @ k.mT",
 }
 
 
 @pytest.mark.parametrize("case", SAME)
 def test_asking_is_no_harm_if_the_answer_makes_no_difference(program: Callable[[str], Source], case: str) -> None:
-    source = program(f"\ndef f(q, k, v):\n    {SAME[case]}\n    return s.to(v.dtype).softmax(-1) @ v\n")
+    source = program(
+        f"\ndef f(q, k, v, x: float, n: int):\n    {SAME[case]}\n    return s.to(v.dtype).softmax(-1) @ v\n"
+    )
     trace(source, source.target("f"))
 
 
@@ -139,3 +149,40 @@ def test_a_stated_dtype_may_be_compared(program: Callable[[str], Source]) -> Non
     body = "s = q @ k.mT * {torch.float16: 0.5, torch.bfloat16: 0.25}.get(q.dtype, 1.0)"
     source = program(f"\ndef f({head}\n):\n    {body}\n    return s.softmax(-1) @ v\n")
     assert "0.5" in str(trace(source, source.target("f")).program)
+
+
+KNOWN = {
+    "a text of a size": "t = {'64': 2.0}.get(f'{T}', 1.0)",
+    "a text of a text": "t = len(str(T))",
+    "a text of a shape": "t = len(str(k.shape))",
+    "a text in a format": "t = len(f'{T:>5}')",
+    "digits": "t = len(repr(T))",
+    "digits of a fraction": "t = len(str(T / 3))",
+    "a number in a table": "t = {64: 2.0}.get(T, 1.0)",
+    "a set of sizes": "t = 2.0 if T in {64, 96} else 1.0",
+    "its hash": "t = hash(T)",
+    "its bits": "t = T.bit_length()",
+    "its bytes": "t = len(T.to_bytes(4, 'big'))",
+    "a shift by it": "t = 1 << T",
+}
+
+
+@pytest.mark.parametrize("case", KNOWN)
+def test_a_size_is_no_known_number(program: Callable[[str], Source], case: str) -> None:
+    text = f"\ndef f(q, k, v):\n    T = k.shape[2]\n    {KNOWN[case]}\n    return (q @ k.mT * t).softmax(-1) @ v\n"
+    source = program(text)
+    with pytest.raises(Diagnostic, match="must be a known number here") as caught:
+        trace(source, source.target("f"))
+    assert caught.value.code == "FL204" and caught.value.line == 8
+
+
+def test_a_failing_check_says_what_the_user_says(program: Callable[[str], Source]) -> None:
+    source = program("\ndef f(q, k, v):\n    assert k.shape[2] == 3, f'bad {k.shape[2]}'\n    return q\n")
+    with pytest.raises(Diagnostic, match="AssertionError: bad S") as caught:
+        trace(source, source.target("f"))
+    assert caught.value.code == "FL305" and caught.value.line == 7
+
+
+def test_numbers_with_a_default_may_be_written_out(program: Callable[[str], Source]) -> None:
+    source = program("\ndef f(q, k, v, n: int = 3):\n    return (q @ k.mT * len(f'{n}')).softmax(-1) @ v\n")
+    assert [parameter.value for parameter in trace(source, source.target("f")).parameters][3] == "3"
