@@ -7,6 +7,7 @@ that `make_fx` uses.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -29,6 +30,10 @@ from flashlight.trace.value import Value, View
 CONTROL_FLOW = frozenset({"_local_scalar_dense", "is_nonzero", "item", "equal", "allclose"})
 
 
+class NotTraced(Unsupported):
+    """PyTorch's own code asks a tensor for what is not there, such as sizes that are plain numbers."""
+
+
 class TracedTensor(torch.Tensor):
     """A tensor without data. A view holds its base and is read through it, so that writes are seen on both sides."""
 
@@ -49,7 +54,7 @@ class TracedTensor(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise Unsupported("FL302", f"{func} was called outside of the trace")
+        raise NotTraced("FL302", f"{func} was called outside of the trace")
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"TracedTensor(shape={list(self._value.shape)}, dtype={self._value.dtype})"
@@ -204,7 +209,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
 
     def _fallen_back(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Operators without a rule that PyTorch itself writes in terms of others."""
-        with self:
+        with self, contextlib.suppress(NotTraced):
             result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result

@@ -24,6 +24,8 @@ CASES = {
     "shapes": ("s = q @ k", "FL202", "q @ k"),
     "unknown size": ("s = q @ k.mT\n    for i in range(q.shape[2]):\n        s = s + i", "FL204", "range(q.shape[2])"),
     "mask selects": ("s = q[q > 0] @ k.mT", "FL302", "q[q > 0]"),
+    "classes": ("s = q @ k.mT + F.one_hot(q[0, 0, :, 0].long())", "FL301", "F.one_hot(q[0, 0, :, 0].long())"),
+    "no rule for symbolic sizes": ("s = torch.kron(q, k)", "FL302", "torch.kron(q, k)"),
     "failure": ("s = q @ k.mT\n    raise ValueError('no')", "FL305", "raise ValueError('no')"),
 }
 
