@@ -62,11 +62,35 @@ def test_a_tensor_without_a_shape(program: Callable[[str], Source]) -> None:
     )
 
 
-def test_what_is_returned_must_be_tensors(program: Callable[[str], Source]) -> None:
-    source = program("\ndef f(q, k, v):\n    return {'out': (q @ k.mT).softmax(-1) @ v}\n")
-    with pytest.raises(Diagnostic) as caught:
+RETURNED = {
+    "{'out': out}": "returns a dict of tensors$",
+    "(out, (k, v))": "returns a tuple of tensors among other things",
+    "[out, q.shape[2]]": "returns an int among other things",
+}
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_what_is_returned_must_be_tensors(program: Callable[[str], Source], returned: str) -> None:
+    source = program(f"\ndef f(q, k, v):\n    out = (q @ k.mT).softmax(-1) @ v\n    return {returned}\n")
+    with pytest.raises(Diagnostic, match=RETURNED[returned]) as caught:
         trace(source, source.target("f"))
-    assert caught.value.code == "FL306"
+    assert caught.value.code == "FL306" and "one tuple of tensors" in (caught.value.hint or "")
+
+
+ANNOUNCED = {
+    "list[Tensor]": "shape of every item",
+    "tuple[Tensor, ...]": "shape of every item",
+    "dict": "parameters of its own",
+    "Tensor": "--shape extra=B,H,S,D",
+}
+
+
+@pytest.mark.parametrize("annotation", ANNOUNCED)
+def test_how_a_parameter_is_to_be_stated(program: Callable[[str], Source], annotation: str) -> None:
+    source = program(f"\ndef f(q, k, v, extra: {annotation}):\n    return (q @ k.mT).softmax(-1) @ v\n")
+    with pytest.raises(Diagnostic, match="the shape of `extra` is not stated") as caught:
+        trace(source, source.target("f"))
+    assert ANNOUNCED[annotation] in (caught.value.hint or "")
 
 
 def test_a_file_that_cannot_be_imported(program: Callable[[str], Source]) -> None:
