@@ -278,6 +278,13 @@ def _questions() -> dict[Any, Aspect]:
     }
 
 
+@cache
+def _certain() -> dict[Any, bool]:
+    """What is asked of where tensors lie: kernels run for those on a GPU."""
+    kind: Any = torch.Tensor
+    return {kind.is_cuda.__get__: True, kind.is_cpu.__get__: False}
+
+
 class Intercept(TorchFunctionMode):
     """Catches the few functions whose C++ schemas would pin symbolic numbers."""
 
@@ -297,6 +304,8 @@ class Intercept(TorchFunctionMode):
                 return self.capture.call("einsum", self.capture.table["einsum"], (args[0], list(operands)), {})
             if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
                 return self._tensor(*args, **kwargs)
+            if func in _certain():
+                return _certain()[func]
             if func in _questions() and any(isinstance(leaf, TracedTensor) for leaf in tree_leaves(args)):
                 return self._answer(_questions()[func], func, args, kwargs)
         except Unsupported as problem:

@@ -24,9 +24,13 @@ ELEMENTS = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True)
 class Guise:
-    """How the arguments look: their dtype, whether they are contiguous, want gradients, and what is a whole number."""
+    """How the arguments look: their dtype, whether they are contiguous, want gradients, and what is a whole number.
+
+    ``short``: integers that are announced with 64 bits have 32, and the other way round, which launchers take as well.
+    """
 
     element: torch.dtype
+    short: bool = False
     dense: bool = True
     differentiable: bool = False
     whole: bool = False
@@ -81,6 +85,7 @@ def others(guise: Guise, asked: Set[Aspect]) -> Iterator[tuple[Aspect, Guise]]:
     """The guises that give other answers to what was asked."""
     if DTYPE in asked:
         yield from ((DTYPE, replace(guise, element=element)) for element in ELEMENTS if element != guise.element)
+        yield DTYPE, replace(guise, short=True)
     if LAYOUT in asked:
         yield LAYOUT, replace(guise, dense=False)
     if GRADIENTS in asked:
@@ -124,7 +129,7 @@ def _same_value(one: Value, two: Value, element: torch.dtype) -> bool:
 
 
 def _output_in(output: Output, element: torch.dtype) -> Output:
-    dtype = _name(element) if output.dtype == ELEMENT else output.dtype
+    dtype = {ELEMENT: _name(element), "int32": "int64"}.get(output.dtype, output.dtype)
     return replace(output, expr=_expr_in(output.expr, element), dtype=dtype)
 
 

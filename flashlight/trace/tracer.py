@@ -20,7 +20,7 @@ from flashlight.trace.branches import discharged
 from flashlight.trace.capture import Capture, Intercept
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located_in
-from flashlight.trace.guise import Aspect, Guise, Inquiry, depends, others, same_outputs
+from flashlight.trace.guise import DTYPE, Aspect, Guise, Inquiry, depends, others, same_outputs
 from flashlight.trace.load import load, symbolic
 from flashlight.trace.numbers import wrap
 from flashlight.trace.parameters import Inputs, inputs
@@ -72,7 +72,8 @@ def _traced_under(job: _Job, given_ties: Mapping[str, Expr]) -> Traced:
 def _check_same(job: _Job, first: _Trial, aspect: Aspect, guise: Guise) -> None:
     """Raises FL308 where the program is another one for arguments that a call may give as well."""
     program = first.traced.program
-    if guise.element != job.guise.element and all(tensor.dtype != ELEMENT for tensor in program.inputs):
+    concerned = ("int64", "int32") if guise.short else (ELEMENT,)
+    if aspect is DTYPE and all(tensor.dtype not in concerned for tensor in program.inputs):
         return
     inquiry = Inquiry(guise)
     try:
@@ -161,7 +162,7 @@ def _refit(samples: dict[str, int], sizes: Sizes, whole: Expr, divisor: Expr) ->
 
 def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Sizes) -> Traced:
     names = Names(source, sizes.inquiry)
-    context = Context(sizes, DTypes(sizes.inquiry.guise.element))
+    context = Context(sizes, DTypes(sizes.inquiry.guise.element, sizes.inquiry.guise.short))
     capture = Capture(context, names)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 20000))
@@ -206,7 +207,7 @@ def _arguments(given: Inputs, capture: Capture) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(given.specialised)
     for parameter in given.parameters:
         if parameter.tensor is not None:
-            dtype = capture.context.dtypes.torch(parameter.tensor.dtype)
+            dtype = capture.context.dtypes.given(parameter.tensor.dtype)
             made = capture.tensor(of_tensor(parameter.tensor, dtype), parameter.tensor.name)
             if parameter.item is None:
                 arguments[parameter.name] = made

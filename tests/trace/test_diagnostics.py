@@ -113,6 +113,7 @@ def f(q, k, v):
     assert raised.value.column == (12 if COLUMNS else None)
 
 
+GIVEN = "\ndef f(\n    q, k, v, x: float, n: int,\n    ids: Tensor,  # [B, S] int64\n):\n"
 DEPENDING = {
     "a table by dtype": "t = {torch.float16: 0.5, torch.bfloat16: 0.25}.get(q.dtype, 1.0)\n    s = q @ k.mT * t",
     "the name of the dtype": "s = q @ k.mT\n    s = s * len(str(q.dtype))",
@@ -121,6 +122,7 @@ DEPENDING = {
     "a class of dtypes": "s = q @ k.mT * (0.5 if q.dtype in (torch.float16, torch.bfloat16) else 0.25)",
     "the size of elements": "s = q @ k.mT * q.element_size()",
     "the digits of the dtype": "s = q @ k.mT * torch.finfo(q.dtype).bits",
+    "the bits of integers": "s = q @ k.mT * (0.5 if ids.dtype == torch.int64 else 2.0)",
     "bytes": "s = q @ k.mT / q.nbytes",
     "contiguity": "s = q @ k.mT * (1.0 if q.is_contiguous() else 2.0)",
     "a stride": "s = q @ k.mT / q.stride(2)",
@@ -135,12 +137,12 @@ DEPENDING = {
 
 @pytest.mark.parametrize("case", DEPENDING)
 def test_one_kernel_serves_all_dtypes_and_strides(program: Callable[[str], Source], case: str) -> None:
-    source = program(f"\ndef f(q, k, v, x: float):\n    {DEPENDING[case]}\n    return s.softmax(-1) @ v\n")
+    source = program(f"{GIVEN}    {DEPENDING[case]}\n    return s.softmax(-1) @ v\n")
     with pytest.raises(Diagnostic, match="the program depends on") as caught:
         trace(source, source.target("f"))
     assert caught.value.code == "FL308" and caught.value.hint
     asked = source.text.splitlines()[(caught.value.line or 0) - 1]
-    assert any(word in asked for word in ("q.", "k.", "* t", "len(", "type(", "isinst")), asked
+    assert any(word in asked for word in ("q.", "k.", "* t", "len(", "type(", "isinst", "ids.")), asked
 
 
 SAME = {
@@ -158,15 +160,15 @@ SAME = {
     "quotients and conditions": "assert isinstance(n / 2, float) and isinstance(n > 2, bool)\n    s = q @ k.mT * n",
     "tensors": "assert type(q) is torch.Tensor and not isinstance(x, Tensor)\n    s = q @ k.mT",
     "messages": "print(f'{n:>5}', q.shape)\n    assert n != 1, f'{n} of {k.shape}'\n    s = q @ k.mT",
+    "integers": "s = q @ k.mT * (ids[:, None, :, None].to(ids.dtype) == torch.zeros_like(ids)[:, None, :, None])",
+    "the device": "assert q.is_cuda and not q.is_cpu\n    s = q @ k.mT",
     "refused strides": "assert q.is_contiguous()\n    s = q @ k.mT",
 }
 
 
 @pytest.mark.parametrize("case", SAME)
 def test_asking_is_no_harm_if_the_answer_makes_no_difference(program: Callable[[str], Source], case: str) -> None:
-    source = program(
-        f"\ndef f(q, k, v, x: float, n: int):\n    {SAME[case]}\n    return s.to(v.dtype).softmax(-1) @ v\n"
-    )
+    source = program(f"{GIVEN}    {SAME[case]}\n    return s.to(v.dtype).softmax(-1) @ v\n")
     trace(source, source.target("f"))
 
 
