@@ -114,7 +114,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         name = func.overloadpacket.__name__
         real = [tensor for tensor in tensors if not isinstance(tensor, TracedTensor)]
-        if tensors and len(real) == len(tensors) and not _symbolic(args, kwargs):
+        if tensors and len(real) == len(tensors) and not (_symbolic(args, kwargs) or self.is_generic(args, kwargs)):
             return func(*args, **kwargs)
         if func.namespace == "prim" and name == "device":
             return torch.device("cpu")
@@ -122,6 +122,12 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
             return self._applied(func, name, args, kwargs)
         except Unsupported as problem:
             raise located(problem, self.names.source) from None
+
+    def is_generic(self, args: Any, kwargs: Any) -> bool:
+        """Whether the dtype that stands for others is involved: a number must not be rounded to that one."""
+        element = self.context.dtypes.element
+        involved = any(getattr(leaf, "dtype", leaf) == element for leaf in tree_leaves((args, kwargs)))
+        return self.names.inquiry.keep(involved)
 
     def _applied(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in CONTROL_FLOW:
@@ -285,6 +291,9 @@ def _certain() -> dict[Any, bool]:
     return {kind.is_cuda.__get__: True, kind.is_cpu.__get__: False}
 
 
+_MAKING = (torch.tensor, torch.as_tensor, torch.asarray)
+
+
 class Intercept(TorchFunctionMode):
     """Catches the few functions whose C++ schemas would pin symbolic numbers."""
 
@@ -302,8 +311,10 @@ class Intercept(TorchFunctionMode):
                 # torch.einsum would look for the best order of several operands, by their sizes
                 operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
                 return self.capture.call("einsum", self.capture.table["einsum"], (args[0], list(operands)), {})
-            if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
+            if func in _MAKING and _symbolic(args[:1], {}):
                 return self._tensor(*args, **kwargs)
+            if func in (*_MAKING, torch.Tensor.new_tensor) and self.capture.is_generic(args, kwargs):
+                return self._unrounded(args[1:] if func is torch.Tensor.new_tensor else args, kwargs)
             if func in _certain():
                 return _certain()[func]
             if func in _questions() and any(isinstance(leaf, TracedTensor) for leaf in tree_leaves(args)):
@@ -312,8 +323,20 @@ class Intercept(TorchFunctionMode):
             raise located(problem, self.capture.names.source) from None
         return func(*args, **kwargs)
 
+    def _unrounded(self, args: Any, kwargs: Any) -> Any:
+        """Numbers in a dtype that stands for others, as exact as they are given."""
+        context = self.capture.context
+        data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+        dtypes = [leaf for leaf in tree_leaves((args[1:], kwargs)) if isinstance(leaf, torch.dtype)]
+        dtype = dtypes[0] if dtypes else context.dtypes.element
+        if isinstance(data, TracedTensor):
+            return data.to(dtype)
+        return self.capture.tensor(context.cast(of_data(context, torch.as_tensor(data, dtype=torch.float64)), dtype))
+
     def _answer(self, aspect: Aspect, func: Any, args: Any, kwargs: Any) -> Any:
         """What the arguments are like in the guise that they have here."""
+        if func == torch.Tensor.type and (len(args) > 1 or kwargs):  # a conversion
+            return func(*args, **kwargs)
         if aspect is MEMORY:
             raise Unsupported("FL308", f"the program depends on {aspect.what}", aspect.instead)
         guise = self.capture.names.inquiry.ask(aspect, self.capture.names.place())

@@ -13,7 +13,21 @@ from dataclasses import dataclass, replace
 import torch
 
 from flashlight.ir import build
-from flashlight.ir.expr import ELEMENT, FLOAT, Axis, Const, Expr, Load, Map, Scalar, Tensor, walk
+from flashlight.ir.expr import (
+    ELEMENT,
+    FLOAT,
+    Axis,
+    Const,
+    Expr,
+    Load,
+    Map,
+    Reduce,
+    Scalar,
+    Tensor,
+    is_float,
+    unrounded,
+    walk,
+)
 from flashlight.ir.program import Output, rebuilt
 from flashlight.trace.problems import Place, Unsupported
 from flashlight.trace.value import Value
@@ -46,7 +60,8 @@ class Aspect:
 
 DTYPE = Aspect(
     "the dtype of a tensor",
-    "state one beside the parameter, as in # [B, H, S, D] float16, or pass what depends on it as a number",
+    "state one beside the parameter, as in # [B, H, S, D] float16, or pass what depends on it as a number; "
+    "torch.finfo(q.dtype).min is fine",
 )
 LAYOUT = Aspect(
     "the strides of a tensor",
@@ -66,11 +81,28 @@ class Question:
 
 
 class Inquiry:
-    """What a trace answers to questions, and the course that it takes: what was asked and computed, in order."""
+    """What a trace answers to questions, and the course that it takes: what was asked and computed, in order.
 
-    def __init__(self, guise: Guise) -> None:
+    ``model``: the course of the first guise. A constant tensor that is given the arguments' dtype must not be rounded
+    to it, and in float32 one cannot see which are: those that were in the first guise.
+    """
+
+    def __init__(self, guise: Guise, model: Inquiry | None = None) -> None:
         self.guise = guise
+        self.model = model
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what another attempt of the trace did."""
         self.steps: list[Question | Value] = []
+        self.kept: list[bool] = []
+
+    def keep(self, generic: bool) -> bool:
+        """Whether the next constant tensor is one whose dtype stands for others."""
+        if self.model is not None and len(self.kept) < len(self.model.kept):
+            generic = self.model.kept[len(self.kept)]
+        self.kept.append(generic)
+        return generic
 
     def ask(self, aspect: Aspect, place: Place | None) -> Guise:
         self.steps.append(Question(aspect, place))
@@ -134,27 +166,42 @@ def _output_in(output: Output, element: torch.dtype) -> Output:
 
 
 def _expr_in(root: Expr, element: torch.dtype) -> Expr:
-    """The expression with a dtype in place of the one that it is generic in."""
-    name = _name(element)
+    """What a kernel makes of the expression for a dtype: float32 but for loads and the factors of products."""
     done: dict[Expr, Expr] = {}
     for node in walk(root):
         children = tuple(done[child] for child in node.children)
-        generic = node.dtype == ELEMENT
         if isinstance(node, Scalar) and node.name.startswith("finfo_"):
-            done[node] = build.const(getattr(torch.finfo(element), node.name.removeprefix("finfo_")), FLOAT)
-        elif isinstance(node, Load) and generic:
-            done[node] = build.load(Tensor(node.tensor.name, node.tensor.shape, name), children)
-        elif isinstance(node, Const) and generic:
-            done[node] = build.const(node.value, name)
-        elif isinstance(node, Map) and generic:
-            done[node] = build.cast(children[0], name) if node.op == "cast" else _mapped(node, children, name)
+            done[node] = _number(getattr(torch.finfo(element), node.name.removeprefix("finfo_")))
+        elif isinstance(node, Load) and node.dtype == ELEMENT:
+            done[node] = build.load(Tensor(node.tensor.name, node.tensor.shape, _name(element)), children)
+        elif isinstance(node, Const) and is_float(node):
+            done[node] = _number(node.value)
+        elif isinstance(node, Map) and is_float(node):
+            plain = unrounded(node) is not node
+            done[node] = (
+                children[0]
+                if plain
+                else build.cast(children[0], FLOAT) if node.op == "cast" else _float(node, children)
+            )
+        elif isinstance(node, Reduce) and node.op == "sum" and isinstance(node.arg, Map) and node.arg.op == "mul":
+            factors = (build.cast(done[factor], _dtype_in(factor.dtype, element)) for factor in node.arg.args)
+            done[node] = build.reduce("sum", build.op("mul", *factors, dtype=FLOAT), node.axis)
         else:
             done[node] = rebuilt(node, children)
     return done[root]
 
 
-def _mapped(node: Map, children: tuple[Expr, ...], dtype: str) -> Expr:
-    return build.op(node.op, *children, dtype=dtype)
+def _float(node: Map, children: tuple[Expr, ...]) -> Expr:
+    return build.op(node.op, *children, dtype=FLOAT)
+
+
+def _number(value: float) -> Expr:
+    """A constant as float32 holds it: some were computed by PyTorch, and others here."""
+    return build.const(torch.tensor(float(value), dtype=torch.float32).item(), FLOAT)
+
+
+def _dtype_in(dtype: str, element: torch.dtype) -> str:
+    return _name(element) if dtype == ELEMENT else dtype
 
 
 def _name(dtype: torch.dtype) -> str:

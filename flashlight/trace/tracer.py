@@ -75,7 +75,7 @@ def _check_same(job: _Job, first: _Trial, aspect: Aspect, guise: Guise) -> None:
     concerned = ("int64", "int32") if guise.short else (ELEMENT,)
     if aspect is DTYPE and all(tensor.dtype not in concerned for tensor in program.inputs):
         return
-    inquiry = Inquiry(guise)
+    inquiry = Inquiry(guise, first.inquiry)
     try:
         second = replace(job, guise=guise).trace(first.ties, inquiry)
     except Diagnostic as diagnostic:
@@ -123,7 +123,7 @@ class _Job:
         pinned: set[str] = set()
         for attempt in range(ATTEMPTS):
             given = inputs(self.source, self.target, self.overrides, ties, samples, self.defaults, pinned)
-            inquiry.steps.clear()
+            inquiry.begin()
             sizes = Sizes(given.hints, given.flexible, given.pinnable, inquiry)
             try:
                 with symbolic(self.module, sizes, self.guise.element):

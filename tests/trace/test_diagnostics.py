@@ -123,6 +123,8 @@ DEPENDING = {
     "the size of elements": "s = q @ k.mT * q.element_size()",
     "the digits of the dtype": "s = q @ k.mT * torch.finfo(q.dtype).bits",
     "the bits of integers": "s = q @ k.mT * (0.5 if ids.dtype == torch.int64 else 2.0)",
+    "products in another dtype": "p = q * 1000\n    if q.dtype == torch.float16:\n        p = p.float()\n"
+    "    s = p @ k.to(p.dtype).mT",
     "bytes": "s = q @ k.mT / q.nbytes",
     "contiguity": "s = q @ k.mT * (1.0 if q.is_contiguous() else 2.0)",
     "a stride": "s = q @ k.mT / q.stride(2)",
@@ -161,6 +163,10 @@ SAME = {
     "tensors": "assert type(q) is torch.Tensor and not isinstance(x, Tensor)\n    s = q @ k.mT",
     "messages": "print(f'{n:>5}', q.shape)\n    assert n != 1, f'{n} of {k.shape}'\n    s = q @ k.mT",
     "integers": "s = q @ k.mT * (ids[:, None, :, None].to(ids.dtype) == torch.zeros_like(ids)[:, None, :, None])",
+    "conversions by type": "s = (q @ k.mT).float().softmax(-1).type(q.dtype)",
+    "rounding where it matters": "s = q @ k.mT\n    if s.dtype == torch.float16:\n"
+    "        s = s.softmax(-1, dtype=torch.float32).to(torch.float16)\n    else:\n        s = s.softmax(-1)",
+    "numbers": "s = q @ k.mT * torch.tensor(0.1, dtype=q.dtype) + torch.tensor([0.1, 0.3]).to(q.dtype).sum()",
     "the device": "assert q.is_cuda and not q.is_cpu\n    s = q @ k.mT",
     "refused strides": "assert q.is_contiguous()\n    s = q @ k.mT",
 }
