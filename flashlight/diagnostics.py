@@ -26,6 +26,7 @@ CODES: dict[str, str] = {
     "FL305": "the program fails when run",
     "FL306": "the program returns something other than tensors",
     "FL307": "the program is random",
+    "FL308": "the program depends on what only a call knows",
     "FL401": "a score matrix would have to be materialised",
     "FL402": "the program has no loop over keys to fuse",
     "FL403": "a value cannot be computed within a tile",

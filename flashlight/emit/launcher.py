@@ -83,6 +83,9 @@ class _Body:
         self.parameters = [p for p in traced.parameters if p.tensor is not None]
         self.first = next(p.tensor for p in self.parameters if p.tensor and p.tensor.dtype == ELEMENT)
 
+        given = {parameter.name for parameter in traced.parameters}
+        self.unused = "_" if "_" not in given else "_unused"
+
     def lines(self) -> list[str]:
         before = [line for one in self.schedule.prologues for line in prologue_lines(one, self.first.name)]
         return [*self._sizes(), *self._checks(), "", *before, *self._views(), *self._outputs(), *self._launch()]
@@ -99,10 +102,11 @@ class _Body:
             names = []
             for size in tensor.shape:
                 fresh = isinstance(size, Scalar) and size.name not in known and size.name in needed
-                names.append(size.name if fresh and isinstance(size, Scalar) and size.name not in names else "_")
-            if all(name == "_" for name in names):
+                wanted = fresh and isinstance(size, Scalar) and size.name not in names
+                names.append(size.name if wanted and isinstance(size, Scalar) else self.unused)
+            if all(name == self.unused for name in names):
                 continue
-            known |= set(names) - {"_"}
+            known |= set(names) - {self.unused}
             trailing = "," if len(names) == 1 else ""
             lines.append(f"{', '.join(names)}{trailing} = {tensor.name}.shape")
         return [*lines, *self._solved(ordered, needed, known)]
@@ -210,7 +214,7 @@ class _Body:
                 lines.append(f"{name} = {python(axis.extent)}")
         widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
         widest = f"max({widths})" if len(kernel.widths) > 1 else widths
-        tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else '_'}"
+        tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else self.unused}"
         if "EXPAND" in kernel.text:
             lines.append(f"expand = expandable({self.first.name})")
         load = self._burden()

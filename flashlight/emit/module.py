@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +62,28 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
             raise Diagnostic(
                 "FL205", f"`{unit.target.name}` is the name of a function that the kernel file needs", hint
             )
+    for launch in launchers:
+        clash = _clash(launch)
+        if clash is not None:
+            raise Diagnostic("FL205", f"`{clash}` is a name that the launcher of the kernel needs", "choose another")
     return formatted(text)
+
+
+def _clash(launch: str) -> str | None:
+    """A name that means two things in a launcher: an argument or a size, and something of the launcher's own."""
+    function = ast.parse(launch).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    meant = Counter(argument.arg for argument in function.args.args)
+    modules = {"torch", "math", "tl", "triton"}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            read = {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+            set_ = {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+            meant.update(name for name in set_ - read if not name.startswith("_"))
+        elif isinstance(node, ast.Call):
+            called = node.func.value if isinstance(node.func, ast.Subscript) else node.func
+            modules |= {called.id} if isinstance(called, ast.Name) else set()
+    return next((name for name, count in meant.items() if count > 1 or name in modules), None)
 
 
 def _written(unit: Unit, source_name: str) -> tuple[Kernel, str]:

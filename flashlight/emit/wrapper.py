@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import libcst as cst
+import libcst.matchers as m
 
 from flashlight.emit.module import formatted
 from flashlight.trace.traced import Parameter
@@ -104,11 +105,21 @@ class _Transformer(cst.CSTTransformer):
         passed = [_access(p) for p in parameters if p.tensor is not None or p.scalar is not None]
         known = {p.name for p in parameters}
         keyword = {p.name for p in listed if p.kind == "keyword"}
-        every = [f"{p.name}={p.name}" if p.name in keyword else p.name for p in listed if p.name in known]
+        further = [p for p in listed if p.kind in ("*", "**") and m.findall(unit.target.node.body, m.Name(p.name))]
+        stars = {p.name: p.kind for p in further}
+        every = [
+            f"{p.name}={p.name}" if p.name in keyword else f"{stars.get(p.name, '')}{p.name}"
+            for p in listed
+            if p.name in known or p.name in stars
+        ]
         lines = []
         fixed = [p for p in parameters if p.tensor is None and p.scalar is None and p.value is not None]
         lines.append(f"if not _runs_kernel({', '.join(tensors)}):")
         lines.append(f"    return _{name}_pytorch({', '.join(every)})")
+        for rest in further:
+            lines.append(f"if {rest.name}:")
+            message = f"{name}: the kernel was written for no further arguments as {rest.kind}{rest.name}"
+            lines.append(f"    raise ValueError({message!r})")
         for optional in dict.fromkeys(p.name for p in given if p.name in absent):
             lines.append(f"if {optional} is None:")
             message = f"{name}: the kernel was written for a tensor as {optional}"

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
+from flashlight.ir import integers
 from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.order import axis_key
 from flashlight.ir.printer import show
@@ -248,6 +249,14 @@ def _refuse_whole_lengths(program: Program, nodes: list[Expr], tiled: tuple[Axis
 
 
 def _two_loops(program: Program, one: Axis, other: Axis) -> Diagnostic:
+    cut = integers.sub(one.extent, other.extent)
+    if isinstance(cut, Const) and cut.value:
+        part, whole = (other, one) if cut.value > 0 else (one, other)
+        return Diagnostic(
+            "FL402",
+            f"`{program.name}` reduces along {show(whole.extent)}, then along only {show(part.extent)} of the same",
+            hint="keep all and mask the others: w.masked_fill(torch.arange(n) < 2, 0) rather than w[..., 2:]",
+        )
     return Diagnostic(
         "FL402",
         f"`{program.name}` reduces along {show(one.extent)} and apart from that along {show(other.extent)}: two loops",

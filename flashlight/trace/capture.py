@@ -7,6 +7,7 @@ that `make_fx` uses.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -20,12 +21,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 from flashlight.trace import operators
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located
+from flashlight.trace.guise import DTYPE, GRADIENTS, LAYOUT, MEMORY, Aspect
 from flashlight.trace.numbers import wrap
 from flashlight.trace.operators.creation import of_data
 from flashlight.trace.problems import Unsupported
 from flashlight.trace.value import Value, View
 
 CONTROL_FLOW = frozenset({"_local_scalar_dense", "is_nonzero", "item", "equal", "allclose"})
+
+
+class NotTraced(Unsupported):
+    """PyTorch's own code asks a tensor for what is not there, such as sizes that are plain numbers."""
 
 
 class TracedTensor(torch.Tensor):
@@ -48,7 +54,7 @@ class TracedTensor(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise Unsupported("FL302", f"{func} was called outside of the trace")
+        raise NotTraced("FL302", f"{func} was called outside of the trace")
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"TracedTensor(shape={list(self._value.shape)}, dtype={self._value.dtype})"
@@ -108,7 +114,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         name = func.overloadpacket.__name__
         real = [tensor for tensor in tensors if not isinstance(tensor, TracedTensor)]
-        if tensors and len(real) == len(tensors) and not _symbolic(args, kwargs):
+        if tensors and len(real) == len(tensors) and not (_symbolic(args, kwargs) or self.is_generic(args, kwargs)):
             return func(*args, **kwargs)
         if func.namespace == "prim" and name == "device":
             return torch.device("cpu")
@@ -116,6 +122,12 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
             return self._applied(func, name, args, kwargs)
         except Unsupported as problem:
             raise located(problem, self.names.source) from None
+
+    def is_generic(self, args: Any, kwargs: Any) -> bool:
+        """Whether the dtype that stands for others is involved: a number must not be rounded to that one."""
+        element = self.context.dtypes.element
+        involved = any(getattr(leaf, "dtype", leaf) == element for leaf in tree_leaves((args, kwargs)))
+        return self.names.inquiry.keep(involved)
 
     def _applied(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in CONTROL_FLOW:
@@ -203,7 +215,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
 
     def _fallen_back(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Operators without a rule that PyTorch itself writes in terms of others."""
-        with self:
+        with self, contextlib.suppress(NotTraced):
             result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -255,6 +267,33 @@ def _pinning() -> dict[Any, str]:
     }
 
 
+@cache
+def _questions() -> dict[Any, Aspect]:
+    """Functions that tell of a tensor what its shape does not say."""
+    kind: Any = torch.Tensor
+    dtype = (kind.element_size, kind.is_floating_point, kind.is_complex, kind.is_signed, torch.is_floating_point)
+    dtypes = (kind.dtype, kind.itemsize, kind.nbytes)
+    layout = (kind.stride, kind.is_contiguous, kind.storage_offset, kind.dim_order)
+    memory = (kind.data_ptr, kind.untyped_storage, kind.storage, kind.type, kind.get_device)
+    return {
+        **dict.fromkeys((*dtype, torch.is_complex, torch.is_signed, torch.result_type, torch.can_cast), DTYPE),
+        **{getter.__get__: DTYPE for getter in dtypes},
+        **dict.fromkeys(layout, LAYOUT),
+        kind.requires_grad.__get__: GRADIENTS,
+        **dict.fromkeys(memory, MEMORY),
+    }
+
+
+@cache
+def _certain() -> dict[Any, bool]:
+    """What is asked of where tensors lie: kernels run for those on a GPU."""
+    kind: Any = torch.Tensor
+    return {kind.is_cuda.__get__: True, kind.is_cpu.__get__: False}
+
+
+_MAKING = (torch.tensor, torch.as_tensor, torch.asarray)
+
+
 class Intercept(TorchFunctionMode):
     """Catches the few functions whose C++ schemas would pin symbolic numbers."""
 
@@ -272,11 +311,41 @@ class Intercept(TorchFunctionMode):
                 # torch.einsum would look for the best order of several operands, by their sizes
                 operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
                 return self.capture.call("einsum", self.capture.table["einsum"], (args[0], list(operands)), {})
-            if func in (torch.tensor, torch.as_tensor, torch.asarray) and _symbolic(args[:1], {}):
+            if func in _MAKING and _symbolic(args[:1], {}):
                 return self._tensor(*args, **kwargs)
+            if func in (*_MAKING, torch.Tensor.new_tensor) and self.capture.is_generic(args, kwargs):
+                return self._unrounded(args[1:] if func is torch.Tensor.new_tensor else args, kwargs)
+            if func in _certain():
+                return _certain()[func]
+            if func in _questions() and any(isinstance(leaf, TracedTensor) for leaf in tree_leaves(args)):
+                return self._answer(_questions()[func], func, args, kwargs)
         except Unsupported as problem:
             raise located(problem, self.capture.names.source) from None
         return func(*args, **kwargs)
+
+    def _unrounded(self, args: Any, kwargs: Any) -> Any:
+        """Numbers in a dtype that stands for others, as exact as they are given."""
+        context = self.capture.context
+        data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+        dtypes = [leaf for leaf in tree_leaves((args[1:], kwargs)) if isinstance(leaf, torch.dtype)]
+        dtype = dtypes[0] if dtypes else context.dtypes.element
+        if isinstance(data, TracedTensor):
+            return data.to(dtype)
+        return self.capture.tensor(context.cast(of_data(context, torch.as_tensor(data, dtype=torch.float64)), dtype))
+
+    def _answer(self, aspect: Aspect, func: Any, args: Any, kwargs: Any) -> Any:
+        """What the arguments are like in the guise that they have here."""
+        if func == torch.Tensor.type and (len(args) > 1 or kwargs):  # a conversion
+            return func(*args, **kwargs)
+        if aspect is MEMORY:
+            raise Unsupported("FL308", f"the program depends on {aspect.what}", aspect.instead)
+        guise = self.capture.names.inquiry.ask(aspect, self.capture.names.place())
+        if func == getattr(torch.Tensor.nbytes, "__get__", None):  # it knows no symbolic sizes
+            return args[0].numel() * args[0].element_size()
+        answer = func(*args, **kwargs)
+        if aspect is LAYOUT and not guise.dense:
+            answer = not answer if isinstance(answer, bool) else tree_map(lambda number: 2 * number + 1, answer)
+        return guise.differentiable if aspect is GRADIENTS else answer
 
     def _tensor(self, data: Any, **kwargs: Any) -> Any:
         if isinstance(data, (list, tuple)):

@@ -11,6 +11,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.ir.expr import Expr
 from flashlight.ir.program import Name
 from flashlight.source.model import Source, Statement
+from flashlight.trace.guise import Inquiry
 from flashlight.trace.problems import Place, Unsupported
 from flashlight.trace.value import Value
 
@@ -31,8 +32,9 @@ class Names:
     ``key = repeat_kv(key, n)`` what the helper returned.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, inquiry: Inquiry) -> None:
         self.source = source
+        self.inquiry = inquiry
         self.file = str(source.path)
         self.names: dict[Expr, Name] = {}
         self._claims: dict[FrameType, _Claim] = {}
@@ -41,7 +43,7 @@ class Names:
         """Say that ``value`` has just been computed."""
         free = value.label is None
         for frame in user_frames(self.file):
-            value.place = value.place or Place(frame.f_code, frame.f_lasti, frame.f_lineno)
+            value.place = value.place or place_of(frame)
             statement = self.source.statement(frame.f_lineno)
             if statement is None:
                 continue
@@ -56,6 +58,12 @@ class Names:
             if named and free:
                 value.label = (_name(statement), self.names)
                 free = False
+        self.inquiry.steps.append(value)
+
+    def place(self) -> Place | None:
+        """Where the user's code is."""
+        frame = next(user_frames(self.file), None)
+        return None if frame is None else place_of(frame)
 
     def finish(self) -> None:
         """Forget the frames."""
@@ -74,6 +82,10 @@ def user_frames(file: str) -> Iterator[FrameType]:
         if frame.f_code.co_filename == file:
             yield frame
         frame = frame.f_back
+
+
+def place_of(frame: FrameType) -> Place:
+    return Place(frame.f_code, frame.f_lasti, frame.f_lineno)
 
 
 def located(problem: Unsupported, source: Source, frame: FrameType | None = None) -> Diagnostic:

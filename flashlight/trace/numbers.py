@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -67,7 +68,15 @@ class Node:
     def __repr__(self) -> str:
         return repr(self.expr)
 
-    _graph_repr = __repr__
+    def _graph_repr(self) -> str:
+        """What ``str`` and ``repr`` give: the number's name in a message, else its digits, which must be known."""
+        return repr(self.expr) if messages.depth or not _written_by_user() else str(self.known())
+
+    def known(self) -> Number:
+        """The number itself."""
+        if self.is_bool():
+            return self.sizes.holds(self.expr, record=True)
+        return self.int_() if self.is_int() else self.guard_float()
 
     # constants of the same kind
     def wrap_int(self, value: int) -> Node:
@@ -116,7 +125,8 @@ class Node:
         raise Unsupported(
             "FL204",
             f"the size {self.expr} must be a known number here",
-            "state the number in the shape, as in # [B, H, 49, D], or write this without a loop over the size",
+            "state the number in the shape, as in # [B, H, 49, D], or write this so that it may be any number: "
+            "without a loop over it, a text of it, or a table by it",
         )
 
     def guard_float(self, file: str = "", line: int = 0) -> float:
@@ -141,6 +151,29 @@ class Node:
 
     is_channels_last_contiguous_3d = is_channels_last_contiguous_2d
     is_channels_last_strides_2d = is_channels_last_strides_3d = is_channels_last_contiguous_2d
+
+
+class _Messages(AbstractContextManager[None]):
+    """While it is entered, text is for people, and may name a number that is not known."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+
+
+messages = _Messages()
+
+
+def _written_by_user() -> bool:
+    """Whether the text of a number is asked for by the user's code, and not by PyTorch's for an error of its own."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "") in ("torch", __name__):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and not frame.f_globals.get("__name__", "").startswith(("torch.", "flashlight."))
 
 
 def _outside_torch() -> bool:
@@ -208,6 +241,34 @@ def _logical(name: str, bits: bool = False) -> Callable[[Node, Node], Node]:
     return method
 
 
+def towards_zero(expr: Expr) -> Expr:
+    """The integer that ``int`` makes of a number."""
+    if expr.dtype == INT:
+        return expr
+    low, high = (build.op(name, expr) for name in ("floor", "ceil"))
+    return build.cast(build.where(build.op("lt", expr, build.const(0.0, FLOAT)), high, low), INT)
+
+
+def _rounded(self: Node, digits: int | None = None) -> Node:
+    """``round``: to the nearest integer, and to the even one of two."""
+    if digits is not None:
+        raise Unsupported("FL302", f"rounding {self.expr} to {digits} digits has no rule", "use round(x * 100) / 100")
+    low = build.op("floor", self.expr)
+    rest = build.op("sub", self.expr, low)
+    whole = build.cast(low, INT)
+    odd = build.op("eq", build.op("mod", whole, build.integer(2)), build.integer(1))
+    half = build.const(0.5, FLOAT)
+    up = build.op("or", build.op("gt", rest, half), build.op("and", build.op("eq", rest, half), odd))
+    return Node(self.sizes, build.where(up, build.op("add", whole, build.integer(1)), whole))
+
+
+def _shifted(name: str) -> Callable[[Node, Node], Node]:
+    def method(self: Node, other: Node) -> Node:
+        return _binary(name)(self, self.wrap_int(1 << other.int_()))
+
+    return method
+
+
 def _install() -> None:
     methods: dict[str, Callable[..., Node]] = {}
     for names, op in (
@@ -236,7 +297,11 @@ def _install() -> None:
     for name in ("sqrt", "exp", "log", "log2", "tanh", "sin", "cos"):
         methods[f"sym_{name}"] = _unary(name)
     methods["sym_float"] = lambda self: Node(self.sizes, _as_float(self.expr))
-    for name, op in (("floor", "floor"), ("ceil", "ceil"), ("trunc", "floor")):
+    methods["trunc"] = lambda self: Node(self.sizes, towards_zero(self.expr))
+    methods["round"] = _rounded
+    methods["lshift"], methods["rshift"] = _shifted("mul"), _shifted("floordiv")
+    methods["is_integer"] = lambda self: Node(self.sizes, build.op("eq", build.op("floor", self.expr), self.expr))
+    for name, op in (("floor", "floor"), ("ceil", "ceil")):
 
         def rounded(self: Node, op: str = op) -> Node:
             whole = self.expr if self.is_int() else build.cast(build.op(op, self.expr), INT)
@@ -244,6 +309,7 @@ def _install() -> None:
 
         methods[name] = rounded
         methods[f"sym_{name}"] = rounded
+    methods["bitwise_xor"] = _logical("ne", bits=True)
     for name in ("and", "or"):
         methods[f"{name}_"] = _logical(name)
         methods[f"sym_{name}"] = _logical(name)

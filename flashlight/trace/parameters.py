@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,10 +147,20 @@ def _number(
         Diagnostic(
             "FL201",
             f"the shape of `{parameter.name}` is not stated",
-            f"write it next to the parameter: `{parameter.name}: Tensor,  # [B, H, S, D]`, "
-            f"or pass --shape {parameter.name}=B,H,S,D",
+            _stating(parameter.name, annotation),
         ),
     )
+
+
+def _stating(name: str, annotation: str) -> str:
+    """How to say what a parameter is, by what it is announced as."""
+    if re.match(r"(typing\.)?(list|tuple|sequence)\b", annotation, re.IGNORECASE):
+        return f"write the shape of every item next to it: `{name}: list[Tensor],  # [[B, H, S, D], [S, D]]`"
+    if annotation and "Tensor" not in annotation:
+        return (
+            f"a kernel takes tensors, lists of them, ints and floats: pass what is in `{name}` as parameters of its own"
+        )
+    return f"write it next to the parameter: `{name}: Tensor,  # [B, H, S, D]`, or pass --shape {name}=B,H,S,D"
 
 
 def _scalar(parameter: ParameterText, dtype: str, sample: float | int, result: Inputs, given: bool) -> Parameter:

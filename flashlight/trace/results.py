@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build, integers
@@ -34,8 +35,8 @@ def results(
         if not isinstance(part, torch.Tensor):
             raise Diagnostic(
                 "FL306",
-                f"`{target.name}` returns a {type(part).__name__}",
-                "return a tensor or a tuple of tensors",
+                f"`{target.name}` returns {_described(part)}{'' if part is result else ' among other things'}",
+                "return a tensor, or one tuple of tensors: a kernel has no other outputs",
                 path=source.path,
                 line=target.line,
                 column=target.column,
@@ -48,6 +49,14 @@ def results(
         outputs.append(Output(label, axes, expr, context.dtypes.stored(value.dtype)))
         returns.append(Returned(label, value.shape))
     return tuple(outputs), tuple(returns)
+
+
+def _described(part: Any) -> str:
+    """What a part of the result is: by the type that it has when the function runs."""
+    kinds = {torch.SymInt: "int", torch.SymFloat: "float", torch.SymBool: "bool"}
+    kind = kinds.get(type(part), type(part).__name__)
+    holds = isinstance(part, (tuple, list, dict)) and any(isinstance(x, torch.Tensor) for x in tree_leaves(part))
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}{' of tensors' if holds else ''}"
 
 
 def _labels(source: Source, target: Target, parts: list[Any]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Set
 from flashlight.ir import build, integers
 from flashlight.ir.expr import BOOL, INT, Const, Expr, Map, Scalar
 from flashlight.ir.integers import known_size
+from flashlight.trace.guise import Inquiry
 from flashlight.trace.problems import Inconsistent, Retry
 
 Number = float | int | bool
@@ -60,11 +61,13 @@ class Sizes:
         self,
         hints: Mapping[Scalar, Number],
         flexible: Mapping[Scalar, Scalar],
-        pinnable: Set[Scalar] = frozenset(),
+        pinnable: Set[Scalar],
+        inquiry: Inquiry,
     ) -> None:
         self.hints = dict(hints)
         self.flexible = dict(flexible)
         self.pinnable = pinnable
+        self.inquiry = inquiry
         self.divisible: list[tuple[Expr, Expr]] = []
         self.assumptions: dict[Expr, None] = {}
         self._sampled: dict[Expr, Number] = {}

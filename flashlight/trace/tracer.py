@@ -13,13 +13,14 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import Const, Expr, Iota, Load, Reduce, Scalar, walk
+from flashlight.ir.expr import ELEMENT, Const, Expr, Iota, Load, Reduce, Scalar, walk
 from flashlight.ir.program import Name, Output, Program
 from flashlight.source.model import Source, Target
 from flashlight.trace.branches import discharged
 from flashlight.trace.capture import Capture, Intercept
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located_in
+from flashlight.trace.guise import DTYPE, Aspect, Guise, Inquiry, depends, others, same_outputs
 from flashlight.trace.load import load, symbolic
 from flashlight.trace.numbers import wrap
 from flashlight.trace.parameters import Inputs, inputs
@@ -57,13 +58,50 @@ def trace(source: Source, target: Target, shapes: Mapping[str, Sequence[str]] | 
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    job = _Job(source, target, module, function, element, overrides, defaults)
+    job = _Job(source, target, module, function, Guise(element), overrides, defaults)
     return _traced_under(job, {})
 
 
 def _traced_under(job: _Job, given_ties: Mapping[str, Expr]) -> Traced:
-    traced, ties = job.trace(given_ties)
-    return discharged(traced, lambda more: _traced_under(job, {**ties, **more}))
+    first = job.trace(given_ties)
+    for aspect, guise in others(job.guise, first.inquiry.asked):
+        _check_same(job, first, aspect, guise)
+    return discharged(first.traced, lambda more: _traced_under(job, {**first.ties, **more}))
+
+
+def _check_same(job: _Job, first: _Trial, aspect: Aspect, guise: Guise) -> None:
+    """Raises FL308 where the program is another one for arguments that a call may give as well."""
+    program = first.traced.program
+    concerned = ("int64", "int32") if guise.short else (ELEMENT,)
+    if aspect is DTYPE and all(tensor.dtype not in concerned for tensor in program.inputs):
+        return
+    inquiry = Inquiry(guise, first.inquiry)
+    try:
+        second = replace(job, guise=guise).trace(first.ties, inquiry)
+    except Diagnostic as diagnostic:
+        if _refused_by_the_user(diagnostic, job.source):
+            return
+    else:
+        if same_outputs(program.outputs, second.traced.program.outputs, guise.element):
+            return
+    raise located_in(depends(aspect, first.inquiry, inquiry), job.source, None)
+
+
+def _refused_by_the_user(diagnostic: Diagnostic, source: Source) -> bool:
+    """Whether the function itself raised the error: then there is nothing that a kernel would have to agree with."""
+    traceback = diagnostic.__cause__.__traceback__ if diagnostic.__cause__ is not None else None
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_code.co_filename == str(source.path)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A trace: the program, with some sizes and numbers replaced, the replacements that it took, and its course."""
+
+    traced: Traced
+    ties: Mapping[str, Expr]
+    inquiry: Inquiry
 
 
 @dataclass(frozen=True)
@@ -74,21 +112,22 @@ class _Job:
     target: Target
     module: ModuleType
     function: Any
-    element: torch.dtype
+    guise: Guise
     overrides: Mapping[str, tuple[str, ...]]
     defaults: Mapping[str, Any]
 
-    def trace(self, given_ties: Mapping[str, Expr]) -> tuple[Traced, Mapping[str, Expr]]:
-        """The program, with some sizes and numbers replaced, and the replacements that it took."""
+    def trace(self, given_ties: Mapping[str, Expr], inquiry: Inquiry | None = None) -> _Trial:
+        inquiry = inquiry or Inquiry(self.guise)
         ties = dict(given_ties)
         samples: dict[str, int] = {}
         pinned: set[str] = set()
         for attempt in range(ATTEMPTS):
             given = inputs(self.source, self.target, self.overrides, ties, samples, self.defaults, pinned)
-            sizes = Sizes(given.hints, given.flexible, given.pinnable)
+            inquiry.begin()
+            sizes = Sizes(given.hints, given.flexible, given.pinnable, inquiry)
             try:
-                with symbolic(self.module, sizes, self.element):
-                    return _run(self.source, self.target, self.function, given, sizes, DTypes(self.element)), ties
+                with symbolic(self.module, sizes, self.guise.element):
+                    return _Trial(_run(self.source, self.target, self.function, given, sizes), ties, inquiry)
             except Retry as retry:
                 ties |= {scalar.name: other for scalar, other in retry.ties.items()}
                 samples |= {scalar.name: number for scalar, number in retry.samples.items()}
@@ -121,9 +160,9 @@ def _refit(samples: dict[str, int], sizes: Sizes, whole: Expr, divisor: Expr) ->
     samples[scalars[0].name] = step * count
 
 
-def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Sizes, dtypes: DTypes) -> Traced:
-    names = Names(source)
-    context = Context(sizes, dtypes)
+def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Sizes) -> Traced:
+    names = Names(source, sizes.inquiry)
+    context = Context(sizes, DTypes(sizes.inquiry.guise.element, sizes.inquiry.guise.short))
     capture = Capture(context, names)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 20000))
@@ -168,7 +207,7 @@ def _arguments(given: Inputs, capture: Capture) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(given.specialised)
     for parameter in given.parameters:
         if parameter.tensor is not None:
-            dtype = capture.context.dtypes.torch(parameter.tensor.dtype)
+            dtype = capture.context.dtypes.given(parameter.tensor.dtype)
             made = capture.tensor(of_tensor(parameter.tensor, dtype), parameter.tensor.name)
             if parameter.item is None:
                 arguments[parameter.name] = made

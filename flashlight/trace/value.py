@@ -136,8 +136,9 @@ def free(axis: Axis) -> Expr:
 class DTypes:
     """Translates between PyTorch's dtypes and the IR's: one of PyTorch's stands for the element dtype."""
 
-    def __init__(self, element: torch.dtype) -> None:
+    def __init__(self, element: torch.dtype, short: bool = False) -> None:
         self.element = element
+        self.short = short
 
     def ir(self, dtype: torch.dtype) -> str:
         if dtype == self.element:
@@ -150,6 +151,11 @@ class DTypes:
     def stored(self, dtype: torch.dtype) -> str:
         """The dtype of an input or an output, where the width of integers counts."""
         return ELEMENT if dtype == self.element else str(dtype).removeprefix("torch.")
+
+    def given(self, name: str) -> torch.dtype:
+        """The dtype in which an input is given."""
+        other = {"int64": "int32", "int32": "int64"}.get(name) if self.short else None
+        return self.torch(other or name)
 
     def torch(self, name: str) -> torch.dtype:
         found: torch.dtype = self.element if name == ELEMENT else getattr(torch, name)

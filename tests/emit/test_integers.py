@@ -48,6 +48,9 @@ KEPT = {
         "ids: Tensor,  # [B, S] int8",
         "kept = (ids[:, None, None] < 200) & (ids[:, None, None] // 3 > -20)",
     ),
+    "shifts and divisions of sizes": ("", "kept = (j + (S >> 1) + divmod(S, 5)[1] + 7 // S + (S << 2) + ~S) % 3 != 0"),
+    "rounded sizes": ("", "kept = j <= i + round(S / 4) - round((S + 1) / 2) + round(S)"),
+    "rounded numbers": ("x: float", "kept = j <= i + round(x) + 2 * math.trunc(x)"),
     "flags less one": ("keep: Tensor,  # [B, S] bool", "kept = (keep.to(torch.uint8) - 1)[:, None, None] == 0"),
 }
 
@@ -91,9 +94,10 @@ def test_the_logarithm_of_a_weight_of_zero_is_infinite(verified: Write) -> None:
     verified(HEAD.format(given="") + body(text))
 
 
-def test_bits_of_sizes_are_refused(kernels: Write) -> None:
+@pytest.mark.parametrize("bits", ["S & 7", "S | 1", "S ^ 1"])
+def test_bits_of_sizes_are_refused(kernels: Write, bits: str) -> None:
     with pytest.raises(Diagnostic, match="bits of the size"):
-        kernels(HEAD.format(given="") + body("return (q @ k.mT / (1 + (S & 7))).softmax(-1) @ v"))
+        kernels(HEAD.format(given="") + body(f"return (q @ k.mT / (1 + ({bits}))).softmax(-1) @ v"))
 
 
 def test_sums_of_integers_are_exact(verified: Write) -> None:

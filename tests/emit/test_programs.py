@@ -158,6 +158,17 @@ def test_two_loops_are_refused(second: str, kernels: Write) -> None:
     assert raised.value.code == "FL402" and raised.value.line
 
 
+@pytest.mark.parametrize("cut", ["w[..., 2:] @ v[:, :, 2:]", "w[..., :-1] @ v[:, :, :-1]"])
+def test_weights_that_are_cut_are_refused_for_what_they_are(cut: str, kernels: Write) -> None:
+    with pytest.raises(Diagnostic, match="along S_kv, then along only S_kv - . of the same") as raised:
+        kernels(f"""
+            def attend(q, k, v):
+                w = (q @ k.mT).softmax(-1)
+                return {cut}
+        """)
+    assert raised.value.code == "FL402" and "masked_fill" in (raised.value.hint or "")
+
+
 @pytest.mark.parametrize(
     "weights",
     [

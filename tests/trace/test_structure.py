@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flashlight.ir.expr import ELEMENT, FLOAT, INT, Reduce, Scalar, walk
+from flashlight.ir.expr import ELEMENT, FLOAT, INT, Const, Reduce, Scalar, walk
 from flashlight.ir.program import Name
 from flashlight.source import Source
 from flashlight.trace import Traced, trace
@@ -238,3 +238,15 @@ def g(
 """)
     smaller = [[p.name for p in traced(source, name).parameters if p.broadcast] for name in "fg"]
     assert smaller == [[], ["row"]]
+
+
+def test_numbers_in_the_dtype_of_the_arguments_are_not_rounded(program: Write) -> None:
+    """They are rounded when the kernel is launched, to a dtype that is not known yet."""
+    made = ("torch.tensor(0.1, dtype=q.dtype)", "torch.tensor(0.1).double().to(q.dtype)", "q.new_tensor(0.1)")
+    made += ("torch.as_tensor(0.1, dtype=q.dtype)", "torch.tensor(data=0.1, dtype=q.dtype)", "0.1 * torch.as_tensor(q)")
+    made += ("torch.tensor([0.1], dtype=q.dtype)", "torch.full((), 0.1, dtype=q.dtype)", "(q.new_tensor([0.05]) * 2)")
+    for number in made:
+        source = program(f"\ndef f(q, k, v):\n    return (q @ k.mT * {number}).softmax(-1) @ v\n")
+        nodes = walk(*(output.expr for output in traced(source).program.outputs))
+        constants = {node.value for node in nodes if isinstance(node, Const) and node.dtype != INT}
+        assert any(abs(value - 0.1) < 1e-8 for value in constants), (number, constants)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flashlight.ir import build
-from flashlight.ir.expr import Expr
+from flashlight.ir.expr import Const, Expr
 from flashlight.trace.context import Context
 from flashlight.trace.numbers import unwrap
 from flashlight.trace.operators.pointwise import Rule, fill_where
@@ -94,6 +94,9 @@ def _gather(ctx: Context, self: Value, dim: int | None, index: Value, *, sparse_
 
 def _one_hot(ctx: Context, self: Value, num_classes: Any = -1) -> Value:
     count = unwrap(num_classes)
+    if isinstance(count, Const) and count.value < 0:
+        reason = "how many classes there are is known from the values only"
+        raise Unsupported("FL301", reason, "say it: one_hot(ids, num_classes)")
 
     def rule(at: Index) -> Expr:
         return build.cast(build.op("eq", self.at(at[:-1]), at[-1]), "int64")

@@ -32,6 +32,7 @@ def rules() -> dict[str, Rule]:
         "repeat": _repeat,
         "tile": _tile,
         "repeat_interleave": _repeat_interleave,
+        "fill_diagonal": _fill_diagonal,
         "tril": lambda ctx, self, diagonal=0: _triangle(ctx, self, diagonal, lower=True),
         "triu": lambda ctx, self, diagonal=0: _triangle(ctx, self, diagonal, lower=False),
     }
@@ -165,6 +166,13 @@ def _repeat_interleave(
         return self.at((*index[:dim], place, *index[dim + 1 :]))
 
     return Value((*self.shape[:dim], size, *self.shape[dim + 1 :]), self.dtype, rule)
+
+
+def _fill_diagonal(ctx: Context, self: Value, fill_value: Any, wrap: bool = False) -> Value:
+    if self.rank != 2 or wrap:
+        raise Unsupported("FL302", "fill_diagonal_ has a rule for matrices without wrap only", "use torch.where")
+    filled = ctx.converted(unwrap(fill_value), self.dtype, explicit=True)
+    return Value(self.shape, self.dtype, lambda index: build.where(build.op("eq", *index), filled, self.at(index)))
 
 
 def _triangle(ctx: Context, self: Value, diagonal: Any, lower: bool) -> Value:

@@ -133,7 +133,10 @@ def _var(
     less = correction if correction is not None else int(unbiased) if unbiased is not None else 1
     centred = ctx.pointwise("sub", self, _mean(ctx, self, dim, True))
     total = reduced(ctx, "sum", ctx.pointwise("mul", centred, centred), dim, keepdim)
-    return _divided(ctx, total, build.op("sub", _count(ctx, self, dim), build.const(less, FLOAT)))
+    left = build.op("sub", _count(ctx, self, dim), build.const(less, FLOAT))
+    if less > 1:  # and there may be fewer
+        left = build.op("maximum", left, build.const(0, FLOAT))
+    return _divided(ctx, total, left)
 
 
 def _norm(

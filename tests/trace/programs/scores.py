@@ -199,3 +199,12 @@ def creations(q, k, v):
     b = b + torch.arange(m - 1, -1, -1) * 0.1 + torch.arange(0, 2 * m, 2) * 0.2 + torch.ones_like(b) + q.new_zeros(m)
     b = b + torch.full_like(b, 2.0).triu(1).tril(3) + torch.tensor(0.25) + torch.empty_like(b).fill_(1.0)
     return (q @ k.mT + b).softmax(-1) @ v
+
+
+def not_itself(q, k, v):
+    """The diagonal of a mask, and of a bias, filled."""
+    n = q.shape[-2]
+    seen = torch.ones(n, n, dtype=torch.bool)
+    seen.fill_diagonal_(False)
+    bias = torch.zeros(n, n).fill_diagonal_(2.5)
+    return (q @ k.mT + bias).masked_fill(~seen, -1.0).softmax(-1) @ v
