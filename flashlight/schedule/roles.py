@@ -213,6 +213,7 @@ def assign(program: Program) -> Roles:
     resident = [*sorted(bound & _axes(nodes), key=axis_key), *features]
     grid = [axis for axis in outputs if axis is not rows[-1] and axis not in features and axis is not stream]
     _refuse_whole_lengths(program, nodes, (rows[-1], stream), resident)
+    _refuse_bystanders(program, stream, grid)
     return Roles(tuple(grid), rows[-1], stream, tuple(dict.fromkeys(resident)))
 
 
@@ -246,6 +247,28 @@ def _refuse_whole_lengths(program: Program, nodes: list[Expr], tiled: tuple[Axis
         merged = isinstance(axis.extent, Map) and not lengths.isdisjoint(walk(axis.extent))
         if merged or any(axis in axes and not axes.isdisjoint(tiled) for axes in along.values()):
             raise _two_loops(program, tiled[1], axis)
+
+
+def _refuse_bystanders(program: Program, stream: Axis, grid: list[Axis]) -> None:
+    """Refuse outputs that take no part in the loop and have axes of their own: the loop would run for each position."""
+    looped = [output for output in program.outputs if _has_loop(output.expr, stream)]
+    common = {axis for output in looped for axis in output.axes}
+    for output in program.outputs:
+        own = [axis for axis in grid if axis in output.axes and axis not in common and not _is_single(axis)]
+        if output not in looped and own:
+            raise Diagnostic(
+                "FL402",
+                f"`{program.name}` returns {output.name} along {show(own[0].extent)}, which attention has no part in",
+                hint="compute it outside of this function: attention would be computed for each of its positions",
+            )
+
+
+def _is_single(axis: Axis) -> bool:
+    return isinstance(axis.extent, Const) and axis.extent.value == 1
+
+
+def _has_loop(expr: Expr, stream: Axis) -> bool:
+    return any(isinstance(node, Reduce) and node.axis is stream for node in walk(expr))
 
 
 def _two_loops(program: Program, one: Axis, other: Axis) -> Diagnostic:

@@ -22,12 +22,15 @@ from flashlight.trace import operators
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located
 from flashlight.trace.guise import DTYPE, GRADIENTS, LAYOUT, MEMORY, Aspect
-from flashlight.trace.numbers import wrap
+from flashlight.trace.numbers import messages, wrap, written_by_user
 from flashlight.trace.operators.creation import of_data
 from flashlight.trace.problems import Unsupported
 from flashlight.trace.value import Value, View
 
 CONTROL_FLOW = frozenset({"_local_scalar_dense", "is_nonzero", "item", "equal", "allclose"})
+
+
+_TEXT = ("FL301", "the text of a tensor is that of its values", "leave out what reads it")
 
 
 class NotTraced(Unsupported):
@@ -57,6 +60,8 @@ class TracedTensor(torch.Tensor):
         raise NotTraced("FL302", f"{func} was called outside of the trace")
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        if not messages.depth and written_by_user():
+            raise Unsupported(*_TEXT)
         return f"TracedTensor(shape={list(self._value.shape)}, dtype={self._value.dtype})"
 
     @property
@@ -315,6 +320,10 @@ class Intercept(TorchFunctionMode):
                 return self._tensor(*args, **kwargs)
             if func in (*_MAKING, torch.Tensor.new_tensor) and self.capture.is_generic(args, kwargs):
                 return self._unrounded(args[1:] if func is torch.Tensor.new_tensor else args, kwargs)
+            if func == torch.Tensor.__format__ and isinstance(args[0], TracedTensor):
+                if not messages.depth:
+                    raise Unsupported(*_TEXT)
+                return repr(args[0])
             if func in _certain():
                 return _certain()[func]
             if func in _questions() and any(isinstance(leaf, TracedTensor) for leaf in tree_leaves(args)):

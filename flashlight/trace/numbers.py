@@ -70,7 +70,7 @@ class Node:
 
     def _graph_repr(self) -> str:
         """What ``str`` and ``repr`` give: the number's name in a message, else its digits, which must be known."""
-        return repr(self.expr) if messages.depth or not _written_by_user() else str(self.known())
+        return repr(self.expr) if messages.depth or not written_by_user() else str(self.known())
 
     def known(self) -> Number:
         """The number itself."""
@@ -168,7 +168,7 @@ class _Messages(AbstractContextManager[None]):
 messages = _Messages()
 
 
-def _written_by_user() -> bool:
+def written_by_user() -> bool:
     """Whether the text of a number is asked for by the user's code, and not by PyTorch's for an error of its own."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__", "") in ("torch", __name__):

@@ -158,6 +158,28 @@ def test_two_loops_are_refused(second: str, kernels: Write) -> None:
     assert raised.value.code == "FL402" and raised.value.line
 
 
+@pytest.mark.parametrize("other", ["k", "F.normalize(k, dim=-1)", "torch.cat([k, v], -1)", "k.sum(-1)"])
+def test_what_runs_along_the_keys_is_no_second_output(other: str, kernels: Write) -> None:
+    """The grid would have an axis of keys, and the attention would be computed for each of them."""
+    with pytest.raises(Diagnostic, match="which attention has no part in") as raised:
+        kernels(f"""
+            def attend(q, k, v):
+                return (q @ k.mT).softmax(-1) @ v, {other}
+        """)
+    assert raised.value.code == "FL402" and "outside of this function" in (raised.value.hint or "")
+
+
+def test_what_runs_along_the_queries_is_a_second_output(kernels: Write) -> None:
+    kernels("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+        ):
+            return (q @ k.mT).softmax(-1) @ v, q * 2, q.sum(-1), (q.sum(-1) > 0)[None]
+    """)
+
+
 @pytest.mark.parametrize("cut", ["w[..., 2:] @ v[:, :, 2:]", "w[..., :-1] @ v[:, :, :-1]"])
 def test_weights_that_are_cut_are_refused_for_what_they_are(cut: str, kernels: Write) -> None:
     with pytest.raises(Diagnostic, match="along S_kv, then along only S_kv - . of the same") as raised:

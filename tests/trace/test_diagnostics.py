@@ -26,6 +26,8 @@ CASES = {
     "mask selects": ("s = q[q > 0] @ k.mT", "FL302", "q[q > 0]"),
     "classes": ("s = q @ k.mT + F.one_hot(q[0, 0, :, 0].long())", "FL301", "F.one_hot(q[0, 0, :, 0].long())"),
     "no rule for symbolic sizes": ("s = torch.kron(q, k)", "FL302", "torch.kron(q, k)"),
+    "a text": ("s = q @ k.mT * len(str(q))", "FL301", "str(q)"),
+    "a formatted text": ("s = q @ k.mT * len(f'{q}')", "FL301", "f'{q}'"),
     "failure": ("s = q @ k.mT\n    raise ValueError('no')", "FL305", "raise ValueError('no')"),
 }
 
@@ -161,7 +163,7 @@ SAME = {
     "integers and sizes": "assert isinstance(n, int) and type(q.shape[2]) is int\n    s = q @ k.mT * n",
     "quotients and conditions": "assert isinstance(n / 2, float) and isinstance(n > 2, bool)\n    s = q @ k.mT * n",
     "tensors": "assert type(q) is torch.Tensor and not isinstance(x, Tensor)\n    s = q @ k.mT",
-    "messages": "print(f'{n:>5}', q.shape)\n    assert n != 1, f'{n} of {k.shape}'\n    s = q @ k.mT",
+    "messages": "print(f'{n:>5} {q} {k!r}', q.shape, v)\n    assert n != 1, f'{n} of {k.shape}'\n    s = q @ k.mT",
     "integers": "s = q @ k.mT * (ids[:, None, :, None].to(ids.dtype) == torch.zeros_like(ids)[:, None, :, None])",
     "conversions by type": "s = (q @ k.mT).float().softmax(-1).type(q.dtype)",
     "rounding where it matters": "s = q @ k.mT\n    if s.dtype == torch.float16:\n"
