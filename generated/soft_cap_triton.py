@@ -14,9 +14,7 @@ import triton.language as tl
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 TILES = {
-    ("soft_cap", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("soft_cap", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
-    ("soft_cap", "sm_90", 128, 2, 1024): (64, 64, 4, 1, True),
     ("soft_cap", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
     ("soft_cap_causal", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("soft_cap_causal", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
