@@ -9,6 +9,7 @@ hide what they would multiply: a non-finite value of V behind a mask is not spre
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -30,14 +31,17 @@ def vanishes(reduction: Reduce | Scan, masked: Expr, fill: float) -> bool:
 
 def known_value(expr: Expr, masked: Expr, fill: float) -> Known:
     """The value of ``expr`` where ``masked`` equals ``fill``; None where it is unknown. All else is taken as finite."""
-    if expr is masked:
-        return fill
-    if isinstance(expr, Const):
-        return float(expr.value)
-    if not isinstance(expr, Map):
-        return None
-    args = [known_value(arg, masked, fill) for arg in expr.args]
-    return _applied(expr, args, masked, fill)
+    known: dict[Expr, Known] = {masked: fill}
+
+    def value(one: Expr) -> Known:
+        if one not in known:
+            if isinstance(one, Map):
+                known[one] = _applied(one, [value(arg) for arg in one.args], masked, fill)
+            else:
+                known[one] = float(one.value) if isinstance(one, Const) else None
+        return known[one]
+
+    return value(expr)
 
 
 def _applied(expr: Map, args: list[Known], masked: Expr, fill: float) -> Known:
@@ -76,11 +80,13 @@ def _applied(expr: Map, args: list[Known], masked: Expr, fill: float) -> Known:
     return None
 
 
+@functools.lru_cache(maxsize=4096)
 def _has(expr: Expr, masked: Expr) -> bool:
     """Whether the value is made of the masked one at the same position."""
     return expr is masked or (isinstance(expr, Map) and any(_has(arg, masked) for arg in expr.args))
 
 
+@functools.lru_cache(maxsize=4096)
 def _most(expr: Expr, masked: Expr | None, fill: float) -> float:
     """A number that ``expr`` certainly does not exceed where ``masked`` equals ``fill`` (nowhere, if it is None)."""
     if expr is masked:
@@ -102,6 +108,7 @@ def _most(expr: Expr, masked: Expr | None, fill: float) -> float:
     return -_least(expr.args[0]) if expr.op == "neg" else math.inf
 
 
+@functools.lru_cache(maxsize=4096)
 def _least(expr: Expr) -> float:
     """A number that ``expr`` is certainly not below."""
     if isinstance(expr, Const):

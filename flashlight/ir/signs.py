@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 from flashlight.ir.expr import Const, Expr, Map, Reduce, Scalar, is_float, unrounded
 from flashlight.ir.program import is_const
 
+Known = TypeVar("Known")
+
+
+def _remembered(function: Callable[[Expr], Known]) -> Callable[[Expr], Known]:
+    """Ask each expression once: values that many others share would be asked once for each way to them."""
+    key = f"_{function.__name__}"
+
+    @functools.wraps(function)
+    def asked(expr: Expr) -> Known:
+        if key not in expr.__dict__:
+            expr.__dict__[key] = function(expr)
+        known: Known = expr.__dict__[key]
+        return known
+
+    return asked
+
+
 _KEEPS = frozenset({"add", "mul", "div", "sqrt", "rsqrt", "minimum", "cast"})
 
 
+@_remembered
 def is_positive(expr: Expr) -> bool:
     """Whether the number is certainly above zero: a size, a positive constant, an exponential, or built from such."""
     if isinstance(expr, Const):
@@ -27,6 +48,7 @@ def is_positive(expr: Expr) -> bool:
     return expr.op in _KEEPS and all(map(is_positive, expr.args))
 
 
+@_remembered
 def at_least(expr: Expr) -> float:
     """A lower bound of the value, wherever it is not NaN; minus infinity where none is known."""
     if isinstance(expr, Const):
@@ -62,6 +84,7 @@ def difference(power: Expr) -> tuple[Expr, Expr] | None:
     return (power.args[0], power.args[1]) if isinstance(power, Map) and power.op == "sub" else None
 
 
+@_remembered
 def is_relative(expr: Expr) -> bool:
     """Whether a weight is taken relative to the greatest of its row, which is one: none exceeds it.
 

@@ -648,3 +648,46 @@ def test_a_cap_of_any_sign(kernels: Write, interpreted: Callable[[str], None]) -
     """)
     assert "finite_max) * scaled_cap)" in written
     interpreted(CAPS)
+
+
+def test_values_that_many_others_share_are_looked_at_once(kernels: Write) -> None:
+    """Entmax by bisection: each bound is made of both bounds before it, so the ways down double with every step."""
+    text = kernels("""
+        def entmax(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            scores = q @ k.mT / 2
+            high = scores.amax(-1, keepdim=True)
+            low = high - 1
+            for _ in range(30):
+                middle = (low + high) / 2
+                total = (scores - middle).clamp(min=0).square().sum(-1, keepdim=True)
+                low, high = torch.where(total >= 1, middle, low), torch.where(total < 1, middle, high)
+            weights = (scores - low).clamp(min=0).square()
+            return (weights / weights.sum(-1, keepdim=True)) @ v
+    """)
+    assert "32 passes over j" in text
+
+
+def test_entmax_by_a_few_bisections(verified: Write) -> None:
+    verified(
+        """
+        def entmax(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            scores = q @ k.mT / math.sqrt(q.size(-1)) * 0.5
+            high = scores.amax(-1, keepdim=True)
+            low = high - 1
+            for _ in range(4):
+                middle = (low + high) / 2
+                total = (scores - middle).clamp(min=0).square().sum(-1, keepdim=True)
+                low, high = torch.where(total >= 1, middle, low), torch.where(total < 1, middle, high)
+            weights = (scores - low).clamp(min=0).square()
+            return (weights / weights.sum(-1, keepdim=True)) @ v
+    """,
+        examples=4,
+    )
