@@ -98,10 +98,6 @@ def _reduced(op: str, arg: torch.Tensor, dim: int) -> torch.Tensor:
         return arg.sum(dim, keepdim=True)
     if op == "prod":
         return arg.prod(dim, keepdim=True)
-    if op == "any":
-        return arg.any(dim, keepdim=True)
-    if op == "all":
-        return arg.all(dim, keepdim=True)
     if arg.shape[dim] == 0:
         shape = [1 if position == dim else size for position, size in enumerate(arg.shape)]
         return arg.new_full(shape, float("-inf") if op == "max" else float("inf"))

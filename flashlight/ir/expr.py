@@ -169,7 +169,7 @@ class Map(Expr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reduce(Expr):
-    """``op`` ("sum", "max", "min", "prod", "any", "all") over all positions of ``axis``."""
+    """``op`` ("sum", "max", "min", "prod") over all positions of ``axis``."""
 
     op: str
     arg: Expr

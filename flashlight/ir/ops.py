@@ -74,7 +74,5 @@ NEUTRAL: dict[str, float] = {
     "max": float("-inf"),
     "min": float("inf"),
     "prod": 1.0,
-    "any": 0.0,
-    "all": 1.0,
 }
 """What a reduction over nothing gives."""

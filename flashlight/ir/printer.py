@@ -10,7 +10,7 @@ from flashlight.ir.ops import OPS
 from flashlight.ir.order import axis_key
 from flashlight.ir.program import Program
 
-_SIGNS = {"sum": "Σ", "max": "max", "min": "min", "prod": "Π", "any": "any", "all": "all"}
+_SIGNS = {"sum": "Σ", "max": "max", "min": "min", "prod": "Π"}
 _MAX_WIDTH = 72
 
 

@@ -691,3 +691,38 @@ def test_entmax_by_a_few_bisections(verified: Write) -> None:
     """,
         examples=4,
     )
+
+
+def test_whether_any_or_all_keys_are_masked(verified: Write) -> None:
+    text = verified(
+        """
+        def no_key_gives_zero(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            mask: Tensor,  # [B, S, T] bool
+        ) -> Tensor:
+            weights = (q @ k.mT).masked_fill(~mask[:, None], float("-inf")).softmax(-1)
+            return weights.masked_fill(~mask[:, None].any(-1, keepdim=True), 0.0) @ v
+
+        def all_masked_gives_zero(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            masked: Tensor,  # [B, S, T] bool
+        ) -> Tensor:
+            output = (q @ k.mT).masked_fill(masked[:, None], float("-inf")).softmax(-1) @ v
+            return torch.where(masked.all(-1)[:, None, :, None], 0.0, output)
+
+        def any_of_several(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, T, D]
+            v: Tensor,  # [B, H, T, D]
+            wanted: Tensor,  # [B, T, 3] int64
+        ) -> Tensor:
+            mask = (wanted[:, None] == torch.arange(q.shape[2])[:, None, None]).any(-1)
+            return (q @ k.mT).masked_fill(~mask[:, None], -1e9).softmax(-1) @ v
+    """,
+        examples=5,
+    )
+    assert text.count("one pass over j") == 3

@@ -26,8 +26,8 @@ def rules() -> dict[str, Rule]:
         "amin": lambda ctx, self, dim=(), keepdim=False: reduced(ctx, "min", self, dim, keepdim),
         "max": lambda ctx, self, *args, **kwargs: _extremum(ctx, "max", self, *args, **kwargs),
         "min": lambda ctx, self, *args, **kwargs: _extremum(ctx, "min", self, *args, **kwargs),
-        "any": lambda ctx, self, dim=None, keepdim=False: reduced(ctx, "any", ctx.cast(self, torch.bool), dim, keepdim),
-        "all": lambda ctx, self, dim=None, keepdim=False: reduced(ctx, "all", ctx.cast(self, torch.bool), dim, keepdim),
+        "any": lambda ctx, self, dim=None, keepdim=False: _truth(ctx, "max", self, dim, keepdim),
+        "all": lambda ctx, self, dim=None, keepdim=False: _truth(ctx, "min", self, dim, keepdim),
         "softmax": softmax,
         "_softmax": lambda ctx, self, dim, half_to_float: softmax(ctx, self, dim),
         "_safe_softmax": safe_softmax,
@@ -62,6 +62,12 @@ def reduced(ctx: Context, op: str, self: Value, dim: Any, keepdim: bool) -> Valu
         return over(self.at, tuple(kept), dims, self.shape, op)
 
     return Value(shape, self.dtype, rule)
+
+
+def _truth(ctx: Context, op: str, self: Value, dim: Any, keepdim: bool) -> Value:
+    """Whether any holds, that is, whether the greatest of ones and zeros is a one; or all, by the least."""
+    ones = ctx.cast(ctx.cast(self, torch.bool), torch.float32)
+    return ctx.comparison("gt", reduced(ctx, op, ones, dim, keepdim), 0)
 
 
 def over(at: Callable[[Index], Expr], index: Index, dims: tuple[int, ...], shape: Index, op: str) -> Expr:
