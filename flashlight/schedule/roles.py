@@ -244,8 +244,8 @@ def _refuse_whole_lengths(program: Program, nodes: list[Expr], tiled: tuple[Axis
                 along.setdefault((load.tensor.name, position), set()).add(index.axis)
     lengths = {axis.extent for axis in tiled if not isinstance(axis.extent, Const)}
     for axis in resident:
-        merged = isinstance(axis.extent, Map) and not lengths.isdisjoint(walk(axis.extent))
-        if merged or any(axis in axes and not axes.isdisjoint(tiled) for axes in along.values()):
+        long = not lengths.isdisjoint(walk(axis.extent))
+        if long or any(axis in axes and not axes.isdisjoint(tiled) for axes in along.values()):
             raise _two_loops(program, tiled[1], axis)
 
 

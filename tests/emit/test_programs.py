@@ -143,6 +143,22 @@ def test_a_row_without_a_finite_score_is_nan_though_its_denominator_is_not_zero(
     assert ('float("nan")' in written) == bool(slack)
 
 
+def test_a_loop_within_a_few_unrolled_queries_is_a_second_loop(kernels: Write) -> None:
+    """Agents that gather the values first: their sums over all keys would lie in the tile of another loop."""
+    with pytest.raises(Diagnostic, match="two loops") as raised:
+        kernels("""
+            def attend(
+                q: Tensor,  # [B, H, S, D]
+                k: Tensor,  # [B, H, S, D]
+                v: Tensor,  # [B, H, S, D]
+                agents: Tensor,  # [H, 4, D]
+            ) -> Tensor:
+                gathered = (agents @ k.mT).softmax(-1) @ v
+                return (q @ agents.mT).softmax(-1) @ gathered
+        """)
+    assert raised.value.code == "FL402"
+
+
 @pytest.mark.parametrize("second", ["scores.softmax(1).mT @ a", "scores.softmax(-1).sum(1)"])
 def test_two_loops_are_refused(second: str, kernels: Write) -> None:
     """One kernel would hold the other's axis in its tile at full length."""
