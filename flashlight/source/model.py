@@ -33,6 +33,8 @@ class ParameterText:
     end_column: int
     kind: str = "positional"
     """"positional", "keyword", "*" or "**"."""
+    documented: str | None = None
+    """What the docstring of the function says of it."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from pathlib import Path
 
@@ -110,6 +111,7 @@ class _Collector(cst.CSTVisitor):
         if listed.star_kwarg is not None:
             parameters.append((listed.star_kwarg, "**"))
         places = [self.get_metadata(PositionProvider, parameter.name) for parameter, _ in parameters]
+        documented = _documented(node.get_docstring() or "", [parameter.name.value for parameter, _ in parameters])
         texts = []
         for position, (parameter, kind) in enumerate(parameters):
             # a comment speaks of the last parameter on its line
@@ -126,6 +128,7 @@ class _Collector(cst.CSTVisitor):
                     column=start.column + 1,
                     end_column=end.column + 1,
                     kind=kind,
+                    documented=documented.get(parameter.name.value),
                 )
             )
         return Target(
@@ -137,6 +140,22 @@ class _Collector(cst.CSTVisitor):
             node=node,
             last_line=whole.end.line,
         )
+
+
+def _documented(docstring: str, names: list[str]) -> dict[str, str]:
+    """What a docstring says of each parameter, from the name to the next one, in any of the usual styles.
+
+    A name counts where a type or a colon follows: ``q: [B, S, D]``, ``q (Tensor): …``, ``:param q: …``, ``q : Tensor``.
+    """
+    listed = "|".join(map(re.escape, names)) or r"(?!)"
+    opening = re.compile(rf"(?:^|(?<=[\s;,*`]))({listed})[*`]*\s*(\([^()\n]*\))?\s*:", re.MULTILINE)
+    found = list(opening.finditer(docstring))
+    ends = [*(match.start() for match in found[1:]), len(docstring)]
+    texts: dict[str, str] = {}
+    for match, end in zip(found, ends, strict=False):
+        paragraph = f"{match.group(2) or ''} " + docstring[match.end() : end].split("\n\n")[0]
+        texts.setdefault(match.group(1), " ".join(paragraph.split()))
+    return texts
 
 
 def _code(node: cst.CSTNode) -> str:

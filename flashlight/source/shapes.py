@@ -1,4 +1,4 @@
-"""Shapes of parameters as users state them: jaxtyping annotations, comments, ``--shape``, and the names q, k and v."""
+"""Shapes of parameters as users state them: annotations, comments, ``--shape``, docstrings, and the names q, k, v."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def stated(
     parameter: ParameterText, overrides: Mapping[str, tuple[str, ...]], path: Path
 ) -> Shape | tuple[Shape, ...] | None:
     """What is known of the shape of a parameter; a tuple for a list of tensors. Raises FL203."""
+    tensor = parameter.annotation is None or "Tensor" in parameter.annotation
     try:
         if parameter.annotation and (found := _annotated(parameter.annotation)) is not None:
             return found
@@ -65,12 +66,13 @@ def stated(
             return commented
         if parameter.name in overrides:
             return Shape(_dims(overrides[parameter.name]))
+        if parameter.documented and tensor and (documented := _documented(parameter.documented)) is not None:
+            return documented
     except _Bad as error:
         raise at(
             parameter, path, Diagnostic("FL203", str(error), "sizes are names and numbers: # [B, H, S, D]")
         ) from None
     short = LONG_NAMES.get(parameter.name, parameter.name)
-    tensor = parameter.annotation is None or "Tensor" in parameter.annotation
     if short in CONVENTION and tensor and parameter.default is None:
         return Shape(CONVENTION[short], conventional=True)
     return None
@@ -102,6 +104,23 @@ def _commented(comment: str) -> Shape | tuple[Shape, ...] | None:
         return None
     inner = match.group(1).strip()
     return Shape(_dims(inner.split(",") if inner else ()), _dtype(match.group(2)))
+
+
+def _documented(text: str) -> Shape | None:
+    """The first list of sizes in prose: in brackets, or in parentheses if it has a comma or is called a shape."""
+    for match in re.finditer(r"(shape\W*)?(\[[^\[\]]*\]|\([^()]*\))(?:\W*(?:torch\.)?\w+)?", text, re.IGNORECASE):
+        inner = match.group(2)[1:-1].strip().rstrip(",")
+        try:
+            dims = _dims(inner.split(","))
+        except _Bad:
+            continue
+        listed = match.group(2).startswith("[") or "," in match.group(2) or match.group(1)
+        # (0, 1) is the range of a number, not a shape
+        if listed and not all(dim.isdigit() for dim in dims):
+            # before the sizes or right behind them: "boolean tensor of shape (B, S)", "[B, S], bool"
+            words = re.findall(r"\w+", text[: match.start(2)]) + re.findall(r"\w+", text[match.end(2) : match.end()])
+            return Shape(dims, next(filter(None, map(_dtype, words)), None))
+    return None
 
 
 def _dtype(word: str | None) -> str | None:

@@ -139,3 +139,44 @@ def test_diagnostics_print_like_rustc() -> None:
         "error[FL301]: it depends\n --> a.py:2:5\n  |\n2 | abc def ghi\n  |     ^^^\n  = help: do not"
     )
     assert all(code.startswith("FL") and len(code) == 5 for code in CODES)
+
+
+DOCUMENTED = '''
+def attend(x, w_q, bias, mask, lengths, heads, eps, table):
+    """Attention over x, of which (B, S) rows are read.
+
+    Args:
+        x (torch.Tensor): the input, of shape (B, S, E)
+        w_q: weights, [E, 2*D] in float32 or so
+        bias : Tensor
+            what is added, shape (S,)
+        mask: boolean tensor of shape `(B, 1, S)`
+        lengths: [B], int64, between 1 and S
+        heads: how many, one of (4, 8)
+        eps (float): within (0, 1]
+    :param table: (see [1])
+
+        ... a paragraph on x: [A, B]
+    """
+'''
+
+
+def test_docstrings_state_shapes() -> None:
+    target = parse(DOCUMENTED, "file.py").target("attend")
+    found = {parameter.name: stated(parameter, {}, Path("file.py")) for parameter in target.parameters}
+    assert found == {
+        "x": Shape(("B", "S", "E")),
+        "w_q": Shape(("E", "2 * D")),
+        "bias": Shape(("S",)),
+        "mask": Shape(("B", "1", "S"), "bool"),
+        "lengths": Shape(("B",), "int64"),
+        "heads": None,
+        "eps": None,
+        "table": None,
+    }
+    line = 'def attend(x, w):\n    """x: [B, S, E]; w: [E, E]"""\n'
+    target = parse(line, "file.py").target("attend")
+    assert [stated(parameter, {}, Path("file.py")) for parameter in target.parameters] == [
+        Shape(("B", "S", "E")),
+        Shape(("E", "E")),
+    ]
