@@ -148,6 +148,8 @@ def explain(
     for each in chosen:
         unit = pipeline.unit(source, each, shapes or {}, phases)
         stages.append(Stage(f"{each.name}: the program", str(unit.traced.program)))
+        if unit.region.before or unit.region.after:
+            stages.append(Stage(f"{each.name}: what PyTorch computes around the kernel", str(unit.region)))
         stages += [Stage(f"{each.name}: after {fired.law}", str(fired.program)) for fired in unit.rewritten.fired]
         stages.append(Stage(f"{each.name}: the schedule", str(unit.schedule)))
     return stages

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,13 +60,17 @@ def _launcher(function: ast.FunctionDef) -> Launcher | None:
     sizes: list[str] = []
     tensors: list[TensorCheck] = []
     conditions: list[str] = []
+    integers: list[str] = []
     for node in function.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
             target = node.targets[0]
             names = target.elts if isinstance(target, ast.Tuple) else [target]
             sizes += [name.id for name in names if isinstance(name, ast.Name) and name.id != "_"]
         for call in ast.walk(node):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "expect":
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "integer":
+                assert isinstance(call.args[0], ast.Constant)
+                integers.append(str(call.args[0].value))
+            elif isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "expect":
                 name, _, shape, dtypes = call.args[:4]
                 assert isinstance(name, ast.Constant) and isinstance(shape, ast.Tuple) and isinstance(dtypes, ast.Tuple)
                 tensors.append(TensorCheck(str(name.value), _texts(shape), _texts(dtypes)))
@@ -73,6 +78,9 @@ def _launcher(function: ast.FunctionDef) -> Launcher | None:
             conditions.append(ast.unparse(node.test.operand))
     if not tensors:
         return None
+    # integers of which shapes are made, or into which they are divided, are sizes
+    used = set(re.findall(r"\w+", " ".join([*conditions, *(size for check in tensors for size in check.shape)])))
+    sizes += [name for name in integers if name in used]
     parameters = tuple(argument.arg for argument in function.args.args)
     return Launcher(function.name, parameters, tuple(dict.fromkeys(sizes)), tuple(tensors), tuple(conditions))
 
@@ -92,10 +100,15 @@ def bound(launcher: Launcher, head_dim: int, given: Mapping[str, int] | None = N
     given = dict(given or {})
     kinds = {name: _kind(name, launcher) for name in launcher.sizes}
     length = given.get("length", SIZES["length"])
+    divided = [re.findall(r"\w+", c)[:2] for c in launcher.conditions if re.fullmatch(r"\w+ % \w+ == 0", c)]
     while True:
         values = {**SIZES, **given, "length": length, "head_dim": head_dim}
         values["key_heads"] = max(1, values["heads"] // _HEADS_PER_KEY_HEAD)
-        numbers = {name: given.get(name, values[kind]) for name, kind in kinds.items()}
+        numbers = {name: values[kind] for name, kind in kinds.items()}
+        for whole, part in divided:
+            if kinds.get(whole) == "head_dim" and kinds.get(part) == "heads":
+                numbers[whole] = values["heads"] * head_dim
+        numbers |= {name: number for name, number in given.items() if name in numbers}
         largest = max(math.prod(shape_of(check, numbers)) for check in launcher.tensors)
         if largest <= max(_LARGEST, 1) or length <= 64 or "length" in given:
             break
@@ -116,6 +129,8 @@ def _kind(name: str, launcher: Launcher) -> str:
     word = name.split("_")[0]
     if name in ("H_kv", "H_k", "KV", "G"):
         return "key_heads"
+    if "head" in name.lower():
+        return "heads"
     known = {"B": "batch", "H": "heads", "S": "length", "L": "length", "T": "length", "N": "length", "D": "head_dim"}
     if word in known:
         return known[word]
@@ -142,7 +157,7 @@ def make(
     arguments: dict[str, Any] = {}
     for name in launcher.parameters:
         if name not in checks:
-            arguments[name] = _number(name, types.get(name))
+            arguments[name] = numbers[name] if name in numbers else _number(name, types.get(name))
             continue
         check = checks[name]
         shape = shape_of(check, numbers)

@@ -1,4 +1,4 @@
-"""The stages in order, for one file: source, trace, laws, schedule, emit. Everything above goes through here."""
+"""The stages in order, for one file: source, trace, region, laws, schedule, emit. All verbs go through here."""
 
 from __future__ import annotations
 
@@ -69,15 +69,18 @@ def unit(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Unit
     """One target through all stages but the last."""
     traced = trace(source, target, shapes, phases)
     with phases("import"):
+        import flashlight.region
         import flashlight.schedule
         import rewriters.pipeline
         from flashlight.ir import integers
     with _located(source, target), integers.assuming(traced.program.assumptions):
-        with phases("rewrite"):
-            rewritten = rewriters.pipeline.run(traced.program)
         with phases("schedule"):
-            schedule = flashlight.schedule.schedule(rewritten.program)
-    return Unit(target, traced, rewritten, schedule)
+            region = flashlight.region.region(traced.program)
+        with phases("rewrite"):
+            rewritten = rewriters.pipeline.run(region.program)
+        with phases("schedule"):
+            schedule = flashlight.schedule.schedule(rewritten.program, region.before)
+    return Unit(target, traced, region, rewritten, schedule)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flashlight.region import Region
     from flashlight.schedule import Schedule
     from flashlight.source import Target
     from flashlight.trace.traced import Traced
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unit:
-    """One target after every stage but the last: as source, as traced, as rewritten, as scheduled."""
+    """One target after every stage but the last: as source, as traced, as divided, as rewritten, as scheduled."""
 
     target: Target
     traced: Traced
+    region: Region
     rewritten: Rewritten
     schedule: Schedule

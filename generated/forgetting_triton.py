@@ -191,10 +191,8 @@ def forgetting_attention(query, key, value, forget_logit):
     expect("forget_logit", forget_logit, (B, H, S), (query.dtype,), query.device)
 
     cumulative = torch.cumsum(
-        (
-            forget_logit.to(torch.float32).clamp(max=0.0)
-            - torch.log((torch.exp2((-(torch.abs(forget_logit.to(torch.float32)) * math.log2(math.e)))) + 1.0))
-        ),
+        forget_logit.to(torch.float32).clamp(max=0.0)
+        - torch.log(torch.exp2(-(torch.abs(forget_logit.to(torch.float32)) * math.log2(math.e))) + 1.0),
         dim=-1,
     )
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.host import python
 from flashlight.emit.kernel import Kernel, parts_of
-from flashlight.emit.torch_code import prologue_lines, rows_code
+from flashlight.emit.torch_code import rows_code, step_code
 from flashlight.ir import build, integers
-from flashlight.ir.expr import ELEMENT, Expr, Scalar, Tensor, is_float, walk
+from flashlight.ir.expr import ELEMENT, Expr, Iota, Scalar, Tensor, is_float, walk
 from flashlight.ir.printer import show
-from flashlight.ir.program import Program
+from flashlight.ir.program import Program, tensors
+from flashlight.region import Region
 from flashlight.schedule.model import Schedule
 from flashlight.schedule.roles import extent_name
 from flashlight.trace.traced import Parameter, Traced
@@ -56,13 +59,13 @@ def integer(name, value):
 """Functions for launchers, of which a kernel file has those that are called."""
 
 
-def write_launcher(traced: Traced, schedule: Schedule, kernel: Kernel) -> str:
+def write_launcher(traced: Traced, region: Region, schedule: Schedule, kernel: Kernel) -> str:
     """The launcher's source: ``<name>(<tensors and numbers of the program>) -> outputs``."""
     program = schedule.program
     arguments = [argument_name(p) for p in traced.parameters if p.tensor is not None or p.scalar is not None]
     lines = [f"def {program.name}({', '.join(arguments)}):"]
     lines.append(f'    """Launch `{kernel.name}` on tensors of one device."""')
-    body = _Body(traced, schedule, kernel)
+    body = _Body(traced, region, schedule, kernel)
     lines += [f"    {line}" if line else "" for line in body.lines()]
     return "\n".join(lines)
 
@@ -75,25 +78,28 @@ def argument_name(parameter: Parameter) -> str:
 
 
 class _Body:
-    def __init__(self, traced: Traced, schedule: Schedule, kernel: Kernel) -> None:
+    def __init__(self, traced: Traced, region: Region, schedule: Schedule, kernel: Kernel) -> None:
         self.traced = traced
+        self.region = region
         self.schedule = schedule
         self.program: Program = schedule.program
         self.kernel = kernel
         self.parameters = [p for p in traced.parameters if p.tensor is not None]
         self.first = next(p.tensor for p in self.parameters if p.tensor and p.tensor.dtype == ELEMENT)
 
+        self.before = [f"{step.tensor.name} = {step_code(step, self.first.name)}" for step in schedule.before]
+        self.after = self._after()
         given = {parameter.name for parameter in traced.parameters}
         self.unused = "_" if "_" not in given else "_unused"
 
     def lines(self) -> list[str]:
-        before = [line for one in self.schedule.prologues for line in prologue_lines(one, self.first.name)]
-        return [*self._sizes(), *self._checks(), "", *before, *self._views(), *self._outputs(), *self._launch()]
+        around = [*self.before, *self._views(), *self._outputs(), *self._launch(), *self.after]
+        return [*self._sizes(), *self._checks(), "", *around, self._returned()]
 
     def _sizes(self) -> list[str]:
         """Names for the sizes, taken from the first tensor that has each."""
         needed = self._needed()
-        known: set[str] = set()
+        known = {p.scalar.name for p in self.traced.parameters if p.scalar is not None}
         lines: list[str] = []
         ordered = sorted(self.parameters, key=lambda p: p.broadcast)
         for parameter in ordered:
@@ -113,7 +119,6 @@ class _Body:
 
     def _solved(self, parameters: list[Parameter], needed: set[str], known: set[str]) -> list[str]:
         """Sizes that no tensor has by themselves, from the dimensions that are made of them: 3 * E gives E."""
-        known = known | {p.scalar.name for p in self.traced.parameters if p.scalar is not None}
         dimensions = [(p.tensor, n) for p in parameters if p.tensor for n in range(len(p.tensor.shape))]
         lines: list[str] = []
         found = True
@@ -144,7 +149,11 @@ class _Body:
         roots += [axis.extent for output in self.program.outputs for axis in output.axes]
         roots += [axis.extent for axis in (*self.schedule.roles.grid, *self.kernel.widths, self.schedule.stream)]
         roots += [expr for _, expr in self.kernel.numbers] + list(self.kernel.sizes) + list(self.program.assumptions)
-        return {node.name for root in roots for node in walk(root) if isinstance(node, Scalar)}
+        named = {scalar.name for scalar in _scalars(*roots)}
+        around = [step.value for step in self.schedule.before] + [step.value for step in self.region.after]
+        extents = [node.axis.extent for root in around for node in walk(root) if isinstance(node, Iota)]
+        words = set(re.findall(r"\w+", "\n".join((*self.before, *self.after))))
+        return named | {scalar.name for scalar in _scalars(*around, *extents) if scalar.name in words}
 
     def _checks(self) -> list[str]:
         lines = []
@@ -178,14 +187,12 @@ class _Body:
 
     def _views(self) -> list[str]:
         """Tensors of which the kernel reads several dimensions as one."""
-        given = {p.tensor.name: p.tensor.shape for p in self.parameters if p.tensor is not None}
+        every = [*(p.tensor for p in self.parameters), *(step.tensor for step in self.schedule.before)]
+        given = {tensor.name: tensor.shape for tensor in every if tensor is not None}
         lines = []
         for tensor in self.kernel.tensors:
             shape = given.get(tensor.name, tensor.shape)
-            if len(shape) > len(tensor.shape):
-                first = next(n for n, (old, new) in enumerate(zip(shape, tensor.shape, strict=False)) if old is not new)
-                last = first + len(shape) - len(tensor.shape)
-                lines.append(f"{tensor.name} = {tensor.name}.flatten({first}, {last})")
+            lines += _flattened(tensor.name, list(shape), list(tensor.shape))
         return lines
 
     def _dtypes(self, tensor: Tensor) -> str:
@@ -264,7 +271,28 @@ class _Body:
         launch.append(")")
         # Triton launches on the current device, which need not be the tensors' own
         lines += [f"with torch.cuda.device_of({self.first.name}):", *(f"    {line}" for line in launch)]
-        shapes = {output.name: tuple(axis.extent for axis in output.axes) for output in kernel.outputs}
+        return lines
+
+    def _after(self) -> list[str]:
+        """What PyTorch makes of the kernel's outputs."""
+        lines = []
+        given = {output.name: [axis.extent for axis in output.axes] for output in self.kernel.outputs}
+        given |= {p.tensor.name: list(p.tensor.shape) for p in self.parameters if p.tensor is not None}
+        for tensor in tensors(*(step.value for step in self.region.after)):
+            lines += _flattened(tensor.name, given.get(tensor.name, list(tensor.shape)), list(tensor.shape))
+        for step in self.region.after:
+            text = step_code(step, self.first.name)
+            if not step.value.axes.issuperset(step.axes):
+                sizes = ", ".join(python(axis.extent) for axis in step.axes)
+                text = f"({text}).expand({sizes})"
+            lines.append(f"{step.tensor.name} = {text}")
+        return lines
+
+    def _returned(self) -> str:
+        shapes = {
+            **{output.name: tuple(axis.extent for axis in output.axes) for output in self.kernel.outputs},
+            **{step.tensor.name: step.tensor.shape for step in self.region.after},
+        }
         returned = []
         for item in self.traced.returns:
             if item.name is None:
@@ -275,7 +303,7 @@ class _Body:
                 # dimensions that the user merges are axes of their own in the kernel
                 returned.append(f"{item.name}.view{_tuple([python(size) for size in item.shape])}")
         text = ", ".join(returned)
-        return [*lines, f"return {text}" if self.traced.single else f"return ({text},)"]
+        return f"return {text}" if self.traced.single else f"return ({text},)"
 
     def _burden(self) -> str:
         """What the kernel holds at once, as the arguments of `configuration`."""
@@ -308,6 +336,24 @@ class _Body:
         for limit in ("min", "max", "tiny", "eps"):
             text = text.replace(f"finfo_{limit}", f"torch.finfo({self.first.name}.dtype).{limit}")
         return text
+
+
+def _flattened(name: str, given: list[Expr], wanted: list[Expr]) -> list[str]:
+    """The statements that make one dimension of several, where a tensor is wanted with fewer than it is given with."""
+    lines = []
+    while len(given) > len(wanted):
+        place = next(n for n, (old, new) in enumerate(zip(given, [*wanted, None], strict=False)) if old is not new)
+        merged, last = given[place], place
+        while merged is not wanted[place]:
+            last += 1
+            merged = integers.mul(merged, given[last])
+        lines.append(f"{name} = {name}.flatten({place}, {last})")
+        given = [*given[:place], merged, *given[last + 1 :]]
+    return lines
+
+
+def _scalars(*exprs: Expr) -> set[Scalar]:
+    return {node for expr in exprs for node in walk(expr) if isinstance(node, Scalar)}
 
 
 def _tuple(items: list[str]) -> str:

@@ -18,6 +18,7 @@ from flashlight.emit.operators import HELPERS
 from flashlight.ir import integers
 from flashlight.ir.expr import Map, walk
 from flashlight.ir.printer import show_program
+from flashlight.ir.program import tensors
 from flashlight.schedule.roles import legible
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _written(unit: Unit, source_name: str) -> tuple[Kernel, str]:
     """A kernel and its launcher."""
     with integers.assuming(unit.traced.program.assumptions):
         kernel = write_kernel(unit.schedule, source_name, describe(unit))
-        return kernel, launcher.write_launcher(unit.traced, unit.schedule, kernel)
+        return kernel, launcher.write_launcher(unit.traced, unit.region, unit.schedule, kernel)
 
 
 def _used(functions: list[str], callers: str) -> list[str]:
@@ -109,7 +110,7 @@ def _used(functions: list[str], callers: str) -> list[str]:
 def describe(unit: Unit) -> str:
     """A kernel's docstring: the mathematics of the user's program, then how it is tiled."""
     schedule = unit.schedule
-    program, axes = legible(unit.traced.program, schedule.roles, schedule.program)
+    program, axes = legible(unit.region.program, schedule.roles, schedule.program)
     formulas = show_program(program, axes).splitlines()
     wrapped = [line for formula in formulas for line in _wrapped(formula)]
     roles = schedule.roles
@@ -120,6 +121,10 @@ def describe(unit: Unit) -> str:
         f"One program for each {grid + ' and ' if grid else ''}block of {roles.rows.name}; "
         f"{passes} over {roles.stream.name} in blocks{order}."
     )
+    if unit.region.before:
+        read = {tensor.name for tensor in tensors(*(output.expr for output in schedule.program.outputs))}
+        made = [step.tensor.name for step in unit.region.before if step.tensor.name in read]
+        tiling += f"\nPyTorch computes {', '.join(made)} beforehand."
     nodes = walk(*(output.expr for output in schedule.program.outputs))
     if any(isinstance(node, Map) and node.op == "exp2" for node in nodes):
         tiling += "\nExponentials are taken in base 2: exp(x) is exp2(x * log2(e))."

@@ -39,7 +39,7 @@ from flashlight.ir.expr import (
 )
 from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.order import axis_key
-from flashlight.ir.program import Name
+from flashlight.ir.program import Name, tensors
 from flashlight.ir.signs import is_relative
 from flashlight.schedule.intervals import BLOCK_ROWS, ROW_START
 from flashlight.schedule.model import Mask, Schedule
@@ -714,10 +714,12 @@ class TileWriter:
         return all(factor.dtype == ELEMENT for factor in side)
 
     def _element(self, code: Code | None) -> str:
-        """The element type as text: that of a loaded tile, or of the first tensor that has it."""
+        """The element type as text: that of a loaded tile, or of the first tensor of it that the kernel reads."""
         if code is not None and code.text.isidentifier():
             return f"{code.text}.dtype"
-        tensor = next(t for t in self.schedule.program.inputs if t.dtype == ELEMENT)
+        program = self.schedule.program
+        read = tensors(*(output.expr for output in program.outputs))
+        tensor = next(t for t in program.inputs if t.dtype == ELEMENT and t in read)
         return f"{tensor.name}_ptr.dtype.element_ty"
 
     def _operand(self, side: list[Expr], dtype: str) -> Code:

@@ -44,6 +44,26 @@ def divides(divisor: Expr, whole: Expr) -> bool:
     return any(w is whole and d is divisor for w, d in _EXACT.get())
 
 
+def quotient(whole: Expr, part: Expr) -> Expr | None:
+    """``whole / part`` where that is certain to leave no remainder in the program at hand."""
+    for dividend, divisor in _EXACT.get():
+        if dividend is whole and floordiv(dividend, divisor) is part:
+            return divisor
+    count = floordiv(whole, part)
+    if divides(part, whole) or mul(count, part) is whole:
+        return count
+    terms = polynomial(whole)
+    if len(terms) == 1 and set(terms.values()) == {1}:
+        return None
+    total: Expr = constant(0)
+    for monomial, coefficient in terms.items():
+        one = quotient(expression({monomial: 1}), part)
+        if one is None:
+            return None
+        total = add(total, mul(one, constant(coefficient)))
+    return total
+
+
 def constant(value: int) -> Const:
     return Const(int(value), INT)
 
@@ -203,13 +223,20 @@ def _product(left: Polynomial, right: Polynomial) -> Polynomial:
 
 
 def _recombined(poly: Polynomial) -> Polynomial:
-    """Apply (x // n) * n + x % n = x wherever both terms stand with the same factor."""
+    """Apply (x // n) * n + x % n = x wherever both terms stand with the same factor, or n is known to divide x."""
     for monomial, coefficient in poly.items():
         for position, atom in enumerate(monomial):
-            if not (isinstance(atom, Map) and atom.op == "mod"):
+            if not (isinstance(atom, Map) and atom.op in ("mod", "floordiv")):
                 continue
             value, divisor = atom.args
             others = monomial[:position] + monomial[position + 1 :]
+            if atom.op == "floordiv":
+                if divides(divisor, value):
+                    left, remainder = _divide({others: coefficient}, divisor)
+                    if not remainder:
+                        rest = {m: c for m, c in poly.items() if m != monomial}
+                        return _sum(rest, _product(left, polynomial(value)))
+                continue
             quotient = _product({others: coefficient}, polynomial(floordiv(value, divisor)))
             partner = _product(quotient, polynomial(divisor))
             if partner and all(poly.get(m) == c for m, c in partner.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, Tensor, walk
 
@@ -156,3 +157,28 @@ def tensors(*roots: Expr) -> tuple[Tensor, ...]:
 
 def is_const(expr: Expr, value: float) -> bool:
     return isinstance(expr, Const) and not isinstance(expr.value, bool) and expr.value == value
+
+
+def factors(expr: Expr) -> list[Expr]:
+    """What is multiplied, through nothing but products."""
+    if isinstance(expr, Map) and expr.op == "mul":
+        return [factor for arg in expr.args for factor in factors(arg)]
+    return [expr]
+
+
+def summed(expr: Expr) -> tuple[Expr, tuple[Axis, ...]]:
+    """What sums within sums add up, and their axes from the outermost to the innermost."""
+    axes: list[Axis] = []
+    while isinstance(expr, Reduce) and expr.op == "sum":
+        axes.append(expr.axis)
+        expr = expr.arg
+    return expr, tuple(axes)
+
+
+def is_product(expr: Expr) -> bool:
+    """A sum of products in which each of two factors has an axis of its own: a matrix product."""
+    body, bound = summed(expr)
+    return bool(bound) and any(
+        (one.axes - other.axes).difference(bound) and (other.axes - one.axes).difference(bound)
+        for one, other in combinations(factors(body), 2)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import replace
 from itertools import permutations
 
@@ -25,12 +26,12 @@ from flashlight.ir.expr import (
     walk,
 )
 from flashlight.ir.ops import NEUTRAL
-from flashlight.ir.program import Program, mapped, rebuilt, substitute
+from flashlight.ir.program import Program, factors, mapped, rebuilt, substitute
 from flashlight.ir.signs import covers, difference, is_positive
 from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
-from flashlight.schedule.prologue import prologues
+from flashlight.schedule.prologue import Step, prologues
 from flashlight.schedule.undefined import undefined
 from rewriters.dead import vanishes
 from rewriters.expand import expansions
@@ -39,9 +40,12 @@ from rewriters.merge import merge
 from rewriters.online import ONE, correction
 
 
-def schedule(program: Program) -> Schedule:
-    """Plan the kernel of a rewritten program; a Diagnostic where there is no plan."""
-    program, before = prologues(program)
+def schedule(program: Program, before: tuple[Step, ...] = ()) -> Schedule:
+    """Plan the kernel of a rewritten program, of which PyTorch computes some inputs ``before``.
+
+    A Diagnostic where there is no plan.
+    """
+    program, cumulative = prologues(program)
     program = scans.aligned(roles.apart(program))
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
@@ -51,7 +55,9 @@ def schedule(program: Program) -> Schedule:
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
     distances = expansions(program, parts.rows, parts.stream)
-    return Schedule(program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before, distances)
+    return Schedule(
+        program, parts, passes, masks, keys, matches, fills, (*both, *reasons), (*before, *cumulative), distances
+    )
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:
@@ -138,13 +144,25 @@ def _bounded(program: Program, stream: Axis) -> Program:
             anchors[reduction.arg] = -math.inf
             settled += [node for node in left if vanishes(node, reduction.arg, -math.inf)]
             left = [node for node in left if node not in settled]
+    # a weight of zero does not make a value vanish that is infinite where what it is made of reads zeros; and two
+    # factors that are no loads are a product still if each has its selection
+    for reduction in (node for node in chain(program, stream) if node.op == "sum"):
+        keyed = [factor for factor in factors(reduction.arg) if stream in factor.axes]
+        if len(keyed) < 2 or (reduction in left and any(map(_is_load, keyed))):
+            continue
+        for factor in keyed:
+            inner = list(walk(factor))
+            weighs = any(isinstance(node, Reduce) or node in anchors for node in inner)
+            loaded = any(isinstance(node, Load) and stream in node.axes for node in inner) and not _is_load(factor)
+            if loaded and not weighs and (reduction in left or not _is_finite(factor, stream)):
+                anchors.setdefault(factor, 0.0)
     for reduction in left:
         ending = _hiding(reduction, stream)
         if ending is not None:
             fill = float(ending.args[2].value)  # type: ignore[attr-defined]
             if anchors.setdefault(ending, fill) == fill:
                 continue
-        target = _beside_load(reduction.arg, stream) if reduction.op == "sum" else reduction.arg
+        target = _beside_load(reduction.arg, stream, anchors) if reduction.op == "sum" else reduction.arg
         if target is not None:
             own[reduction] = (target, NEUTRAL[reduction.op])
     for scan in scans.along(program, stream):
@@ -189,13 +207,27 @@ def _hiding(reduction: Reduce, stream: Axis) -> Map | None:
     return None
 
 
-def _beside_load(body: Expr, stream: Axis) -> Expr | None:
-    """The factor of a product whose other factor is loaded along the streamed axis (zero past its end)."""
+def _is_finite(value: Expr, stream: Axis) -> bool:
+    """Whether the value is a number past the last key, where everything that is loaded along the keys reads zero."""
+    done: dict[Expr, Expr] = {}
+    for node in walk(value):
+        new = rebuilt(node, tuple(done[child] for child in node.children))
+        done[node] = build.const(0.0, node.dtype) if isinstance(node, Load) and stream in node.axes else new
+        if isinstance(new, Map) and new.op in ("div", "log", "log2", "exp", "exp2", "sqrt", "rsqrt", "pow"):
+            if any(stream in child.axes for child in node.children):
+                return False  # not known to be one
+        elif isinstance(done[node], Const) and not math.isfinite(float(done[node].value)):  # type: ignore[attr-defined]
+            return False
+    return True
+
+
+def _beside_load(body: Expr, stream: Axis, zero: Container[Expr]) -> Expr | None:
+    """The factor of a product whose other factor is loaded along the streamed axis (``zero`` past its end)."""
     if isinstance(body, Map) and body.op == "cast":
-        return _beside_load(body.args[0], stream)
+        return _beside_load(body.args[0], stream, zero)
     if isinstance(body, Map) and body.op == "mul":
         for factor, other in (body.args, body.args[::-1]):
-            if _is_load(other) and stream in other.axes:
+            if (_is_load(other) or other in zero) and stream in other.axes:
                 return None if _is_load(factor) or stream not in factor.axes else factor
     return body
 

@@ -8,7 +8,7 @@ from flashlight.ir.expr import Axis, Expr, Reduce, Scan
 from flashlight.ir.printer import show
 from flashlight.ir.program import Program
 from flashlight.schedule.intervals import Keys, Matched
-from flashlight.schedule.prologue import Prologue
+from flashlight.schedule.prologue import Step
 from flashlight.schedule.roles import Roles
 from rewriters.expand import Expansion
 
@@ -92,7 +92,8 @@ class Schedule:
     matched: tuple[Matched, ...]
     fills: tuple[Fill, ...]
     reasons: tuple[str, ...]
-    prologues: tuple[Prologue, ...] = ()
+    before: tuple[Step, ...] = ()
+    """What PyTorch computes for the kernel to read."""
     expansions: tuple[Expansion, ...] = ()
 
     @property
@@ -115,8 +116,7 @@ class Schedule:
                 lines.append(f"pass {number + 1}    {item.reduce.op} over {stream} of {_short(item.reduce.arg)}")
                 if item.correction is not None:
                     lines.append(f"          corrected by {show(item.correction)}")
-        for before in self.prologues:
-            lines.insert(0, f"before    {before.tensor.name} = cumulative {before.op} of {_short(before.value)}")
+        lines[:0] = [f"before    {step.tensor.name} = {_short(step.value)}" for step in self.before]
         for reason in self.reasons:
             lines.append(f"          {reason}")
         ends = self.keys

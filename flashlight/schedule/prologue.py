@@ -17,19 +17,17 @@ from flashlight.ir.program import Program, rewrite
 
 
 @dataclass(frozen=True)
-class Prologue:
-    """``tensor[axes]`` is the cumulative ``op`` of ``value`` along its last axis, from the end if ``reverse``."""
+class Step:
+    """``tensor[axes] = value``, computed by PyTorch before the kernel."""
 
     tensor: Tensor
-    op: str
-    value: Expr
     axes: tuple[Axis, ...]
-    reverse: bool = False
+    value: Expr
 
 
-def prologues(program: Program) -> tuple[Program, tuple[Prologue, ...]]:
+def prologues(program: Program) -> tuple[Program, tuple[Step, ...]]:
     """The program with its outer scans read from tensors, and what these hold."""
-    found: dict[tuple[str, Expr, Axis, bool], Prologue] = {}
+    found: dict[tuple[str, Expr, Axis, bool], Step] = {}
 
     def rule(node: Expr) -> Expr:
         if not (isinstance(node, Scan) and isinstance(node.at, Iota) and _is_small(node)):
@@ -42,7 +40,7 @@ def prologues(program: Program) -> tuple[Program, tuple[Prologue, ...]]:
             name = next(n for n in (wanted, *(f"{wanted}_{k}" for k in range(2, 99))) if n not in taken)
             axes = (*sorted(node.arg.axes - {node.axis}, key=axis_key), node.axis)
             tensor = Tensor(name, tuple(axis.extent for axis in axes), node.dtype)
-            found[key] = Prologue(tensor, node.op, node.arg, axes, node.reverse)
+            found[key] = Step(tensor, axes, build.scan(node.op, node.arg, node.axis, Iota(node.axis), node.reverse))
         one = found[key]
         return build.load(one.tensor, (*(Iota(axis) for axis in one.axes[:-1]), node.at))
 

@@ -7,6 +7,7 @@ reductions, or are no plain contraction. The rows are the output axis over which
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
@@ -14,7 +15,7 @@ from flashlight.ir import integers
 from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.order import axis_key
 from flashlight.ir.printer import show
-from flashlight.ir.program import Program, mapped, rebuilt, scalars, substitute
+from flashlight.ir.program import Program, factors, mapped, rebuilt, scalars, substitute, substituted_names, with_names
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def apart(program: Program) -> Program:
     taken |= {axis.name for axis in outputs}
     fresh: dict[Axis, Axis] = {}
     done: dict[Expr, Expr] = {}
+    names = dict(program.names)
     for node in walk(*(output.expr for output in program.outputs)):
         new = rebuilt(node, tuple(done[child] for child in node.children))
         if isinstance(new, Reduce) and new.axis in outputs:
@@ -51,9 +53,13 @@ def apart(program: Program) -> Program:
                 number = next(n for n in range(2, len(taken) + 3) if f"{axis.name}_{n}" not in taken)
                 fresh[axis] = Axis(f"{axis.name}_{number}", axis.extent)
                 taken.add(fresh[axis].name)
-            new = Reduce(new.op, substitute(new.arg, {Iota(axis): Iota(fresh[axis])}), fresh[axis])
+            moved: dict[Expr, Expr] = {Iota(axis): Iota(fresh[axis])}
+            names.update(substituted_names(names, new.arg, moved))
+            new = Reduce(new.op, substitute(new.arg, moved), fresh[axis])
         done[node] = new
-    return mapped(program, done)
+        if node in names:
+            names.setdefault(new, names[node])
+    return with_names(mapped(program, done), names)
 
 
 def called(program: Program, parts: Roles) -> tuple[Program, Roles]:
@@ -195,7 +201,11 @@ def assign(program: Program) -> Roles:
     _refuse_second_loops(program, reductions, stream)
     outputs = list(dict.fromkeys(axis for output in program.outputs for axis in output.axes))
     bound = {node.axis for node in reductions} - {stream}
-    features = [axis for axis in outputs if _is_feature(axis, streamed, fixed)]
+    features = [
+        axis
+        for axis in outputs
+        if _is_feature(axis, streamed, fixed) or _is_of_values(axis, chain) and axis is not stream
+    ]
     wide = [load for load in streamed if load.axes & (bound | set(features))] or streamed
     shared = [
         axis
@@ -210,11 +220,14 @@ def assign(program: Program) -> Roles:
             f"no axis of the output shares what is read along {stream.name}, so there are no rows to tile",
             hint="an attention program has a query axis that its keys and values do not have",
         )
+    # the more positions they share, the better; of those that share as many, the innermost
+    inside = bound.union(features)
+    tiled = max(reversed(rows), key=lambda axis: max(len(load.axes - inside) for load in wide if axis not in load.axes))
     resident = [*sorted(bound & _axes(nodes), key=axis_key), *features]
-    grid = [axis for axis in outputs if axis is not rows[-1] and axis not in features and axis is not stream]
-    _refuse_whole_lengths(program, nodes, (rows[-1], stream), resident)
+    grid = [axis for axis in outputs if axis is not tiled and axis not in features and axis is not stream]
+    _refuse_whole_lengths(program, nodes, (tiled, stream), resident)
     _refuse_bystanders(program, stream, grid)
-    return Roles(tuple(grid), rows[-1], stream, tuple(dict.fromkeys(resident)))
+    return Roles(tuple(grid), tiled, stream, tuple(dict.fromkeys(resident)))
 
 
 def _refuse_second_loops(program: Program, reductions: list[Reduce], stream: Axis) -> None:
@@ -292,17 +305,53 @@ def _axes(nodes: list[Expr]) -> set[Axis]:
 
 
 def _streamed(program: Program, reductions: list[Reduce]) -> Axis:
-    outputs = {axis for output in program.outputs for axis in output.axes}
-    chained = [node for node in reductions if not _is_contraction(node) and _pairs(node, outputs)]
-    # the innermost chain: later reductions (a norm of the output, say) only touch the tile
-    for node in chained:
-        inner = {other.axis for other in walk(node.arg) if isinstance(other, Reduce) and other in chained}
-        if inner <= {node.axis}:
-            return node.axis
+    for axis in _chains(program, reductions):
+        return axis
     raise Diagnostic(
         "FL402",
         f"`{program.name}` holds no chain of reductions to fuse",
         hint="flashlight fuses attention: a score for every pair of a query and a key, reduced over the keys",
+    )
+
+
+def _chains(program: Program, reductions: list[Reduce]) -> Iterator[Axis]:
+    """The axes of the innermost chains: later reductions (a norm of the output, say) only touch the tile."""
+    outputs = {axis for output in program.outputs for axis in output.axes}
+    chained = [node for node in reductions if not _is_contraction(node) and _pairs(node, outputs)]
+    for node in chained:
+        inner = {other.axis for other in walk(node.arg) if isinstance(other, Reduce) and other in chained}
+        if inner <= {node.axis}:
+            yield node.axis
+
+
+def candidates(program: Program) -> tuple[Axis, ...]:
+    """Axes that might be streamed if the products of projections were out of the way.
+
+    First those along which something is reduced that is no polynomial of scores (an exponential, a maximum): the sums
+    of products of projections are polynomials too. Then the innermost, as without projections, then all others.
+    """
+    nodes = walk(*(output.expr for output in program.outputs))
+    reductions = [node for node in nodes if isinstance(node, Reduce)]
+    outputs = {axis for output in program.outputs for axis in output.axes}
+    curved = [node.axis for node in reductions if not is_polynomial(node, node.axis) and _pairs(node, outputs)]
+    others = [node.axis for node in reductions if not _is_contraction(node) and _pairs(node, outputs)]
+    return tuple(dict.fromkeys((*curved, *_chains(program, reductions), *others)))
+
+
+def is_polynomial(expr: Expr, axis: Axis) -> bool:
+    """Whether the value is a polynomial of sums, as far as it depends on the axis (or binds it)."""
+    if axis not in expr.axes and axis not in expr.bound:
+        return True
+    if not any(isinstance(node, Reduce) for node in walk(expr)):
+        return True
+    if isinstance(expr, Reduce):
+        return expr.op == "sum" and is_polynomial(expr.arg, axis)
+    if isinstance(expr, Map) and expr.op == "div":
+        return is_polynomial(expr.args[0], axis) and axis not in expr.args[1].axes
+    return (
+        isinstance(expr, Map)
+        and expr.op in ("add", "sub", "mul", "neg", "cast", "where")
+        and all(is_polynomial(arg, axis) for arg in expr.args)
     )
 
 
@@ -327,6 +376,27 @@ def _is_feature(axis: Axis, streamed: list[Load], fixed: list[Load]) -> bool:
         return False
     having = [load for load in streamed if axis in load.axes]
     return bool(having) and len(having) < len(streamed)
+
+
+def _is_of_values(axis: Axis, chain: list[Reduce]) -> bool:
+    """Whether it is a feature by what it is multiplied with, though something beside the keys has it too (a bias).
+
+    One factor of a sum over the keys has it, with a tensor of keys in it that does, and no other factor and no
+    statistic; without statistics that factor must be made by sums and products alone, as no weight is.
+    """
+    statistics = [node for node in chain if any(node in walk(other.arg) for other in chain)]
+    if any(axis in node.axes for node in statistics):
+        return False
+    for node in chain:
+        keyed = [factor for factor in factors(node.arg) if node.axis in factor.axes]
+        having = [factor for factor in keyed if axis in factor.axes]
+        if node.op != "sum" or len(having) != 1 or len(keyed) == 1:
+            continue
+        inner = list(walk(having[0]))
+        linear = all(one.op in ("add", "sub", "mul", "neg", "cast") for one in inner if isinstance(one, Map))
+        if (statistics or linear) and any({axis, node.axis} <= one.axes for one in inner if isinstance(one, Load)):
+            return True
+    return False
 
 
 def _sizes(extent: Expr) -> frozenset[Expr]:

@@ -53,6 +53,9 @@ def inputs(
     without a shape.
     """
     result = Inputs()
+    known_shapes = [stated(parameter, overrides, source.path) for parameter in target.parameters]
+    shapes = [shape for known in known_shapes for shape in (known if isinstance(known, tuple) else (known,))]
+    named = set(re.findall(r"[^\W\d]\w*", " ".join(dim for shape in shapes if shape for dim in shape.dims)))
     for parameter in target.parameters:
         if parameter.kind in ("*", "**"):
             continue
@@ -67,6 +70,9 @@ def inputs(
         else:
             result.parameters.append(_number(source, parameter, result, defaults, pinned))
             scalar = result.parameters[-1].scalar
+            if scalar is not None and scalar.name in named and scalar.name not in ties and scalar.dtype == INT:
+                scalar = _as_size(scalar, result, samples)
+                result.parameters[-1] = Parameter(parameter.name, scalar=scalar)
             if scalar is not None and scalar.name in ties:
                 result.fixed[scalar.name] = ties[scalar.name]
             if scalar is not None and scalar.name in samples:
@@ -101,6 +107,17 @@ def _size(node: ast.expr, shape: Shape, result: Inputs, ties: Mapping[str, Expr]
     if shape.conventional and node.id in FLEXIBLE:
         result.flexible[scalar] = Scalar(FLEXIBLE[node.id], INT, positive=True)
     return scalar
+
+
+def _as_size(scalar: Scalar, result: Inputs, samples: Mapping[str, int]) -> Scalar:
+    """A parameter that shapes name is the size of that name."""
+    size = Scalar(scalar.name, INT, positive=True)
+    del result.hints[scalar]
+    _sampled(size, result, samples)
+    if scalar in result.pinnable:
+        result.pinnable.remove(scalar)
+        result.pinnable.add(size)
+    return size
 
 
 def _sampled(scalar: Scalar, result: Inputs, samples: Mapping[str, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.ir import build, integers
-from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, walk
+from flashlight.ir.expr import Axis, Expr
+from flashlight.ir.halves import halves
 from flashlight.ir.program import Output
 from flashlight.source.model import Source, Target
 from flashlight.trace.capture import TracedTensor
@@ -93,10 +94,12 @@ def _at_axes(context: Context, value: Value) -> tuple[tuple[Axis, ...], Expr]:
         dims.append([fresh(size, _taken(dims))])
     while True:
         expr = value.at(tuple(_flat(axes) for axes in dims))
-        found = _merged(context, expr, dims)
+        found = halves(expr, [axis for axes in dims for axis in axes], partial(_quotient, context))
         if found is None:
             return tuple(axis for axes in dims for axis in axes), expr
-        position, place, outer, inner = found
+        axis, outer, inner = found
+        position = next(number for number, axes in enumerate(dims) if axis in axes)
+        place = dims[position].index(axis)
         dims[position].pop(place)
         for offset, extent in enumerate((outer, inner)):
             dims[position].insert(place + offset, fresh(extent, _taken(dims)))
@@ -111,44 +114,6 @@ def _flat(axes: list[Axis]) -> Expr:
     for axis in axes:
         flat = build.op("add", build.op("mul", flat, axis.extent), build.iota(axis))
     return flat
-
-
-def _merged(context: Context, expr: Expr, dims: list[list[Axis]]) -> tuple[int, int, Expr, Expr] | None:
-    """An axis that is two in truth, with the sizes of both.
-
-    Either tensors are read at its quotient in one dimension and at its remainder in another, or at n * (axis // n)
-    plus some other position: the beginning of the block that the axis is in.
-    """
-    quotients: set[tuple[Axis, Expr]] = set()
-    remainders: dict[tuple[Axis, Expr], None] = {}
-    blocks: dict[tuple[Axis, Expr], None] = {}
-    for node in walk(expr):
-        for place in node.index if isinstance(node, Load) else ():
-            if isinstance(place, Map) and isinstance(place.args[0], Iota):
-                if place.op == "floordiv":
-                    quotients.add((place.args[0].axis, place.args[1]))
-                elif place.op == "mod":
-                    remainders[place.args[0].axis, place.args[1]] = None
-            for axis, size in _block_starts(place):
-                blocks[axis, size] = None
-    for position, axes in enumerate(dims):
-        for index, axis in enumerate(axes):
-            for found, inner in (*(pair for pair in remainders if pair in quotients), *blocks):
-                outer = _quotient(context, axis.extent, inner) if found is axis else None
-                if outer is not None:
-                    return position, index, outer, inner
-    return None
-
-
-def _block_starts(place: Expr) -> Iterator[tuple[Axis, Expr]]:
-    """Every axis and n for which n * (axis // n) is a part of the index, and not all of it."""
-    poly = integers.polynomial(place)
-    for monomial, coefficient in poly.items() if len(poly) > 1 else ():
-        for i, atom in enumerate(monomial):
-            if isinstance(atom, Map) and atom.op == "floordiv" and isinstance(atom.args[0], Iota):
-                rest = integers.expression({monomial[:i] + monomial[i + 1 :]: coefficient})
-                if rest is atom.args[1]:
-                    yield atom.args[0].axis, rest
 
 
 def _quotient(context: Context, whole: Expr, inner: Expr) -> Expr | None:

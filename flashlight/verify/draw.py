@@ -90,7 +90,7 @@ def cases(traced: Traced, ranges: Ranges = SMALL) -> st.SearchStrategy[Case]:
     """Cases that satisfy what the trace assumed of sizes and numbers."""
     kinds = size_kinds(traced)
     names = {name: st.sampled_from(getattr(ranges, kind)) for name, kind in kinds.items()}
-    scalars = {p.scalar.name: _number(p.scalar) for p in traced.parameters if p.scalar is not None}
+    scalars = {p.scalar.name: _number(p.scalar) for p in traced.parameters if p.scalar and p.scalar.name not in names}
     nodes = list(walk(*(output.expr for output in traced.program.outputs)))
     made = {tuple(axis.extent for axis in node.axes) for node in nodes if isinstance(node, Reduce)}
     made |= {p.tensor.shape for p in traced.parameters if p.tensor is not None}
@@ -146,7 +146,7 @@ def size_kinds(traced: Traced) -> dict[str, str]:
     if it is next to last, and heads otherwise, as is the number of points whose coordinates are the last dimension.
     Names that people use for one kind of size come first.
     """
-    given = {p.scalar.name for p in traced.parameters if p.scalar is not None}
+    given = {p.scalar.name for p in traced.parameters if p.scalar is not None and not p.scalar.positive}
     kinds: dict[str, str] = {}
     tensors = [p.tensor for p in traced.parameters if p.tensor is not None]
     inner = {size for tensor in tensors for size in tensor.shape[:-1]}

@@ -118,3 +118,23 @@ def test_a_number_that_a_length_of_one_divides_by_zero(verified: Write) -> None:
             s = (s - s.mean(-1, keepdim=True)) / (s.std(-1, keepdim=True) + 1e-2)
             return s.softmax(-1) @ v
     """)
+
+
+def test_values_that_are_infinite_where_nothing_is_loaded(verified: Write) -> None:
+    """Past the last key a load gives zero, of which a logarithm or a quotient is infinite: zero times that is NaN."""
+    text = verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            return (q @ k.mT).softmax(-1) @ (1 / (v.abs() + 1).log())
+
+        def unnormalised(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            return (q @ k.mT).sigmoid() @ (v.abs() + 0.1).log()
+    """)
+    assert text.count("tl.dot(") == 4

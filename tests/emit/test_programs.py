@@ -214,7 +214,6 @@ def test_weights_that_are_cut_are_refused_for_what_they_are(cut: str, kernels: W
         "(scores - scores.amax((-2, -1), keepdim=True)).exp()",
         "scores.softmax(1) * scores.softmax(2)",
         "scores.flatten(-2).softmax(-1).view_as(scores)",
-        "(a.softmax(1) @ b.mT).softmax(-1)",
     ],
 )
 def test_reductions_along_the_queries_are_refused(weights: str, kernels: Write) -> None:

@@ -6,6 +6,7 @@ dimensions 64 and 128, for the other chips at 128. FLASHLIGHT_AOT=all compiles e
 
 import itertools
 import os
+import re
 from importlib.metadata import version
 
 import pytest
@@ -88,7 +89,14 @@ def launcher_arguments(traced, head_dim):
     """What a wrapper hands to its launcher: tensors and numbers by name."""
     sizes = SIZES | {"head_dim": head_dim}
     numbers = {name: sizes[kind] for name, kind in draw.size_kinds(traced).items()}
-    numbers |= {p.scalar.name: 0.5 if p.scalar.dtype == "float32" else 48 for p in traced.parameters if p.scalar}
+    scalars = {p.scalar.name: p.scalar for p in traced.parameters if p.scalar is not None}
+    new = {name: scalar for name, scalar in scalars.items() if name not in numbers}
+    numbers |= {name: 0.5 if scalar.dtype == "float32" else 48 for name, scalar in new.items()}
+    for assumption in traced.program.assumptions:
+        found = re.fullmatch(r"(\w+) % (\w+) == 0", str(assumption))
+        if found and found[2] in new:
+            # features of all heads
+            numbers |= {found[1]: head_dim * SIZES["heads"], found[2]: SIZES["heads"]}
     assert draw.admissible(traced, numbers), numbers
     inputs = draw.build(traced, draw.Case(numbers, "bfloat16", {}, 0))
     given = [p for p in traced.parameters if p.tensor is not None or p.scalar is not None]

@@ -47,7 +47,8 @@ def agree(source: Source, name: str, sizes: Mapping[str, int] = SIZES, **shapes:
     for parameter in traced.parameters:
         if parameter.scalar is not None:
             number = NUMBERS.get(parameter.name, 3 if parameter.scalar.dtype == INT else 0.7)
-            numbers[parameter.name] = arguments[parameter.name] = number
+            numbers.setdefault(parameter.name, number)
+            arguments[parameter.name] = numbers[parameter.name]
         if parameter.tensor is None:
             continue
         tensor = parameter.tensor
