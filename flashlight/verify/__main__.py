@@ -1,20 +1,26 @@
-"""One verification in a process of its own: `python -m flashlight.verify '<request as JSON>'` prints a reply as JSON.
-
-Triton decides when it is imported whether it interprets, so the interpreter needs a process that begins with
-TRITON_INTERPRET=1.
-"""
+"""`python -m flashlight.verify` serves what `flashlight.verify.worker` asks; its answers are lines of JSON."""
 
 import dataclasses
 import json
-import sys
+from typing import Any
+
+# what the forks need is imported once
+import hypothesis  # noqa: F401
+import triton  # noqa: F401
 
 from flashlight.diagnostics import Diagnostic
+from flashlight.verify import compare, draw, interpreter, worker  # noqa: F401
 from flashlight.verify.search import REPLY, Request, run
 
-reply: dict[str, object]
-try:
-    reply = {"outcomes": [dataclasses.asdict(outcome) for outcome in run(Request(**json.loads(sys.argv[1])))]}
-except Diagnostic as diagnostic:
-    fields = ("code", "message", "hint", "path", "line", "column", "end_column")
-    reply = {"diagnostic": {name: getattr(diagnostic, name) for name in fields}}
-print(REPLY + json.dumps(reply, default=str))
+
+def answer(request: dict[str, Any]) -> str:
+    reply: dict[str, object]
+    try:
+        reply = {"outcomes": [dataclasses.asdict(outcome) for outcome in run(Request(**request))]}
+    except Diagnostic as diagnostic:
+        fields = ("code", "message", "hint", "path", "line", "column", "end_column")
+        reply = {"diagnostic": {name: getattr(diagnostic, name) for name in fields}}
+    return REPLY + json.dumps(reply, default=str)
+
+
+worker.serve(answer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import flashlight
 from flashlight import pipeline
+from flashlight.verify import worker
 
 if TYPE_CHECKING:
     from flashlight.trace.traced import Traced
@@ -86,23 +85,16 @@ def _interpreted(request: Request) -> list[Outcome]:
     from flashlight.diagnostics import Diagnostic
 
     assert request.journal is not None
-    # what numpy says of infinities is no news: they are compared
-    command = [sys.executable, "-W", "ignore", "-m", "flashlight.verify", json.dumps(asdict(request))]
-    here = str(Path(flashlight.__file__).parents[1])
-    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    replies = [line for line in done.stdout.splitlines() if line.startswith(REPLY)]
+    code, lines = worker.ask(asdict(request))
+    replies = [line for line in lines if line.startswith(REPLY)]
     journal = Path(request.journal)
-    if done.returncode < 0 and journal.exists():
+    if code < 0 and journal.exists():
         # the interpreter reads and writes memory wherever a pointer says
         name, case = journal.read_text(encoding="utf-8").split("\n", 1)
-        message = (
-            f"{name}({case})\n  the kernel ended the process (signal {-done.returncode}): an access out of bounds?"
-        )
+        message = f"{name}({case})\n  the kernel ended the process (signal {-code}): an access out of bounds?"
         return [Outcome(name, 0, failure=message)]
-    if done.returncode != 0 or not replies:
-        raise RuntimeError(f"the process that runs Triton's interpreter stopped with exit code {done.returncode}")
+    if code != 0 or not replies:
+        raise RuntimeError(f"the process that runs Triton's interpreter stopped with exit code {code}")
     reply = json.loads(replies[-1][len(REPLY) :])
     if "diagnostic" in reply:
         raise Diagnostic(**reply["diagnostic"])
