@@ -6,9 +6,10 @@ verified without a GPU; float16 and float32 need nothing. Triton 3.6's takes the
 which NumPy has refused since 2.4: no loop over the keys would run. And where a comparison of numbers is spread over a
 tile, it becomes one of integers, which no load takes as a mask.
 
-Two things are made faster. Reductions by a kernel's own function, such as a maximum that keeps NaN, go one element at a
-time; taken in slices, such kernels are verified in a sixth of the time. And every call of a helper looks for what of
-the language is still to be replaced, where the kernel that calls it has replaced everything.
+Three things are made faster. Reductions by a kernel's own function, such as a maximum that keeps NaN, go one element at
+a time; taken in slices, such kernels are verified in a sixth of the time. Every call of a helper looks for what of the
+language is still to be replaced, where the kernel that calls it has replaced everything. And the table of number types
+is made anew whenever one is looked up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def repair() -> None:
     handle = interpreter.TensorHandle
     cast_impl, create_dot, create_splat = builder.cast_impl, builder.create_dot, builder.create_splat
     patch_tensor, patch_language = interpreter._patch_lang_tensor, interpreter._patch_lang
-    one_by_one = interpreter.ReduceOps.generic_reduce
+    one_by_one, get_number_type = interpreter.ReduceOps.generic_reduce, interpreter._get_np_dtype
     if getattr(create_dot, "repaired", False):
         return
 
@@ -89,8 +90,17 @@ def repair() -> None:
         replaced.update(modules)
         return scope
 
+    number_types: dict[str, Any] = {}
+
+    def number_type(dtype: Any) -> Any:
+        name = dtype.scalar.name
+        if name not in number_types:
+            number_types[name] = get_number_type(dtype)
+        return number_types[name]
+
     dot.repaired = True  # type: ignore[attr-defined]
     interpreter._patch_lang = patch_once
+    interpreter._get_np_dtype = number_type
     interpreter._patch_lang_tensor = patch
     interpreter.ReduceOps.generic_reduce = reduce_by_slices
     builder.cast_impl, builder.create_dot, builder.create_splat = cast, dot, splat

@@ -71,7 +71,7 @@ def kernels(tmp_path: Path) -> Callable[[str], str]:
 def verified(tmp_path: Path, kernels: Callable[[str], str]) -> Callable[..., str]:
     """The same, once the kernels have agreed with the original on a few drawn inputs."""
 
-    def run(text: str, examples: int = 8) -> str:
+    def run(text: str, examples: int = 6) -> str:
         written = kernels(text)
         outcomes = api.verify(tmp_path / "program.py", "cpu", out=tmp_path / "out", examples=examples)
         failures = [outcome.failure for outcome in outcomes if outcome.failure]

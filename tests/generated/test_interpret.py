@@ -7,7 +7,7 @@ import pytest
 
 from flashlight import api
 
-EXAMPLES = 6
+EXAMPLES = 5
 
 
 @pytest.mark.interpret

@@ -48,7 +48,7 @@ def integers(draw: st.DrawFn, depth: int = 3) -> tuple[Expr, int]:
     return build.op(name, left, right), apply.get(name, operator.mod)(a, b)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(integers())
 def test_folding_keeps_the_value(drawn: tuple[Expr, int]) -> None:
     expr, expected = drawn
@@ -57,7 +57,7 @@ def test_folding_keeps_the_value(drawn: tuple[Expr, int]) -> None:
     assert int(values.expand(12)[5]) == expected
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(["lt", "le", "gt", "ge"]), integers(), integers())
 def test_simplified_comparisons_keep_their_truth(name: str, one: tuple[Expr, int], other: tuple[Expr, int]) -> None:
     (left, a), (right, b) = one, other

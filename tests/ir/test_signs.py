@@ -25,7 +25,7 @@ def grown(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.recursive(LEAVES, grown, max_leaves=6), st.integers(0, 2**16))
 def test_bounds_hold(expr: Expr, seed: int) -> None:
     smallest = values(program(expr, I, J), seed).min()
@@ -41,7 +41,7 @@ def test_a_norm_kept_from_zero_has_a_bound() -> None:
     assert at_least(op("add", norm, 1e-6)) == 1e-6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.recursive(LEAVES, grown, max_leaves=4), st.integers(0, 2**16))
 def test_the_sum_of_a_softmax_is_at_least_one(scores: Expr, seed: int) -> None:
     scores = op("add", scores, at(BIAS, I, J))

@@ -33,7 +33,7 @@ def program(expr: Expr) -> Program:
 
 
 @given(st.booleans(), st.booleans(), st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_number_is_the_same(power: bool, swapped: bool, seed: int) -> None:
     a, b = at(A, I, D), at(B, J, D)
     before = distance(*((b, a) if swapped else (a, b)), power)
@@ -67,7 +67,7 @@ def _distances(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 @given(st.integers(0, 2**16), st.sampled_from([1.0, 30.0]), st.sampled_from([0.0, 1.0, 100.0, 10000.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_less_exact_in_bfloat16(seed: int, spread: float, offset: float) -> None:
     """As weights see it: against the weights that the points would have had before bfloat16 rounded them."""
     generator = torch.Generator().manual_seed(seed)

@@ -49,7 +49,7 @@ SEEDS = st.integers(0, 2**16)
 
 @pytest.mark.parametrize(("name", "law"), LAWS, ids=[name for name, _ in LAWS])
 def test_each_law(name: str, law: object) -> None:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(attentions(), SEEDS)
     def check(before: Program, seed: int) -> None:
         same(before, law(before), seed)  # type: ignore[operator]
@@ -57,13 +57,13 @@ def test_each_law(name: str, law: object) -> None:
     check()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(attentions(), SEEDS)
 def test_all_laws_in_order(before: Program, seed: int) -> None:
     same(before, run(before).program, seed)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(["sum", "max", "min"]), st.booleans(), SEEDS)
 def test_peel(operation: str, in_front: bool, seed: int) -> None:
     column, first = Iota(WIDER), build.integer(1)
@@ -106,7 +106,7 @@ def test_peel_needs_few_columns() -> None:
     assert peel(before).outputs[0].expr is before.outputs[0].expr
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS)
 def test_features_that_are_joined_part_where_some_are_normalised(seed: int) -> None:
     joined = Axis("f", build.integer(2 * WIDTH))
@@ -123,7 +123,7 @@ def test_features_that_are_joined_part_where_some_are_normalised(seed: int) -> N
 
 
 @given(SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_shift_twice_is_once(seed: int) -> None:
     x = at(BIAS, I, J)
     once = op("sub", x, over("max", x))
@@ -142,7 +142,7 @@ def _mixed(extent: int) -> tuple[Program, Axis]:
 
 
 @given(SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_unroll(seed: int) -> None:
     before, heads = _mixed(HEADS)
     after = unroll(before)
@@ -171,7 +171,7 @@ def _distance(outer: Axis, inner: Axis) -> Expr:
 
 @pytest.mark.parametrize("nested", [(POINTS, SPACE), (SPACE, POINTS)])
 @given(SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_merge_of_nested_sums(nested: tuple[Axis, Axis], seed: int) -> None:
     before = Program("law", (LEFT, RIGHT), program(over("max", _distance(*nested)), I).outputs)
     merged = merge(before, POINTS, SPACE)
@@ -180,7 +180,7 @@ def test_merge_of_nested_sums(nested: tuple[Axis, Axis], seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_merge_of_output_axes(seed: int) -> None:
     body = over("sum", op("mul", at(RIGHT, J, POINTS, SPACE), op("exp", at(BIAS, I, J))))
     before = Program("law", (LEFT, RIGHT, BIAS), program(body, I, POINTS, SPACE).outputs)
@@ -203,7 +203,7 @@ def _norm(floor: float) -> Expr:
 
 
 @given(SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_factors_join(seed: int) -> None:
     """Two divisions of a tile become one number and one row of reciprocals."""
     tile = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
@@ -221,7 +221,7 @@ def test_a_reciprocal_that_may_overflow_is_not_taken() -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_negative_factor_stays_outside_a_maximum(seed: int) -> None:
     tile = masked(over("sum", op("mul", at(Q, I, D), at(K, J, D)), D), "selection")
     weights = op("exp", op("mul", op("sub", tile, over("max", tile)), -0.5))
@@ -233,7 +233,7 @@ def test_a_negative_factor_stays_outside_a_maximum(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_flatten_reads_a_view(seed: int) -> None:
     before = Program("law", (LEFT, RIGHT), program(over("max", _distance(POINTS, SPACE)), I).outputs)
     merged = merge(before, POINTS, SPACE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashlight.ir import build
@@ -85,7 +85,7 @@ def passes(body: Expr) -> int:
     return len(schedule(Program("law", (Q, K, V), (Output("output", (I, D), summed, FLOAT),))).passes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(bodies(), st.integers(0, 2**16), st.sampled_from([1, 2, 3]))
 def test_a_factor_is_right_or_there_is_another_pass(body: Expr, seed: int, block: int) -> None:
     if J not in body.axes or R not in _nodes(body):
@@ -98,8 +98,8 @@ def test_a_factor_is_right_or_there_is_another_pass(body: Expr, seed: int, block
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: torch.randn(size, generator=generator, dtype=torch.float64) for name, size in (("q", 3), ("k", 7))}
     expected = evaluate_expr(build.reduce("sum", body, J), tensors, {"S": 7, "N": 3}, (I,))
-    assume(bool(expected.isfinite().all()))  # 0 / 0 corrects to nothing
-    torch.testing.assert_close(one_pass(body, factor, tensors, block), expected, rtol=1e-8, atol=1e-8)
+    if expected.isfinite().all():  # 0 / 0 corrects to nothing
+        torch.testing.assert_close(one_pass(body, factor, tensors, block), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_softmax_takes_one_pass() -> None:

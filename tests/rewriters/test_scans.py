@@ -63,7 +63,7 @@ def found(one: Program) -> list[Scan]:
     return [node for node in walk(one.outputs[0].expr) if isinstance(node, Scan)]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.sampled_from(sorted(SPELLINGS)), st.booleans(), SEEDS)
 def test_all_spellings_are_one_scan(spelling: str, masked: bool, seed: int) -> None:
     before = attention(spelling, masked)
@@ -75,7 +75,7 @@ def test_all_spellings_are_one_scan(spelling: str, masked: bool, seed: int) -> N
     same(before, run(before).program, seed)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_what_is_added_and_subtracted_cancels(seed: int) -> None:
     body = bodies(masked=True)
@@ -94,7 +94,7 @@ def test_a_causal_mask_is_no_scan() -> None:
     assert scans(one).outputs[0].expr is one.outputs[0].expr
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_logarithms_of_scores_are_computed_in_base_2(seed: int) -> None:
     scores = over("sum", op("mul", at(K, J, D), at(V, J, D)), D)
@@ -121,7 +121,7 @@ def test_a_low_fill_hides_what_is_never_positive(fill: float, sign: float, hidde
     assert vanishes(reduction, masked, fill) == hidden
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.sampled_from(["abs", "minimum", "maximum"]), st.sampled_from([-0.5, 0.5]), SEEDS)
 def test_a_negative_factor_stays_outside(function: str, factor: float, seed: int) -> None:
     scores = op("add", over("sum", op("mul", at(K, J, D), at(V, J, D)), D), at(SINK, I))

@@ -42,7 +42,7 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> Expr:
     return build.op(draw(st.sampled_from(["le", "lt", "ge", "gt", "eq"])), *pair)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(conditions(), st.integers(0, ROWS - 1), st.integers(1, 16), st.integers(0, 7))
 def test_ranges_are_right(condition: Expr, first: int, rows: int, window: int) -> None:
     found = intervals.keys(condition, I, J)
@@ -61,7 +61,7 @@ def test_ranges_are_right(condition: Expr, first: int, rows: int, window: int) -
     assert holds[:, full].all(), "a key inside the full range is not seen by every row"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(conditions(depth=0), st.integers(0, 7))
 def test_what_keeps_rows_within_the_keys(condition: Expr, window: int) -> None:
     if not intervals.within(condition, J):

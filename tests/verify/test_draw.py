@@ -49,7 +49,7 @@ def traced() -> Traced:
 TRACED = traced()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(draw.cases(TRACED))
 def test_inputs_fit_the_target(case):
     arguments = draw.build(TRACED, case)
@@ -94,7 +94,7 @@ def test_layouts_are_not_contiguous(layout):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_drawn_for_a_gpu_fits_its_memory(data):
     """Rows of rows: five dimensions of which two are lengths, and scores for every pair in each row."""
     sizes = data.draw(draw.cases(_rows_of_rows(), draw.LARGE)).numbers
