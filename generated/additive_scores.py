@@ -5,20 +5,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import additive_scores_triton
 else:
     import additive_scores_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _bahdanau_pytorch(
@@ -41,7 +32,7 @@ def bahdanau(
     w_v: Tensor,  # [D]
 ) -> Tensor:
     """w_v · tanh(query + key) (Bahdanau et al. 2015); projections come before."""
-    if not _runs_kernel(query, key, value, w_v):
+    if not additive_scores_triton.runs_kernel(query, key, value, w_v):
         return _bahdanau_pytorch(query, key, value, w_v)
     return additive_scores_triton.bahdanau(query, key, value, w_v)
 
@@ -68,7 +59,7 @@ def graph_attention(
     a_target: Tensor,  # [H, D]
 ) -> Tensor:
     """LeakyReLU(a_i + b_j) between neighbours (Velickovic et al. 2018)."""
-    if not _runs_kernel(h, adjacency, a_source, a_target):
+    if not additive_scores_triton.runs_kernel(h, adjacency, a_source, a_target):
         return _graph_attention_pytorch(h, adjacency, a_source, a_target)
     return additive_scores_triton.graph_attention(h, adjacency, a_source, a_target)
 
@@ -91,6 +82,6 @@ def graph_attention_scores(
     features: Tensor,  # [B, H, N, D]
 ) -> Tensor:
     """The same on a complete graph, both halves of the score computed before."""
-    if not _runs_kernel(source, target, features):
+    if not additive_scores_triton.runs_kernel(source, target, features):
         return _graph_attention_scores_pytorch(source, target, features)
     return additive_scores_triton.graph_attention_scores(source, target, features)

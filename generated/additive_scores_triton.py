@@ -5,6 +5,7 @@ with `flashlight transpile examples/additive_scores.py`; change the source and r
 """
 
 import functools
+import os
 
 import torch
 import triton
@@ -551,6 +552,14 @@ def graph_attention_scores(source, target, features):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

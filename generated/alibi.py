@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import alibi_triton
 else:
     import alibi_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _alibi_pytorch(
@@ -45,7 +36,7 @@ def alibi(
     slopes: Tensor,  # [H] float32
 ) -> Tensor:
     """The slopes are passed in; the bias is float32 and so is the softmax."""
-    if not _runs_kernel(query, key, value, slopes):
+    if not alibi_triton.runs_kernel(query, key, value, slopes):
         return _alibi_pytorch(query, key, value, slopes)
     return alibi_triton.alibi(query, key, value, slopes)
 
@@ -73,7 +64,7 @@ def alibi_causal(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """The slopes are a geometric series over the heads, computed here; causal."""
-    if not _runs_kernel(query, key, value):
+    if not alibi_triton.runs_kernel(query, key, value):
         return _alibi_causal_pytorch(query, key, value)
     return alibi_triton.alibi_causal(query, key, value)
 
@@ -100,6 +91,6 @@ def alibi_symmetric(
     slopes: Tensor,  # [H]
 ) -> Tensor:
     """The distance counts in both directions, as in encoders."""
-    if not _runs_kernel(query, key, value, slopes):
+    if not alibi_triton.runs_kernel(query, key, value, slopes):
         return _alibi_symmetric_pytorch(query, key, value, slopes)
     return alibi_triton.alibi_symmetric(query, key, value, slopes)

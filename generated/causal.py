@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import causal_triton
 else:
     import causal_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _causal_pytorch(
@@ -43,7 +34,7 @@ def causal(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """The upper triangle is replaced by -inf."""
-    if not _runs_kernel(query, key, value):
+    if not causal_triton.runs_kernel(query, key, value):
         return _causal_pytorch(query, key, value)
     return causal_triton.causal(query, key, value)
 
@@ -60,7 +51,7 @@ def _causal_tril_pytorch(q, k, v):
 
 def causal_tril(q, k, v):
     """A lower triangle of ones says what is kept."""
-    if not _runs_kernel(q, k, v):
+    if not causal_triton.runs_kernel(q, k, v):
         return _causal_tril_pytorch(q, k, v)
     return causal_triton.causal_tril(q, k, v)
 
@@ -86,7 +77,7 @@ def causal_additive(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """A mask of 0 and -inf is built in the function and added to the scores."""
-    if not _runs_kernel(query, key, value):
+    if not causal_triton.runs_kernel(query, key, value):
         return _causal_additive_pytorch(query, key, value)
     return causal_triton.causal_additive(query, key, value)
 
@@ -111,7 +102,7 @@ def causal_bottom_right(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """The last query is aligned with the last key, as in decoding with a cache of earlier keys."""
-    if not _runs_kernel(query, key, value):
+    if not causal_triton.runs_kernel(query, key, value):
         return _causal_bottom_right_pytorch(query, key, value)
     return causal_triton.causal_bottom_right(query, key, value)
 
@@ -136,6 +127,6 @@ def causal_positions(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """Positions are compared, and what is hidden gets the least number of the dtype."""
-    if not _runs_kernel(query, key, value):
+    if not causal_triton.runs_kernel(query, key, value):
         return _causal_positions_pytorch(query, key, value)
     return causal_triton.causal_positions(query, key, value)

@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import cosine_triton
 else:
     import cosine_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _cosine_attention_pytorch(
@@ -46,7 +37,7 @@ def cosine_attention(
     relative_bias: Tensor,  # [H, S, S]
 ) -> Tensor:
     """The temperature is kept below 100; the windows' relative bias is added."""
-    if not _runs_kernel(query, key, value, logit_scale, relative_bias):
+    if not cosine_triton.runs_kernel(query, key, value, logit_scale, relative_bias):
         return _cosine_attention_pytorch(query, key, value, logit_scale, relative_bias)
     return cosine_triton.cosine_attention(query, key, value, logit_scale, relative_bias)
 
@@ -71,6 +62,6 @@ def query_key_norm(
     scale: float = 10.0,
 ) -> Tensor:
     """The norms written out, one fixed temperature."""
-    if not _runs_kernel(query, key, value):
+    if not cosine_triton.runs_kernel(query, key, value):
         return _query_key_norm_pytorch(query, key, value, scale)
     return cosine_triton.query_key_norm(query, key, value, scale)

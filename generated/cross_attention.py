@@ -7,20 +7,11 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-import os
 
 if __package__:
     from . import cross_attention_triton
 else:
     import cross_attention_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _cross_attention_pytorch(
@@ -40,7 +31,7 @@ def cross_attention(
     value: Tensor,  # [B, H, S_k, D_v]
 ) -> Tensor:
     """Values have their own head dimension."""
-    if not _runs_kernel(query, key, value):
+    if not cross_attention_triton.runs_kernel(query, key, value):
         return _cross_attention_pytorch(query, key, value)
     return cross_attention_triton.cross_attention(query, key, value)
 
@@ -64,7 +55,7 @@ def cross_attention_masked(
     context_mask: Bool[Tensor, "B S_k"],
 ) -> Float[Tensor, "B H S_q D_v"]:
     """Only the context positions where the mask is true are attended to."""
-    if not _runs_kernel(query, context_key, context_value, context_mask):
+    if not cross_attention_triton.runs_kernel(query, context_key, context_value, context_mask):
         return _cross_attention_masked_pytorch(query, context_key, context_value, context_mask)
     return cross_attention_triton.cross_attention_masked(query, context_key, context_value, context_mask)
 
@@ -86,6 +77,6 @@ def cross_attention_shared_context(
     value: Tensor,  # [H, S_k, D]
 ) -> Tensor:
     """One context for the whole batch."""
-    if not _runs_kernel(query, key, value):
+    if not cross_attention_triton.runs_kernel(query, key, value):
         return _cross_attention_shared_context_pytorch(query, key, value)
     return cross_attention_triton.cross_attention_shared_context(query, key, value)

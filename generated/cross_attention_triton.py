@@ -6,6 +6,7 @@ with `flashlight transpile examples/cross_attention.py`; change the source and r
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -553,6 +554,14 @@ def cross_attention_shared_context(query, key, value):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

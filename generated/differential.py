@@ -5,20 +5,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import differential_triton
 else:
     import differential_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _diff_attn_pytorch(
@@ -44,7 +35,7 @@ def diff_attn(
     lam: float,
 ) -> Tensor:
     """Two groups of heads by slices; values are twice as wide as queries and keys."""
-    if not _runs_kernel(q, k, v):
+    if not differential_triton.runs_kernel(q, k, v):
         return _diff_attn_pytorch(q, k, v, lam)
     return differential_triton.diff_attn(q, k, v, lam)
 
@@ -75,7 +66,7 @@ def diff_attn_chunk(
     lambda_full: Tensor,  # [H]
 ) -> Tensor:
     """Two groups by chunk, causal, a learned lambda for each head, softmax in float32."""
-    if not _runs_kernel(q, k, v, lambda_full):
+    if not differential_triton.runs_kernel(q, k, v, lambda_full):
         return _diff_attn_chunk_pytorch(q, k, v, lambda_full)
     return differential_triton.diff_attn_chunk(q, k, v, lambda_full)
 
@@ -108,7 +99,7 @@ def diff_attn_norm(
     lambda_init: float = 0.8,
 ) -> Tensor:
     """With the RMS norm over each head and the factor (1 - lambda_init) that follow in the paper."""
-    if not _runs_kernel(q, k, v, weight):
+    if not differential_triton.runs_kernel(q, k, v, weight):
         return _diff_attn_norm_pytorch(q, k, v, weight, lam, lambda_init)
     return differential_triton.diff_attn_norm(q, k, v, weight, lam, lambda_init)
 
@@ -140,6 +131,6 @@ def multihead_diff_attn(
     lambda_init: float = 0.8,
 ) -> Tensor:
     """As the authors write it: the pair is the innermost part of the head, sequences before heads, all merged."""
-    if not _runs_kernel(q, k, v, lambda_full):
+    if not differential_triton.runs_kernel(q, k, v, lambda_full):
         return _multihead_diff_attn_pytorch(q, k, v, lambda_full, lambda_init)
     return differential_triton.multihead_diff_attn(q, k, v, lambda_full, lambda_init)

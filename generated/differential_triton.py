@@ -6,6 +6,7 @@ with `flashlight transpile examples/differential.py`; change the source and run 
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -916,6 +917,14 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
             num_stages=stages,
         )
     return output.view(B, S, D_v * H)
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

@@ -6,20 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-import os
 
 if __package__:
     from . import disentangled_triton
 else:
     import disentangled_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _disentangled_pytorch(
@@ -50,7 +41,7 @@ def disentangled(
     pos_query: Tensor,  # [H, R, D]
 ) -> Tensor:
     """Content-to-position and position-to-content scores are gathered by clamped distance."""
-    if not _runs_kernel(query, key, value, pos_key, pos_query):
+    if not disentangled_triton.runs_kernel(query, key, value, pos_key, pos_query):
         return _disentangled_pytorch(query, key, value, pos_key, pos_query)
     return disentangled_triton.disentangled(query, key, value, pos_key, pos_query)
 
@@ -84,6 +75,6 @@ def disentangled_scores(
     p2c: Tensor,  # [B, H, S, R]
 ) -> Tensor:
     """Both products with the table of positions are computed before; the kernel gathers from them."""
-    if not _runs_kernel(query, key, value, c2p, p2c):
+    if not disentangled_triton.runs_kernel(query, key, value, c2p, p2c):
         return _disentangled_scores_pytorch(query, key, value, c2p, p2c)
     return disentangled_triton.disentangled_scores(query, key, value, c2p, p2c)

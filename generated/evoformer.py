@@ -6,20 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-import os
 
 if __package__:
     from . import evoformer_triton
 else:
     import evoformer_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _gated(q, k, v, gate, biases):
@@ -53,7 +44,7 @@ def row_attention(
     pair_bias: Tensor,  # [B, 1, H, S, S]
 ) -> Tensor:
     """Along each sequence of the alignment: a bias from the mask, one from the pairs of residues."""
-    if not _runs_kernel(q, k, v, gate, mask_bias, pair_bias):
+    if not evoformer_triton.runs_kernel(q, k, v, gate, mask_bias, pair_bias):
         return _row_attention_pytorch(q, k, v, gate, mask_bias, pair_bias)
     return evoformer_triton.row_attention(q, k, v, gate, mask_bias, pair_bias)
 
@@ -80,7 +71,7 @@ def row_attention_with_mask(
     pair_bias: Tensor,  # [B, 1, H, S, S]
 ) -> Tensor:
     """The mask becomes the bias here: 1e9 * (mask - 1)."""
-    if not _runs_kernel(q, k, v, gate, msa_mask, pair_bias):
+    if not evoformer_triton.runs_kernel(q, k, v, gate, msa_mask, pair_bias):
         return _row_attention_with_mask_pytorch(q, k, v, gate, msa_mask, pair_bias)
     return evoformer_triton.row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias)
 
@@ -105,7 +96,7 @@ def column_attention(
     mask_bias: Tensor,  # [B, S, 1, 1, N]
 ) -> Tensor:
     """Along each column of the alignment: the same, with sequences and residues exchanged."""
-    if not _runs_kernel(q, k, v, gate, mask_bias):
+    if not evoformer_triton.runs_kernel(q, k, v, gate, mask_bias):
         return _column_attention_pytorch(q, k, v, gate, mask_bias)
     return evoformer_triton.column_attention(q, k, v, gate, mask_bias)
 
@@ -135,7 +126,7 @@ def triangle_attention_starting_node(
     triangle_bias: Tensor,  # [B, S, S, H]
 ) -> Tensor:
     """Edges that start at one residue attend to each other, biased by the third edge of their triangle."""
-    if not _runs_kernel(q, k, v, gate, mask, triangle_bias):
+    if not evoformer_triton.runs_kernel(q, k, v, gate, mask, triangle_bias):
         return _triangle_attention_starting_node_pytorch(q, k, v, gate, mask, triangle_bias)
     return evoformer_triton.triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias)
 
@@ -165,6 +156,6 @@ def triangle_attention_ending_node(
     triangle_bias: Tensor,  # [B, S, S, H]
 ) -> Tensor:
     """Edges that end at one residue: the same on the transposed pair representation."""
-    if not _runs_kernel(q, k, v, gate, mask, triangle_bias):
+    if not evoformer_triton.runs_kernel(q, k, v, gate, mask, triangle_bias):
         return _triangle_attention_ending_node_pytorch(q, k, v, gate, mask, triangle_bias)
     return evoformer_triton.triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias)

@@ -6,6 +6,7 @@ with `flashlight transpile examples/evoformer.py`; change the source and run tha
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -1107,6 +1108,14 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

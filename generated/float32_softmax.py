@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-import os
 
 if __package__:
     from . import float32_softmax_triton
 else:
     import float32_softmax_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _softmax_dtype_pytorch(
@@ -40,7 +31,7 @@ def softmax_dtype(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """By the dtype argument of the softmax."""
-    if not _runs_kernel(query, key, value):
+    if not float32_softmax_triton.runs_kernel(query, key, value):
         return _softmax_dtype_pytorch(query, key, value)
     return float32_softmax_triton.softmax_dtype(query, key, value)
 
@@ -64,7 +55,7 @@ def scores_float(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """By a cast of the scores, under a causal mask."""
-    if not _runs_kernel(query, key, value):
+    if not float32_softmax_triton.runs_kernel(query, key, value):
         return _scores_float_pytorch(query, key, value)
     return float32_softmax_triton.scores_float(query, key, value)
 
@@ -87,6 +78,6 @@ def inputs_float(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """By a cast of everything, and of the result back."""
-    if not _runs_kernel(query, key, value):
+    if not float32_softmax_triton.runs_kernel(query, key, value):
         return _inputs_float_pytorch(query, key, value)
     return float32_softmax_triton.inputs_float(query, key, value)

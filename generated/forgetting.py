@@ -5,20 +5,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import forgetting_triton
 else:
     import forgetting_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _forgetting_attention_pytorch(
@@ -46,6 +37,6 @@ def forgetting_attention(
     forget_logit: Tensor,  # [B, H, S]
 ) -> Tensor:
     """The bias is the difference of cumulative sums of log gates; causal."""
-    if not _runs_kernel(query, key, value, forget_logit):
+    if not forgetting_triton.runs_kernel(query, key, value, forget_logit):
         return _forgetting_attention_pytorch(query, key, value, forget_logit)
     return forgetting_triton.forgetting_attention(query, key, value, forget_logit)

@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import grouped_query_triton
 else:
     import grouped_query_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _grouped_query_view_pytorch(
@@ -44,7 +35,7 @@ def grouped_query_view(
     value: Tensor,  # [B, H_kv, S_k, D]
 ) -> Tensor:
     """The query heads are viewed as groups; keys and values broadcast over the group."""
-    if not _runs_kernel(query, key, value):
+    if not grouped_query_triton.runs_kernel(query, key, value):
         return _grouped_query_view_pytorch(query, key, value)
     return grouped_query_triton.grouped_query_view(query, key, value)
 
@@ -69,7 +60,7 @@ def grouped_query_repeat_interleave(
     value: Tensor,  # [B, H_kv, S_k, D]
 ) -> Tensor:
     """Keys and values are repeated to the number of query heads."""
-    if not _runs_kernel(query, key, value):
+    if not grouped_query_triton.runs_kernel(query, key, value):
         return _grouped_query_repeat_interleave_pytorch(query, key, value)
     return grouped_query_triton.grouped_query_repeat_interleave(query, key, value)
 
@@ -103,7 +94,7 @@ def grouped_query_expand(
     scaling: float,
 ) -> Tensor:
     """Keys and values go through a helper that expands and reshapes; softmax in float32."""
-    if not _runs_kernel(query, key, value):
+    if not grouped_query_triton.runs_kernel(query, key, value):
         return _grouped_query_expand_pytorch(query, key, value, scaling)
     return grouped_query_triton.grouped_query_expand(query, key, value, scaling)
 
@@ -128,7 +119,7 @@ def grouped_query_causal(
     value: Tensor,  # [B, H_kv, S, D]
 ) -> Tensor:
     """Groups by einsum, with a causal mask."""
-    if not _runs_kernel(query, key, value):
+    if not grouped_query_triton.runs_kernel(query, key, value):
         return _grouped_query_causal_pytorch(query, key, value)
     return grouped_query_triton.grouped_query_causal(query, key, value)
 
@@ -150,7 +141,7 @@ def multi_query(
     value: Tensor,  # [B, S_k, D]
 ) -> Tensor:
     """One head of keys and values, without a head dimension, for all query heads."""
-    if not _runs_kernel(query, key, value):
+    if not grouped_query_triton.runs_kernel(query, key, value):
         return _multi_query_pytorch(query, key, value)
     return grouped_query_triton.multi_query(query, key, value)
 
@@ -171,6 +162,6 @@ def multi_query_broadcast(
     value: Tensor,  # [B, 1, S_k, D]
 ) -> Tensor:
     """One head of keys and values, left to broadcasting."""
-    if not _runs_kernel(query, key, value):
+    if not grouped_query_triton.runs_kernel(query, key, value):
         return _multi_query_broadcast_pytorch(query, key, value)
     return grouped_query_triton.multi_query_broadcast(query, key, value)

@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import invariant_point_triton
 else:
     import invariant_point_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _invariant_point_attention_pytorch(
@@ -62,7 +53,9 @@ def invariant_point_attention(
     mask: Tensor,  # [B, N]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Points are in the global frame; returns what scalars, points and pairs contribute."""
-    if not _runs_kernel(q, k, v, q_points, k_points, v_points, pair_bias, pair, head_weights, mask):
+    if not invariant_point_triton.runs_kernel(
+        q, k, v, q_points, k_points, v_points, pair_bias, pair, head_weights, mask
+    ):
         return _invariant_point_attention_pytorch(
             q, k, v, q_points, k_points, v_points, pair_bias, pair, head_weights, mask
         )
@@ -90,6 +83,6 @@ def point_attention(
     gamma: Tensor,  # [H]
 ) -> Tensor:
     """Squared distances alone as logits, coordinates flattened."""
-    if not _runs_kernel(q_points, k_points, v, gamma):
+    if not invariant_point_triton.runs_kernel(q_points, k_points, v, gamma):
         return _point_attention_pytorch(q_points, k_points, v, gamma)
     return invariant_point_triton.point_attention(q_points, k_points, v, gamma)

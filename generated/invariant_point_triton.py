@@ -6,6 +6,7 @@ with `flashlight transpile examples/invariant_point.py`; change the source and r
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -617,6 +618,14 @@ def point_attention(q_points, k_points, v, gamma):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

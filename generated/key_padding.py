@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import key_padding_triton
 else:
     import key_padding_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _key_lengths_pytorch(
@@ -45,7 +36,7 @@ def key_lengths(
     lengths: Tensor,  # [B] int64
 ) -> Tensor:
     """Keys from ``lengths[b]`` on are padding."""
-    if not _runs_kernel(query, key, value, lengths):
+    if not key_padding_triton.runs_kernel(query, key, value, lengths):
         return _key_lengths_pytorch(query, key, value, lengths)
     return key_padding_triton.key_lengths(query, key, value, lengths)
 
@@ -70,7 +61,7 @@ def key_padding_mask(
     key_padding_mask: Tensor,  # [B, S_k] bool
 ) -> Tensor:
     """A boolean per key, true where it is padding; a row that is all padding is the mean of the values."""
-    if not _runs_kernel(query, key, value, key_padding_mask):
+    if not key_padding_triton.runs_kernel(query, key, value, key_padding_mask):
         return _key_padding_mask_pytorch(query, key, value, key_padding_mask)
     return key_padding_triton.key_padding_mask(query, key, value, key_padding_mask)
 
@@ -97,7 +88,7 @@ def extended_attention_mask(
     attention_mask: Tensor,  # [B, S] int64
 ) -> Tensor:
     """Ones and zeros from a tokenizer, turned into a large negative bias."""
-    if not _runs_kernel(query, key, value, attention_mask):
+    if not key_padding_triton.runs_kernel(query, key, value, attention_mask):
         return _extended_attention_mask_pytorch(query, key, value, attention_mask)
     return key_padding_triton.extended_attention_mask(query, key, value, attention_mask)
 
@@ -125,6 +116,6 @@ def causal_key_lengths(
     lengths: Tensor,  # [B] int32
 ) -> Tensor:
     """Causal, and cut off at the length of each row of the batch."""
-    if not _runs_kernel(query, key, value, lengths):
+    if not key_padding_triton.runs_kernel(query, key, value, lengths):
         return _causal_key_lengths_pytorch(query, key, value, lengths)
     return key_padding_triton.causal_key_lengths(query, key, value, lengths)

@@ -4,20 +4,11 @@
 
 import torch
 from torch import Tensor
-import os
 
 if __package__:
     from . import latent_triton
 else:
     import latent_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _latent_attention_pytorch(
@@ -41,7 +32,7 @@ def latent_attention(
     softmax_scale: float,
 ) -> Tensor:
     """Scores have a latent and a rotary part; the values are the latents themselves."""
-    if not _runs_kernel(q_latent, q_rope, kv_latent, k_rope):
+    if not latent_triton.runs_kernel(q_latent, q_rope, kv_latent, k_rope):
         return _latent_attention_pytorch(q_latent, q_rope, kv_latent, k_rope, softmax_scale)
     return latent_triton.latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale)
 
@@ -69,6 +60,6 @@ def latent_attention_decode(
     pe_cache: Tensor,  # [B, S_k, R]
 ) -> Tensor:
     """Sequences before heads, causal at the end of the cache."""
-    if not _runs_kernel(q_nope, q_pe, kv_cache, pe_cache):
+    if not latent_triton.runs_kernel(q_nope, q_pe, kv_cache, pe_cache):
         return _latent_attention_decode_pytorch(q_nope, q_pe, kv_cache, pe_cache)
     return latent_triton.latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache)

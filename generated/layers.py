@@ -5,20 +5,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import layers_triton
 else:
     import layers_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _gpt_layer_pytorch(
@@ -54,7 +45,7 @@ def gpt_layer(
     n_head: int,
 ) -> Tensor:
     """A pre-norm block's attention with its residual connection, as in GPT-2."""
-    if not _runs_kernel(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias):
+    if not layers_triton.runs_kernel(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias):
         return _gpt_layer_pytorch(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head)
     return layers_triton.gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head)
 
@@ -104,7 +95,7 @@ def llama_layer(
     H_kv: int,
 ) -> Tensor:
     """Grouped queries with rotary embeddings, causal, as in Llama."""
-    if not _runs_kernel(hidden_states, w_q, w_k, w_v, w_o, cos, sin):
+    if not layers_triton.runs_kernel(hidden_states, w_q, w_k, w_v, w_o, cos, sin):
         return _llama_layer_pytorch(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv)
     return layers_triton.llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv)
 
@@ -149,6 +140,6 @@ def latent_layer(
     sin: Tensor,  # [S, 64]
 ) -> Tensor:
     """Multi-head latent attention with keys and values expanded, as in DeepSeek-V2's training (arXiv 2405.04434)."""
-    if not _runs_kernel(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
+    if not layers_triton.runs_kernel(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
         return _latent_layer_pytorch(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin)
     return layers_triton.latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin)

@@ -6,6 +6,7 @@ with `flashlight transpile examples/layers.py`; change the source and run that a
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -762,6 +763,14 @@ def latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
     w_o = w_o.flatten(0, 1)
     output = attention @ w_o
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import masks_triton
 else:
     import masks_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _boolean_mask_pytorch(
@@ -43,7 +34,7 @@ def boolean_mask(
     mask: Tensor,  # [B, H, S_q, S_k] bool
 ) -> Tensor:
     """A boolean mask of one's own for every head: true is kept; a row with nothing kept is NaN."""
-    if not _runs_kernel(query, key, value, mask):
+    if not masks_triton.runs_kernel(query, key, value, mask):
         return _boolean_mask_pytorch(query, key, value, mask)
     return masks_triton.boolean_mask(query, key, value, mask)
 
@@ -68,7 +59,7 @@ def boolean_mask_per_batch(
     mask: Tensor,  # [B, 1, S_q, S_k] bool
 ) -> Tensor:
     """One mask for all heads; a row with nothing kept is the mean of the values, because the fill is finite."""
-    if not _runs_kernel(query, key, value, mask):
+    if not masks_triton.runs_kernel(query, key, value, mask):
         return _boolean_mask_per_batch_pytorch(query, key, value, mask)
     return masks_triton.boolean_mask_per_batch(query, key, value, mask)
 
@@ -92,7 +83,7 @@ def boolean_mask_shared(
     hidden: Tensor,  # [S_q, S_k] bool
 ) -> Tensor:
     """One mask for the whole batch, true where hidden, filled in place."""
-    if not _runs_kernel(query, key, value, hidden):
+    if not masks_triton.runs_kernel(query, key, value, hidden):
         return _boolean_mask_shared_pytorch(query, key, value, hidden)
     return masks_triton.boolean_mask_shared(query, key, value, hidden)
 
@@ -118,7 +109,7 @@ def boolean_mask_optional(
     mask: Tensor | None = None,  # [B, S_q, S_k] bool
 ) -> Tensor:
     """A mask that may be left out."""
-    if not _runs_kernel(query, key, value):
+    if not masks_triton.runs_kernel(query, key, value):
         return _boolean_mask_optional_pytorch(query, key, value, mask)
     if mask is None:
         raise ValueError("boolean_mask_optional: the kernel was written for a tensor as mask")
@@ -147,7 +138,7 @@ def additive_mask(
     scaling: float,
 ) -> Tensor:
     """A mask of numbers in the dtype of the query, added after scaling; softmax in float32."""
-    if not _runs_kernel(query, key, value, attention_mask):
+    if not masks_triton.runs_kernel(query, key, value, attention_mask):
         return _additive_mask_pytorch(query, key, value, attention_mask, scaling)
     return masks_triton.additive_mask(query, key, value, attention_mask, scaling)
 
@@ -172,7 +163,7 @@ def additive_bias_per_head(
     bias: Tensor,  # [H, S_q, S_k]
 ) -> Tensor:
     """A learned bias for each head, the same for the whole batch, added in place."""
-    if not _runs_kernel(query, key, value, bias):
+    if not masks_triton.runs_kernel(query, key, value, bias):
         return _additive_bias_per_head_pytorch(query, key, value, bias)
     return masks_triton.additive_bias_per_head(query, key, value, bias)
 
@@ -197,7 +188,7 @@ def additive_mask_keys(
     mask: Tensor,  # [B, 1, 1, S_k]
 ) -> Tensor:
     """Numbers for keys only, as padding masks are handed around."""
-    if not _runs_kernel(query, key, value, mask):
+    if not masks_triton.runs_kernel(query, key, value, mask):
         return _additive_mask_keys_pytorch(query, key, value, mask)
     return masks_triton.additive_mask_keys(query, key, value, mask)
 
@@ -225,6 +216,6 @@ def additive_pair(
     pair_bias: Tensor,  # [1, H, S, S]
 ) -> Tensor:
     """Two biases of different shapes, in a list, as structure models pass them."""
-    if not _runs_kernel(query, key, value, mask_bias, pair_bias):
+    if not masks_triton.runs_kernel(query, key, value, mask_bias, pair_bias):
         return _additive_pair_pytorch(query, key, value, mask_bias, pair_bias)
     return masks_triton.additive_pair(query, key, value, mask_bias, pair_bias)

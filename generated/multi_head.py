@@ -8,20 +8,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-import os
 
 if __package__:
     from . import multi_head_triton
 else:
     import multi_head_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _multi_head_pytorch(
@@ -41,7 +32,7 @@ def multi_head(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """Scaled dot-product attention, written out."""
-    if not _runs_kernel(query, key, value):
+    if not multi_head_triton.runs_kernel(query, key, value):
         return _multi_head_pytorch(query, key, value)
     return multi_head_triton.multi_head(query, key, value)
 
@@ -56,7 +47,7 @@ def _multi_head_by_name_pytorch(q, k, v):
 
 def multi_head_by_name(q, k, v):
     """No annotation at all: q, k and v are [B, H, S, D] by convention."""
-    if not _runs_kernel(q, k, v):
+    if not multi_head_triton.runs_kernel(q, k, v):
         return _multi_head_by_name_pytorch(q, k, v)
     return multi_head_triton.multi_head_by_name(q, k, v)
 
@@ -80,7 +71,7 @@ def multi_head_scaled(
     scale: float,
 ) -> Float[Tensor, "B H S_q D"]:
     """The scale is the caller's, and goes onto the query."""
-    if not _runs_kernel(query, key, value):
+    if not multi_head_triton.runs_kernel(query, key, value):
         return _multi_head_scaled_pytorch(query, key, value, scale)
     return multi_head_triton.multi_head_scaled(query, key, value, scale)
 
@@ -107,7 +98,7 @@ def multi_head_sequence_first(
     value: Tensor,  # [B, S_k, H, D]
 ) -> Tensor:
     """Heads after the sequence, as projections leave them; the heads come back merged: [B, S_q, H * D]."""
-    if not _runs_kernel(query, key, value):
+    if not multi_head_triton.runs_kernel(query, key, value):
         return _multi_head_sequence_first_pytorch(query, key, value)
     return multi_head_triton.multi_head_sequence_first(query, key, value)
 
@@ -130,6 +121,6 @@ def multi_head_split_scale(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """The scale is split evenly between query and key, which keeps float16 products small."""
-    if not _runs_kernel(query, key, value):
+    if not multi_head_triton.runs_kernel(query, key, value):
         return _multi_head_split_scale_pytorch(query, key, value)
     return multi_head_triton.multi_head_split_scale(query, key, value)

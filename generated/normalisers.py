@@ -6,20 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-import os
 
 if __package__:
     from . import normalisers_triton
 else:
     import normalisers_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _sigmoid_attention_pytorch(
@@ -39,7 +30,7 @@ def sigmoid_attention(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """Every weight on its own, with a bias of -log(length) (Ramapuram et al. 2024)."""
-    if not _runs_kernel(query, key, value):
+    if not normalisers_triton.runs_kernel(query, key, value):
         return _sigmoid_attention_pytorch(query, key, value)
     return normalisers_triton.sigmoid_attention(query, key, value)
 
@@ -61,7 +52,7 @@ def relu_squared_attention(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """Squared ReLU, divided by its sum over the row; causal."""
-    if not _runs_kernel(query, key, value):
+    if not normalisers_triton.runs_kernel(query, key, value):
         return _relu_squared_attention_pytorch(query, key, value)
     return normalisers_triton.relu_squared_attention(query, key, value)
 
@@ -89,7 +80,7 @@ def retention(
     value: Tensor,  # [B, H, S, D_v]
 ) -> Tensor:
     """Retention in parallel form (Sun et al. 2023): decay by distance, rows divided by max(|sum|, 1)."""
-    if not _runs_kernel(query, key, value):
+    if not normalisers_triton.runs_kernel(query, key, value):
         return _retention_pytorch(query, key, value)
     return normalisers_triton.retention(query, key, value)
 
@@ -112,6 +103,6 @@ def causal_linear_attention(
     value: Tensor,  # [B, H, S, D_v]
 ) -> Tensor:
     """Causal linear attention in quadratic form (Katharopoulos et al. 2020), with the feature map elu + 1."""
-    if not _runs_kernel(query, key, value):
+    if not normalisers_triton.runs_kernel(query, key, value):
         return _causal_linear_attention_pytorch(query, key, value)
     return normalisers_triton.causal_linear_attention(query, key, value)

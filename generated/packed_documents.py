@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import packed_documents_triton
 else:
     import packed_documents_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _packed_documents_pytorch(
@@ -47,7 +38,7 @@ def packed_documents(
     document_id: Tensor,  # [B, S] int64
 ) -> Tensor:
     """Causal within each document."""
-    if not _runs_kernel(query, key, value, document_id):
+    if not packed_documents_triton.runs_kernel(query, key, value, document_id):
         return _packed_documents_pytorch(query, key, value, document_id)
     return packed_documents_triton.packed_documents(query, key, value, document_id)
 
@@ -73,7 +64,7 @@ def packed_documents_bidirectional(
     segment_ids: Tensor,  # [B, S] int32
 ) -> Tensor:
     """Both directions within each document, by a bias of 0 and -inf."""
-    if not _runs_kernel(query, key, value, segment_ids):
+    if not packed_documents_triton.runs_kernel(query, key, value, segment_ids):
         return _packed_documents_bidirectional_pytorch(query, key, value, segment_ids)
     return packed_documents_triton.packed_documents_bidirectional(query, key, value, segment_ids)
 
@@ -98,6 +89,6 @@ def packed_documents_cross(
     key_document: Tensor,  # [B, S_k] int64
 ) -> Tensor:
     """Two packed sequences; a query whose document has no keys gets zero."""
-    if not _runs_kernel(query, key, value, query_document, key_document):
+    if not packed_documents_triton.runs_kernel(query, key, value, query_document, key_document):
         return _packed_documents_cross_pytorch(query, key, value, query_document, key_document)
     return packed_documents_triton.packed_documents_cross(query, key, value, query_document, key_document)

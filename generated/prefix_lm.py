@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import prefix_lm_triton
 else:
     import prefix_lm_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _prefix_lm_pytorch(
@@ -47,7 +38,7 @@ def prefix_lm(
     prefix_length: Tensor,  # [B] int64
 ) -> Tensor:
     """A prefix of its own length for each row of the batch."""
-    if not _runs_kernel(query, key, value, prefix_length):
+    if not prefix_lm_triton.runs_kernel(query, key, value, prefix_length):
         return _prefix_lm_pytorch(query, key, value, prefix_length)
     return prefix_lm_triton.prefix_lm(query, key, value, prefix_length)
 
@@ -75,6 +66,6 @@ def prefix_lm_shared(
     prefix: int,
 ) -> Tensor:
     """One prefix length for the whole batch."""
-    if not _runs_kernel(query, key, value):
+    if not prefix_lm_triton.runs_kernel(query, key, value):
         return _prefix_lm_shared_pytorch(query, key, value, prefix)
     return prefix_lm_triton.prefix_lm_shared(query, key, value, prefix)

@@ -6,6 +6,7 @@ with `flashlight transpile examples/prefix_lm.py`; change the source and run tha
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -351,6 +352,14 @@ def prefix_lm_shared(query, key, value, prefix):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

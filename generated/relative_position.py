@@ -7,21 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import relative_position_triton
 else:
     import relative_position_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
-
 
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
@@ -62,7 +52,7 @@ def bucketed_bias(
     bias_table: Tensor,  # [32, H]
 ) -> Tensor:
     """Buckets of relative distance as in T5, whose scores are not scaled."""
-    if not _runs_kernel(query, key, value, bias_table):
+    if not relative_position_triton.runs_kernel(query, key, value, bias_table):
         return _bucketed_bias_pytorch(query, key, value, bias_table)
     return relative_position_triton.bucketed_bias(query, key, value, bias_table)
 
@@ -92,7 +82,9 @@ def window_bias(
     relative_position_index: Tensor,  # [S, S] int64
 ) -> Tensor:
     """A 2-D window, flattened: each pair of positions has its row of the table, as in Swin."""
-    if not _runs_kernel(query, key, value, relative_position_bias_table, relative_position_index):
+    if not relative_position_triton.runs_kernel(
+        query, key, value, relative_position_bias_table, relative_position_index
+    ):
         return _window_bias_pytorch(query, key, value, relative_position_bias_table, relative_position_index)
     return relative_position_triton.window_bias(
         query, key, value, relative_position_bias_table, relative_position_index
@@ -122,7 +114,7 @@ def window_bias_by_coordinates(
     table: Tensor,  # [13, 13, H]
 ) -> Tensor:
     """A window of 7 by 7, whose rows and columns are worked out here."""
-    if not _runs_kernel(query, key, value, table):
+    if not relative_position_triton.runs_kernel(query, key, value, table):
         return _window_bias_by_coordinates_pytorch(query, key, value, table)
     return relative_position_triton.window_bias_by_coordinates(query, key, value, table)
 
@@ -148,6 +140,6 @@ def clipped_distance_bias(
     table: Tensor,  # [H, 65]
 ) -> Tensor:
     """One learned number for each distance from -32 to 32; farther ones are clipped."""
-    if not _runs_kernel(query, key, value, table):
+    if not relative_position_triton.runs_kernel(query, key, value, table):
         return _clipped_distance_bias_pytorch(query, key, value, table)
     return relative_position_triton.clipped_distance_bias(query, key, value, table)

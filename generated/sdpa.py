@@ -5,20 +5,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import sdpa_triton
 else:
     import sdpa_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _sdpa_pytorch(query, key, value):
@@ -28,7 +19,7 @@ def _sdpa_pytorch(query, key, value):
 
 def sdpa(query, key, value):
     """Nothing but query, key and value."""
-    if not _runs_kernel(query, key, value):
+    if not sdpa_triton.runs_kernel(query, key, value):
         return _sdpa_pytorch(query, key, value)
     return sdpa_triton.sdpa(query, key, value)
 
@@ -48,7 +39,7 @@ def sdpa_causal(
     value: Tensor,  # [B, H, S_k, D_v]
 ) -> Tensor:
     """Causal, aligned top left where the lengths differ."""
-    if not _runs_kernel(query, key, value):
+    if not sdpa_triton.runs_kernel(query, key, value):
         return _sdpa_causal_pytorch(query, key, value)
     return sdpa_triton.sdpa_causal(query, key, value)
 
@@ -70,7 +61,7 @@ def sdpa_boolean_mask(
     mask: Tensor,  # [B, 1, S_q, S_k] bool
 ) -> Tensor:
     """True is kept; a row with nothing kept is zero, not NaN."""
-    if not _runs_kernel(query, key, value, mask):
+    if not sdpa_triton.runs_kernel(query, key, value, mask):
         return _sdpa_boolean_mask_pytorch(query, key, value, mask)
     return sdpa_triton.sdpa_boolean_mask(query, key, value, mask)
 
@@ -92,7 +83,7 @@ def sdpa_additive_mask(
     bias: Tensor,  # [B, H, S_q, S_k]
 ) -> Tensor:
     """A bias in the dtype of the query."""
-    if not _runs_kernel(query, key, value, bias):
+    if not sdpa_triton.runs_kernel(query, key, value, bias):
         return _sdpa_additive_mask_pytorch(query, key, value, bias)
     return sdpa_triton.sdpa_additive_mask(query, key, value, bias)
 
@@ -114,7 +105,7 @@ def sdpa_scale(
     scale: float,
 ) -> Tensor:
     """The caller's scale."""
-    if not _runs_kernel(query, key, value):
+    if not sdpa_triton.runs_kernel(query, key, value):
         return _sdpa_scale_pytorch(query, key, value, scale)
     return sdpa_triton.sdpa_scale(query, key, value, scale)
 
@@ -134,7 +125,7 @@ def sdpa_grouped(
     value: Tensor,  # [B, H_kv, S, D]
 ) -> Tensor:
     """Grouped heads, causal."""
-    if not _runs_kernel(query, key, value):
+    if not sdpa_triton.runs_kernel(query, key, value):
         return _sdpa_grouped_pytorch(query, key, value)
     return sdpa_triton.sdpa_grouped(query, key, value)
 
@@ -159,6 +150,6 @@ def sdpa_merged_heads(
     key_padding_mask: Tensor,  # [B, S] bool
 ) -> Tensor:
     """Around the call as in a layer: heads to the front, a padding mask (true is padding), heads merged again."""
-    if not _runs_kernel(query, key, value, key_padding_mask):
+    if not sdpa_triton.runs_kernel(query, key, value, key_padding_mask):
         return _sdpa_merged_heads_pytorch(query, key, value, key_padding_mask)
     return sdpa_triton.sdpa_merged_heads(query, key, value, key_padding_mask)

@@ -6,6 +6,7 @@ with `flashlight transpile examples/sdpa.py`; change the source and run that aga
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -1238,6 +1239,14 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
             num_stages=stages,
         )
     return output.view(B, S, D * H)
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

@@ -5,20 +5,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import sinks_triton
 else:
     import sinks_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _attention_with_sinks_pytorch(
@@ -47,7 +38,7 @@ def attention_with_sinks(
     sinks: Tensor,  # [H]
 ) -> Tensor:
     """Each head's sink is one more column of the scores, dropped after the softmax; causal."""
-    if not _runs_kernel(query, key, value, sinks):
+    if not sinks_triton.runs_kernel(query, key, value, sinks):
         return _attention_with_sinks_pytorch(query, key, value, sinks)
     return sinks_triton.attention_with_sinks(query, key, value, sinks)
 
@@ -71,7 +62,7 @@ def softmax_off_by_one(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """exp(x) / (1 + sum of exp(x)): a head may attend to nothing."""
-    if not _runs_kernel(query, key, value):
+    if not sinks_triton.runs_kernel(query, key, value):
         return _softmax_off_by_one_pytorch(query, key, value)
     return sinks_triton.softmax_off_by_one(query, key, value)
 
@@ -100,6 +91,6 @@ def attention_with_null_key(
     key_mask: Tensor,  # [B, S_k] bool
 ) -> Tensor:
     """A learned key and value in front of the others, which no mask hides."""
-    if not _runs_kernel(query, key, value, null_key_value, key_mask):
+    if not sinks_triton.runs_kernel(query, key, value, null_key_value, key_mask):
         return _attention_with_null_key_pytorch(query, key, value, null_key_value, key_mask)
     return sinks_triton.attention_with_null_key(query, key, value, null_key_value, key_mask)

@@ -6,6 +6,7 @@ with `flashlight transpile examples/sinks.py`; change the source and run that ag
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -563,6 +564,14 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import sliding_window_triton
 else:
     import sliding_window_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _sliding_window_pytorch(
@@ -46,7 +37,7 @@ def sliding_window(
     window: int,
 ) -> Tensor:
     """The last ``window`` positions, the query's own included."""
-    if not _runs_kernel(query, key, value):
+    if not sliding_window_triton.runs_kernel(query, key, value):
         return _sliding_window_pytorch(query, key, value, window)
     return sliding_window_triton.sliding_window(query, key, value, window)
 
@@ -73,7 +64,7 @@ def sliding_window_symmetric(
     radius: int,
 ) -> Tensor:
     """``radius`` positions to either side."""
-    if not _runs_kernel(query, key, value):
+    if not sliding_window_triton.runs_kernel(query, key, value):
         return _sliding_window_symmetric_pytorch(query, key, value, radius)
     return sliding_window_triton.sliding_window_symmetric(query, key, value, radius)
 
@@ -89,7 +80,7 @@ def _sliding_window_band_pytorch(q, k, v, window: int):
 
 def sliding_window_band(q, k, v, window: int):
     """The band is cut out of a square of ones by two triangles."""
-    if not _runs_kernel(q, k, v):
+    if not sliding_window_triton.runs_kernel(q, k, v):
         return _sliding_window_band_pytorch(q, k, v, window)
     return sliding_window_triton.sliding_window_band(q, k, v, window)
 
@@ -115,6 +106,6 @@ def sliding_window_bottom_right(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """A window of 128 ending at the query's position, where the last query is aligned with the last key."""
-    if not _runs_kernel(query, key, value):
+    if not sliding_window_triton.runs_kernel(query, key, value):
         return _sliding_window_bottom_right_pytorch(query, key, value)
     return sliding_window_triton.sliding_window_bottom_right(query, key, value)

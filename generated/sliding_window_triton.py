@@ -6,6 +6,7 @@ with `flashlight transpile examples/sliding_window.py`; change the source and ru
 
 import functools
 import math
+import os
 
 import torch
 import triton
@@ -702,6 +703,14 @@ def sliding_window_bottom_right(query, key, value):
             num_stages=stages,
         )
     return output
+
+
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
 
 
 def expect(name, tensor, shape, dtypes, device):

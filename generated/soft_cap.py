@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import soft_cap_triton
 else:
     import soft_cap_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _soft_cap_pytorch(
@@ -43,7 +34,7 @@ def soft_cap(
     cap: float,
 ) -> Tensor:
     """The cap is the caller's."""
-    if not _runs_kernel(query, key, value):
+    if not soft_cap_triton.runs_kernel(query, key, value):
         return _soft_cap_pytorch(query, key, value, cap)
     return soft_cap_triton.soft_cap(query, key, value, cap)
 
@@ -70,7 +61,7 @@ def soft_cap_causal(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """A cap of 30, step by step, and a causal mask after it."""
-    if not _runs_kernel(query, key, value):
+    if not soft_cap_triton.runs_kernel(query, key, value):
         return _soft_cap_causal_pytorch(query, key, value)
     return soft_cap_triton.soft_cap_causal(query, key, value)
 
@@ -104,6 +95,6 @@ def soft_cap_sliding_window(
     window: int,
 ) -> Tensor:
     """Grouped heads, a cap and a causal window together, as some decoders have them in every other layer."""
-    if not _runs_kernel(query, key, value):
+    if not soft_cap_triton.runs_kernel(query, key, value):
         return _soft_cap_sliding_window_pytorch(query, key, value, scaling, softcap, window)
     return soft_cap_triton.soft_cap_sliding_window(query, key, value, scaling, softcap, window)

@@ -7,20 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, einsum
-import os
 
 if __package__:
     from . import spellings_triton
 else:
     import spellings_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _with_einsum_pytorch(
@@ -40,7 +31,7 @@ def with_einsum(
     value: Tensor,  # [B, S_k, H, D]
 ) -> Tensor:
     """Einsum does the transposing: sequences first in, sequences first out."""
-    if not _runs_kernel(query, key, value):
+    if not spellings_triton.runs_kernel(query, key, value):
         return _with_einsum_pytorch(query, key, value)
     return spellings_triton.with_einsum(query, key, value)
 
@@ -54,7 +45,7 @@ def _with_einsum_dots_pytorch(q, k, v):
 
 def with_einsum_dots(q, k, v):
     """An ellipsis stands for batch and heads."""
-    if not _runs_kernel(q, k, v):
+    if not spellings_triton.runs_kernel(q, k, v):
         return _with_einsum_dots_pytorch(q, k, v)
     return spellings_triton.with_einsum_dots(q, k, v)
 
@@ -76,7 +67,7 @@ def with_at(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """The operator, and the scores computed transposed: softmax over a dimension that is not last."""
-    if not _runs_kernel(query, key, value):
+    if not spellings_triton.runs_kernel(query, key, value):
         return _with_at_pytorch(query, key, value)
     return spellings_triton.with_at(query, key, value)
 
@@ -99,7 +90,7 @@ def with_matmul(
     value: Tensor,  # [S_k, B, H, D]
 ) -> Tensor:
     """Methods, and sequences as the very first dimension."""
-    if not _runs_kernel(query, key, value):
+    if not spellings_triton.runs_kernel(query, key, value):
         return _with_matmul_pytorch(query, key, value)
     return spellings_triton.with_matmul(query, key, value)
 
@@ -121,7 +112,7 @@ def with_bmm(
     value: Tensor,  # [B, S_k, D]
 ) -> Tensor:
     """Three dimensions: batch and heads are one."""
-    if not _runs_kernel(query, key, value):
+    if not spellings_triton.runs_kernel(query, key, value):
         return _with_bmm_pytorch(query, key, value)
     return spellings_triton.with_bmm(query, key, value)
 
@@ -151,7 +142,7 @@ def with_bmm_reshaped(
     attention_mask: Tensor,  # [B, 1, S_q, S_k]
 ) -> Tensor:
     """Batch and heads are folded for the products, and unfolded for the mask."""
-    if not _runs_kernel(query, key, value, attention_mask):
+    if not spellings_triton.runs_kernel(query, key, value, attention_mask):
         return _with_bmm_reshaped_pytorch(query, key, value, attention_mask)
     return spellings_triton.with_bmm_reshaped(query, key, value, attention_mask)
 
@@ -176,7 +167,7 @@ def with_baddbmm(
     scale: float,
 ) -> Tensor:
     """An empty buffer whose weight is zero: only the product and its factor count."""
-    if not _runs_kernel(query, key, value):
+    if not spellings_triton.runs_kernel(query, key, value):
         return _with_baddbmm_pytorch(query, key, value, scale)
     return spellings_triton.with_baddbmm(query, key, value, scale)
 
@@ -201,7 +192,7 @@ def with_baddbmm_bias(
     alibi: Tensor,  # [B, 1, S_k]
 ) -> Tensor:
     """The bias goes in through baddbmm."""
-    if not _runs_kernel(query, key, value, alibi):
+    if not spellings_triton.runs_kernel(query, key, value, alibi):
         return _with_baddbmm_bias_pytorch(query, key, value, alibi)
     return spellings_triton.with_baddbmm_bias(query, key, value, alibi)
 
@@ -223,6 +214,6 @@ def with_softmax_written_out(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """The softmax by hand, divided after the product with the values."""
-    if not _runs_kernel(query, key, value):
+    if not spellings_triton.runs_kernel(query, key, value):
         return _with_softmax_written_out_pytorch(query, key, value)
     return spellings_triton.with_softmax_written_out(query, key, value)

@@ -11,20 +11,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import os
 
 if __package__:
     from . import stick_breaking_triton
 else:
     import stick_breaking_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _stick_breaking_pytorch(
@@ -49,7 +40,7 @@ def stick_breaking(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """The cumulative sum from the last key to the first by two flips; strictly causal."""
-    if not _runs_kernel(query, key, value):
+    if not stick_breaking_triton.runs_kernel(query, key, value):
         return _stick_breaking_pytorch(query, key, value)
     return stick_breaking_triton.stick_breaking(query, key, value)
 
@@ -81,7 +72,7 @@ def stickbreaking(
     v: Tensor,  # [B, H, S, D]
 ) -> tuple[Tensor, Tensor]:
     """As the authors' reference has it: the sum by a triangular matrix, and what is left of the stick as well."""
-    if not _runs_kernel(q, k, v):
+    if not stick_breaking_triton.runs_kernel(q, k, v):
         return _stickbreaking_pytorch(q, k, v)
     return stick_breaking_triton.stickbreaking(q, k, v)
 
@@ -108,6 +99,6 @@ def stick_breaking_softplus(
     value: Tensor,  # [B, H, S, D]
 ) -> Tensor:
     """By softplus, of which one suffices: log(beta) is the score less it; the sum is the total without a prefix."""
-    if not _runs_kernel(query, key, value):
+    if not stick_breaking_triton.runs_kernel(query, key, value):
         return _stick_breaking_softplus_pytorch(query, key, value)
     return stick_breaking_triton.stick_breaking_softplus(query, key, value)

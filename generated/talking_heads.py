@@ -4,20 +4,11 @@
 
 import torch
 from torch import Tensor
-import os
 
 if __package__:
     from . import talking_heads_triton
 else:
     import talking_heads_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _talking_heads_pytorch(
@@ -43,6 +34,6 @@ def talking_heads(
     proj_w: Tensor,  # [4, 4]
 ) -> Tensor:
     """One matrix mixes the scores of the heads, another their weights."""
-    if not _runs_kernel(q, k, v, proj_l, proj_w):
+    if not talking_heads_triton.runs_kernel(q, k, v, proj_l, proj_w):
         return _talking_heads_pytorch(q, k, v, proj_l, proj_w)
     return talking_heads_triton.talking_heads(q, k, v, proj_l, proj_w)

@@ -4,20 +4,11 @@
 
 import torch
 from torch import Tensor
-import os
 
 if __package__:
     from . import thresholded_triton
 else:
     import thresholded_triton
-
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
 
 
 def _thresholded_pytorch(
@@ -40,7 +31,7 @@ def thresholded(
     threshold: float = 0.01,
 ) -> Tensor:
     """Weights below the threshold are dropped and the rest renormalised."""
-    if not _runs_kernel(query, key, value):
+    if not thresholded_triton.runs_kernel(query, key, value):
         return _thresholded_pytorch(query, key, value, threshold)
     return thresholded_triton.thresholded(query, key, value, threshold)
 
@@ -64,7 +55,7 @@ def with_entropy(
     value: Tensor,  # [B, H, S_k, D]
 ) -> tuple[Tensor, Tensor]:
     """The entropy of each row of weights is a second output."""
-    if not _runs_kernel(query, key, value):
+    if not thresholded_triton.runs_kernel(query, key, value):
         return _with_entropy_pytorch(query, key, value)
     return thresholded_triton.with_entropy(query, key, value)
 
@@ -87,6 +78,6 @@ def sharpened(
     value: Tensor,  # [B, H, S_k, D]
 ) -> Tensor:
     """Weights are cubed and renormalised."""
-    if not _runs_kernel(query, key, value):
+    if not thresholded_triton.runs_kernel(query, key, value):
         return _sharpened_pytorch(query, key, value)
     return thresholded_triton.sharpened(query, key, value)

@@ -18,6 +18,14 @@ from flashlight.schedule.roles import extent_name
 from flashlight.trace.traced import Parameter, Traced
 
 HELPERS = '''
+def runs_kernel(*tensors):
+    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
+    for tensor in tensors:
+        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
+            return False
+    return True
+
+
 def expect(name, tensor, shape, dtypes, device):
     """Raise a TypeError or ValueError that says what is wrong with an argument, if anything is."""
     if tensor.shape != shape:

@@ -46,7 +46,7 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
     called = (_used(text.strip().split("\n\n\n"), "\n".join(launchers)) for text in (launcher.CHECKS, tuning.MODEL))
     needed = [function for functions in called for function in functions]
     needs_math = "math." in "\n".join([*launchers, *needed])
-    imports = ["import functools", *["import math"] * needs_math]
+    imports = ["import functools", *["import math"] * needs_math, "import os"]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
     parts.append(tuning.table({}))  # what was tuned is carried over from the file that this one replaces
     if "load_tile" in helpers:

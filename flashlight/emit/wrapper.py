@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from flashlight.source import Source
     from flashlight.unit import Unit
 
-_GUARD = '''
-
-def _runs_kernel(*tensors):
-    """Whether a kernel takes these tensors: all on a GPU (or under Triton's interpreter) and none of them empty."""
-    for tensor in tensors:
-        if not (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") or tensor.numel() == 0:
-            return False
-    return True
-'''
-
 
 def wrapper_module(source: Source, units: Sequence[Unit], provenance: str) -> str:
     """The text of the wrapper file."""
@@ -40,14 +30,13 @@ def wrapper_module(source: Source, units: Sequence[Unit], provenance: str) -> st
 
 
 def _with_imports(body: list[cst.BaseStatement], kernels: str) -> list[cst.BaseStatement]:
-    """The imports that the wrapper needs, after the file's docstring and its own imports."""
+    """The import of the kernels, after the file's docstring and its own imports."""
     place = 0
     for number, statement in enumerate(body):
         if _is_import(statement) or (number == 0 and _is_docstring(statement)):
             place = number + 1
     either = f"if __package__:\n    from . import {kernels}\nelse:\n    import {kernels}\n"
-    added = cst.parse_module(f"import os\n\n{either}{_GUARD}")
-    return [*body[:place], *added.body, *body[place:]]
+    return [*body[:place], *cst.parse_module(f"\n{either}").body, *body[place:]]
 
 
 def _is_import(statement: cst.BaseStatement) -> bool:
@@ -114,7 +103,7 @@ class _Transformer(cst.CSTTransformer):
         ]
         lines = []
         fixed = [p for p in parameters if p.tensor is None and p.scalar is None and p.value is not None]
-        lines.append(f"if not _runs_kernel({', '.join(tensors)}):")
+        lines.append(f"if not {self.kernels}.runs_kernel({', '.join(tensors)}):")
         lines.append(f"    return _{name}_pytorch({', '.join(every)})")
         for rest in further:
             lines.append(f"if {rest.name}:")
