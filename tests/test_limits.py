@@ -79,3 +79,16 @@ def test_other_sums_than_along_the_keys_are_refused(body: str, tmp_path: Path) -
     assert "error[FL403]" in result.output
     assert "accumulates, but not along the keys" in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("query", ["[B, H, D]", "[B, H, 1, D]"])
+def test_one_query_by_its_shape(query: str, tmp_path: Path) -> None:
+    """A kernel has rows; their number may be 1 when it runs."""
+    path = tmp_path / "decoding.py"
+    text = HEAD.replace("[B, H, S, D]", query, 1).replace(
+        "scores = q @ k.mT", "q = q.view(-1, k.shape[1], 1, k.shape[3])\n    scores = q @ k.mT"
+    )
+    path.write_text(text + TAIL)
+    result = CliRunner().invoke(app, ["transpile", str(path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "error[FL402]: `attend` compares every key along S with one query" in result.output

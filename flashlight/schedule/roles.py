@@ -307,6 +307,15 @@ def _axes(nodes: list[Expr]) -> set[Axis]:
 def _streamed(program: Program, reductions: list[Reduce]) -> Axis:
     for axis in _chains(program, reductions):
         return axis
+    for node in (node for node in reductions if not _is_contraction(node)):
+        loads = [inner for inner in walk(node.arg) if isinstance(inner, Load)]
+        scored = any(isinstance(inner, Reduce) and node.axis in inner.axes for inner in walk(node.arg))
+        if scored and any(node.axis not in load.axes for load in loads):
+            raise Diagnostic(
+                "FL402",
+                f"`{program.name}` compares every key along {show(node.axis.extent)} with one query: no rows to tile",
+                hint="give queries a length by a name, e.g. [B, H, S, D], which may be 1 when the kernel runs",
+            )
     raise Diagnostic(
         "FL402",
         f"`{program.name}` holds no chain of reductions to fuse",

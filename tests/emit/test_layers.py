@@ -187,6 +187,20 @@ def test_transformer_blocks(verified: Write) -> None:
     ]
 
 
+def test_an_einsum_of_three_operands(verified: Write) -> None:
+    """Contracted from the left, as PyTorch does: the last weight is multiplied after the kernel."""
+    text = verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            w_o: Tensor,  # [H, D, E]
+        ) -> Tensor:
+            return torch.einsum("bhij,bhjd,hde->bie", (q @ k.mT).softmax(-1), v, w_o)
+    """)
+    assert around(text) == ["output = attention @ w_o"]
+
+
 def test_integers_that_shapes_name(verified: Write) -> None:
     text = verified("""
         def attend(

@@ -118,6 +118,12 @@ def _einsum(ctx: Context, equation: str, tensors: list[Value], *, path: Any = No
     else:
         letters = "".join(terms)
         output = dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))
+    # as PyTorch does, from the left: what no later operand has is summed over at once
+    while len(terms) > 2:
+        later = set("".join(terms[2:]) + output)
+        pair = "".join(letter for letter in dict.fromkeys(terms[0] + terms[1]) if letter in later)
+        tensors = [contracted(ctx, terms[:2], pair, tensors[:2]), *tensors[2:]]
+        terms = [pair, *terms[2:]]
     return contracted(ctx, terms, output, tensors)
 
 
