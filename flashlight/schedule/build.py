@@ -96,14 +96,15 @@ def _refuse_matrices(program: Program, parts: roles.Roles) -> None:
         for axis in output.axes:
             if axis is parts.rows or axis.extent is not extent or axis not in output.expr.axes:
                 continue
-            moved = substitute(output.expr, {Iota(axis): Iota(parts.stream)})
+            having = [node for node in walk(output.expr) if axis in node.axes]
             scores = {
                 node
                 for reduction in chain(program, parts.stream)
                 for node in walk(reduction.arg)
                 if _is_pairwise(node, parts)
             }
-            if parts.rows in output.expr.axes and any(node in scores for node in walk(moved)):
+            at_keys: dict[Expr, Expr] = {Iota(axis): Iota(parts.stream)}
+            if parts.rows in output.expr.axes and any(substitute(node, at_keys) in scores for node in having):
                 raise Diagnostic(
                     "FL401",
                     f"`{output.name}` has a value for every pair of a query and a key: an S×S tensor",

@@ -16,6 +16,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.ir.expr import ELEMENT, Const, Expr, Iota, Load, Reduce, Scalar, walk
 from flashlight.ir.program import Name, Output, Program
 from flashlight.source.model import Source, Target
+from flashlight.trace.axes import told_apart
 from flashlight.trace.branches import discharged
 from flashlight.trace.capture import Capture, Intercept
 from flashlight.trace.context import Context
@@ -242,7 +243,7 @@ def _traced(
         assumptions=_assumptions(capture.context.sizes),
     )
     parameters = tuple(_marked(parameter, smaller, capture.whole) for parameter in given.parameters)
-    return program, parameters
+    return told_apart(program), parameters
 
 
 def _alone(outputs: tuple[Output, ...], smaller: set[str]) -> set[str]:

@@ -741,3 +741,15 @@ def test_whether_any_or_all_keys_are_masked(verified: Write) -> None:
         examples=5,
     )
     assert text.count("one pass over j") == 3
+
+
+def test_rows_and_features_of_one_constant_size(verified: Write) -> None:
+    verified("""
+        def attend(
+            q: Tensor,  # [B, 16, 16]
+            k: Tensor,  # [B, 16, 16]
+            v: Tensor,  # [B, 16, 16]
+        ) -> Tensor:
+            scores = (q @ k.mT).masked_fill(torch.ones(16, 16).triu(1).bool(), -math.inf)
+            return scores.softmax(-1) @ v
+    """)

@@ -250,3 +250,20 @@ def test_numbers_in_the_dtype_of_the_arguments_are_not_rounded(program: Write) -
         nodes = walk(*(output.expr for output in traced(source).program.outputs))
         constants = {node.value for node in nodes if isinstance(node, Const) and node.dtype != INT}
         assert any(abs(value - 0.1) < 1e-8 for value in constants), (number, constants)
+
+
+def test_rows_and_features_of_one_constant_size(program: Write) -> None:
+    """Scores are the same value under the maximum and under the sums, though keys and features are 64 each."""
+    source = program("""
+def f(
+    q: Tensor,  # [8, 64, 64]
+    k: Tensor,  # [8, 64, 64]
+    v: Tensor,  # [8, 64, 64]
+):
+    return torch.softmax(q @ k.mT, -1) @ v
+""")
+    output = traced(source).program.outputs[0]
+    reductions = [node for node in walk(output.expr) if isinstance(node, Reduce)]
+    assert [node.op for node in reductions] == ["sum", "max", "sum", "sum"]
+    over_features, *over_keys = reductions
+    assert len({node.axis for node in over_keys}) == 1 and over_features.axis is not over_keys[0].axis
