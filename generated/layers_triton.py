@@ -28,13 +28,6 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 
 @triton.jit
-def floor_divide_signed(a, b):
-    """a // b rounded down, whatever the signs (Triton rounds integer quotients towards zero)."""
-    quotient = a // b
-    return tl.where((quotient * b != a) & ((a < 0) != (b < 0)), quotient - 1, quotient)
-
-
-@triton.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
@@ -91,20 +84,20 @@ def gpt_layer_kernel(
         + h * h_w_qkv_stride_n
         + row_offsets[:, None] * h_w_qkv_stride_s
         + d[None, :] * h_w_qkv_stride_e,
-        mask=(rows < S)[:, None] & (d < floor_divide_signed(E, n_head))[None, :],
+        mask=(rows < S)[:, None] & (d < E // n_head)[None, :],
         other=0,
     )  # layers.py:22
     h_w_qkv_base = h_w_qkv_ptr + batch * h_w_qkv_stride_b + (h + n_head) * h_w_qkv_stride_n
     if DESCRIPTORS:
         h_w_qkv_blocks = tl.make_tensor_descriptor(
-            h_w_qkv_base, [S, floor_divide_signed(E, n_head)], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
+            h_w_qkv_base, [S, E // n_head], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
         )
     else:
         h_w_qkv_blocks = h_w_qkv_base + key_offsets[:, None] * h_w_qkv_stride_s + d[None, :] * h_w_qkv_stride_e
-    h_w_qkv_base_2 = h_w_qkv_ptr + batch * h_w_qkv_stride_b + (h + tl.cast(n_head, tl.int64) * 2) * h_w_qkv_stride_n
+    h_w_qkv_base_2 = h_w_qkv_ptr + batch * h_w_qkv_stride_b + (h + n_head * 2) * h_w_qkv_stride_n
     if DESCRIPTORS:
         h_w_qkv_blocks_2 = tl.make_tensor_descriptor(
-            h_w_qkv_base_2, [S, floor_divide_signed(E, n_head)], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
+            h_w_qkv_base_2, [S, E // n_head], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
         )
     else:
         h_w_qkv_blocks_2 = h_w_qkv_base_2 + key_offsets[:, None] * h_w_qkv_stride_s + d[None, :] * h_w_qkv_stride_e
@@ -130,13 +123,10 @@ def gpt_layer_kernel(
                 if DESCRIPTORS:
                     h_w_qkv = h_w_qkv_blocks.load([key_start, 0])
                 else:
-                    h_w_qkv = tl.load(
+                    h_w_qkv = load_tile(
                         h_w_qkv_blocks + tl.cast(key_start, tl.int64) * h_w_qkv_stride_s,
-                        mask=(h + n_head >= 0)
-                        & (h + n_head < tl.cast(n_head, tl.int64) * 3)
-                        & (keys < S)[:, None]
-                        & (d < floor_divide_signed(E, n_head))[None, :],
-                        other=0,
+                        (keys < S)[:, None] & (d < E // n_head)[None, :],
+                        part > 0 or BLOCK_E_n_head != E // n_head,
                     )
                 scores = tl.dot(q, tl.trans(h_w_qkv), input_precision=PRECISION) * scale
                 if part > 0:
@@ -149,13 +139,10 @@ def gpt_layer_kernel(
                 if DESCRIPTORS:
                     h_w_qkv_2 = h_w_qkv_blocks_2.load([key_start, 0])
                 else:
-                    h_w_qkv_2 = tl.load(
+                    h_w_qkv_2 = load_tile(
                         h_w_qkv_blocks_2 + tl.cast(key_start, tl.int64) * h_w_qkv_stride_s,
-                        mask=(h + tl.cast(n_head, tl.int64) * 2 >= 0)
-                        & (h + tl.cast(n_head, tl.int64) * 2 < tl.cast(n_head, tl.int64) * 3)
-                        & (keys < S)[:, None]
-                        & (d < floor_divide_signed(E, n_head))[None, :],
-                        other=0,
+                        (keys < S)[:, None] & (d < E // n_head)[None, :],
+                        part > 0 or BLOCK_E_n_head != E // n_head,
                     )
                 accumulator = tl.dot(
                     weights.to(h_w_qkv_2.dtype), h_w_qkv_2, accumulator * rescale[:, None], input_precision=PRECISION
@@ -174,7 +161,7 @@ def gpt_layer_kernel(
         + row_offsets[:, None] * y_stride_s
         + d[None, :] * y_stride_e,
         y.to(y_ptr.dtype.element_ty),
-        mask=(rows < S)[:, None] & (d < floor_divide_signed(E, n_head))[None, :],
+        mask=(rows < S)[:, None] & (d < E // n_head)[None, :],
     )
 
 
@@ -192,8 +179,8 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
     if not (E % n_head == 0):
         raise ValueError("gpt_layer was transpiled for sizes with E % n_head == 0")
 
-    part = x.float() - x.float().sum(-1, keepdim=True) / E
-    h = (part * torch.rsqrt((part * part).sum(-1, keepdim=True) / E + 1e-05) * ln_weight.float() + ln_bias.float()).to(
+    part = x.float() - x.float().mean(-1, keepdim=True)
+    h = (part * torch.rsqrt(part.square().mean(-1, keepdim=True) + 1e-05) * ln_weight.float() + ln_bias.float()).to(
         x.dtype
     )
     h_w_qkv = torch.nn.functional.linear(h, w_qkv, b_qkv).unflatten(2, (n_head * 3, E // n_head))
@@ -250,8 +237,8 @@ def llama_layer_kernel(
 ):
     """llama_layer:
 
-        q_2[b, h, i, d] = q[b, i, h, d] * cos[i, d] + where(d < D - D // 2, -q[b, i, h, d + D // 2], q[b, i, h,
-            d + D // 2 - D]) * sin[i, d]
+        q_2[b, h, i, d] = q[b, i, h, d] * cos[i, d] + where(d < D // 2, -q[b, i, h, d + D // 2], q[b, i, h, d -
+            D // 2]) * sin[i, d]
         scores[b, h, i, j] = (Σ_d q_2[b, h, i, d] * k_2[b, j, h // (H // H_kv), d]) / float32(D) ** 0.5
         scores_2[b, h, i, j] = scores[b, h, i, j] + where(j > i, -inf, 0)
         t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
@@ -293,7 +280,6 @@ def llama_layer_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    position = d + D // 2
     q_2 = tl.load(
         q_ptr
         + batch * q_stride_b
@@ -302,7 +288,7 @@ def llama_layer_kernel(
         + (D // 2) * q_stride_d
         + row_offsets[:, None] * q_stride_s
         + d[None, :] * q_stride_d,
-        mask=(position < D)[None, :] & (rows < S)[:, None] & (d < D)[None, :],
+        mask=(d + D // 2 < D)[None, :] & (rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )  # layers.py:49
     q_3 = tl.load(
@@ -310,10 +296,10 @@ def llama_layer_kernel(
         + batch * q_stride_b
         + tl.cast(row_start, tl.int64) * q_stride_s
         + head * q_stride_h
-        + (D // 2 - D) * q_stride_d
+        + -(D // 2) * q_stride_d
         + row_offsets[:, None] * q_stride_s
         + d[None, :] * q_stride_d,
-        mask=(position - D >= 0)[None, :] & (position - D < D)[None, :] & (rows < S)[:, None] & (d < D)[None, :],
+        mask=(d - D // 2 >= 0)[None, :] & (d - D // 2 < D)[None, :] & (rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )  # layers.py:49
     sin = tl.load(
@@ -325,7 +311,7 @@ def llama_layer_kernel(
         other=0,
     )
     q_4 = q.to(tl.float32) * cos.to(tl.float32) + tl.where(
-        (d < D - D // 2)[None, :], -q_2.to(tl.float32), q_3.to(tl.float32)
+        (d < D // 2)[None, :], -q_2.to(tl.float32), q_3.to(tl.float32)
     ) * sin.to(
         tl.float32
     )  # layers.py:52
@@ -418,13 +404,7 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
     q = (hidden_states @ w_q.T).unflatten(2, (H, D))
     k = (hidden_states @ w_k.T).unflatten(2, (H_kv, D))
     v = (hidden_states @ w_v.T).unflatten(2, (H_kv, D))
-    k_2 = (
-        k * cos[:, None, :]
-        + torch.where(
-            torch.arange(D, device=hidden_states.device) < D - D // 2, -k.roll(-(D // 2), 3), k.roll(D - D // 2, 3)
-        )
-        * sin[:, None, :]
-    )
+    k_2 = k * cos[:, None, :] + torch.cat((-k[:, :, :, D // 2 :], k[:, :, :, : D // 2]), -1) * sin[:, None, :]
     attn_output = torch.empty((B, S, H, D), dtype=hidden_states.dtype, device=hidden_states.device)
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "llama_layer", hidden_states, D, S, accumulators=1, scores=2
@@ -704,29 +684,17 @@ def latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
 
     c_q = x @ w_dq
     c_q_2 = (
-        c_q.float()
-        * torch.rsqrt((c_q.float() * c_q.float()).sum(-1, keepdim=True) / C_q + 1.1920928955078125e-07)
-        * q_norm.float()
+        c_q.float() * torch.rsqrt(c_q.float().square().mean(-1, keepdim=True) + 1.1920928955078125e-07) * q_norm.float()
     ).to(x.dtype)
     q = torch.einsum("bsc,chn->bshn", c_q_2, w_uq)
     c_kv = x @ w_dkv
     c_kv_2 = (
         c_kv[:, :, :C].float()
-        * torch.rsqrt(
-            (c_kv[:, :, :C].float() * c_kv[:, :, :C].float()).sum(-1, keepdim=True) / C + 1.1920928955078125e-07
-        )
+        * torch.rsqrt(c_kv[:, :, :C].float().square().mean(-1, keepdim=True) + 1.1920928955078125e-07)
         * kv_norm.float()
     ).to(x.dtype)
     c_kv_2_w_ukv = torch.einsum("bsc,chn->bshn", c_kv_2, w_ukv).unflatten(3, (2, 128))
-    k_rope = (
-        c_kv[:, :, C:] * cos
-        + torch.where(
-            torch.arange(64, device=x.device) < 32,
-            -c_kv[:, :, torch.arange(C + 32, C + 96, device=x.device).clamp(0, C + 63)],
-            c_kv[:, :, torch.arange(C - 32, C + 32, device=x.device).clamp(0, C + 63)],
-        )
-        * sin
-    )
+    k_rope = c_kv[:, :, C:] * cos + torch.cat((-c_kv[:, :, C + 32 :], c_kv[:, :, C : C + 32]), -1) * sin
     attention = torch.empty((B, S, H, 128), dtype=x.dtype, device=x.device)
     N128 = 128
     N64 = 64
@@ -792,7 +760,7 @@ def quotient(a, b):
 
 def integer(name, value):
     """An integer that positions can be added to in 32 bits."""
-    if not -(2**30) < value < 2**30:
+    if not (-(2**30) < value < 2**30 and int(value) == value):
         raise ValueError(f"{name} is {value}, expected an integer between -2**30 and 2**30")
     return int(value)
 

@@ -60,7 +60,7 @@ def quotient(a, b):
 
 def integer(name, value):
     """An integer that positions can be added to in 32 bits."""
-    if not -(2**30) < value < 2**30:
+    if not (-(2**30) < value < 2**30 and int(value) == value):
         raise ValueError(f"{name} is {value}, expected an integer between -2**30 and 2**30")
     return int(value)
 '''

@@ -10,7 +10,7 @@ from flashlight.emit.host import python
 from flashlight.ir import integers
 from flashlight.ir.expr import ELEMENT, FLOAT, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, above, walk
 from flashlight.ir.halves import both
-from flashlight.ir.program import factors, is_product, summed
+from flashlight.ir.program import factors, is_product, substitute, summed
 from flashlight.schedule.prologue import Step
 
 _INFIX = {
@@ -118,15 +118,7 @@ class _Code:
                 wide = self.wide and expr.dtype == ELEMENT
                 text = self._product(expr, axes, _POSTFIX if wide else outer)
                 return text + (".float()" if wide else "")
-            if expr.axis in axes:
-                dim = axes.index(expr.axis) - len(axes)
-                return f"{self.of(expr.arg, axes, _POSTFIX)}.{_REDUCED[expr.op]}({dim}, keepdim=True)"
-            if expr.axis in expr.arg.axes:
-                order = _order(expr.arg, (*axes, expr.axis))
-                dim = order.index(expr.axis)
-                if tuple(axis for axis in order if axis is not expr.axis) != axes:
-                    order, dim = (*axes, expr.axis), -1
-                return f"{self.of(expr.arg, order, _POSTFIX)}.{_REDUCED[expr.op]}({dim})"
+            return self._reduced(expr, axes, _REDUCED[expr.op])
         if isinstance(expr, Map):
             return self._mapped(expr, axes, outer)
         raise _unknown(expr)
@@ -141,6 +133,21 @@ class _Code:
                     matrix = _matrix(product, axes)
                     if matrix is not None and bias.axes == {matrix.own} and axes[-1] is matrix.own:
                         return self._linear(matrix, bias)
+        if expr.op == "where":
+            joined = self._joined(expr, axes)
+            if joined is not None:
+                return joined
+        if (
+            expr.op == "div"
+            and isinstance(total := expr.args[0], Reduce)
+            and total.op == "sum"
+            and not is_product(total)
+        ):
+            count = expr.args[1]
+            if isinstance(count, Map) and count.op == "cast" and count.args[0] is total.axis.extent:
+                return self._reduced(total, axes, "mean")
+        if expr.op == "mul" and expr.args[0] is expr.args[1]:
+            return f"{self.of(expr.args[0], axes, _POSTFIX)}.square()"
         if expr.op in _INFIX:
             symbol, level = _INFIX[expr.op]
             left = self.of(expr.args[0], axes, level + (expr.op == "pow" or not level))
@@ -156,6 +163,36 @@ class _Code:
         if expr.op in _SAME_NAME:
             return f"torch.{expr.op}({', '.join(self.of(arg, axes) for arg in expr.args)})"
         raise _unknown(expr)
+
+    def _reduced(self, expr: Reduce, axes: tuple[Axis, ...], name: str) -> str:
+        if expr.axis in axes:
+            dim = axes.index(expr.axis) - len(axes)
+            return f"{self.of(expr.arg, axes, _POSTFIX)}.{name}({dim}, keepdim=True)"
+        if expr.axis not in expr.arg.axes:
+            raise _unknown(expr)
+        order = _order(expr.arg, (*axes, expr.axis))
+        dim = order.index(expr.axis)
+        if tuple(axis for axis in order if axis is not expr.axis) != axes:
+            order, dim = (*axes, expr.axis), -1
+        return f"{self.of(expr.arg, order, _POSTFIX)}.{name}({dim})"
+
+    def _joined(self, expr: Map, axes: tuple[Axis, ...]) -> str | None:
+        """What is selected by the position, ``where(d < n, x, y)``, as x up to there joined with y from there on."""
+        condition, first, second = expr.args
+        if not (isinstance(condition, Map) and condition.op == "lt" and isinstance(condition.args[0], Iota)):
+            return None
+        axis, count = condition.args[0].axis, condition.args[1]
+        others = integers.sub(axis.extent, count)
+        if count.axes or not (integers.known_nonnegative(count) and integers.known_nonnegative(others)):
+            return None
+        if axis not in first.axes or first.axes != second.axes:
+            return None
+        parts = []
+        for part, start, extent in ((first, ZERO, count), (second, count, others)):
+            own = Axis(axis.name, extent)
+            moved = substitute(part, {Iota(axis): integers.add(Iota(own), start)})
+            parts.append(self.of(moved, tuple(own if one is axis else one for one in axes)))
+        return f"torch.cat(({', '.join(parts)}), {axes.index(axis) - len(axes)})"
 
     def _product(self, expr: Reduce, axes: tuple[Axis, ...], outer: int) -> str:
         """A sum of products: `@` where it is one with a matrix, else `torch.einsum`."""

@@ -236,6 +236,11 @@ def _recombined(poly: Polynomial) -> Polynomial:
                     if not remainder:
                         rest = {m: c for m, c in poly.items() if m != monomial}
                         return _sum(rest, _product(left, polynomial(value)))
+                    wholes = [m for m, c in _product({others: 1}, polynomial(value)).items() if c == 1 and m in poly]
+                    if isinstance(divisor, Const) and len(wholes) == 1 == len(polynomial(value)):
+                        # x - x // 2 is the other half, x // 2
+                        rest = {m: c for m, c in poly.items() if m not in (monomial, *wholes)}
+                        return _sum(rest, {monomial: coefficient + poly[wholes[0]] * int(divisor.value)})
                 continue
             quotient = _product({others: coefficient}, polynomial(floordiv(value, divisor)))
             partner = _product(quotient, polynomial(divisor))

@@ -45,17 +45,18 @@ def inputs(
     samples: Mapping[str, int],
     defaults: Mapping[str, Any],
     pinned: Set[str] = frozenset(),
+    sizes: Set[str] = frozenset(),
 ) -> Inputs:
     """Sort the parameters of ``target`` into tensors, run-time numbers and specialised values.
 
     ``ties`` replaces sizes by others, ``samples`` overrides their sample values, ``defaults`` are the evaluated
-    defaults of the function, ``pinned`` names the numbers to be specialised to theirs. Raises FL201 for a tensor
-    without a shape.
+    defaults of the function, ``pinned`` names the numbers to be specialised to theirs, ``sizes`` those that are sizes
+    though no shape names them. Raises FL201 for a tensor without a shape.
     """
     result = Inputs()
     known_shapes = [stated(parameter, overrides, source.path) for parameter in target.parameters]
     shapes = [shape for known in known_shapes for shape in (known if isinstance(known, tuple) else (known,))]
-    named = set(re.findall(r"[^\W\d]\w*", " ".join(dim for shape in shapes if shape for dim in shape.dims)))
+    named = {*sizes, *re.findall(r"[^\W\d]\w*", " ".join(dim for shape in shapes if shape for dim in shape.dims))}
     for parameter in target.parameters:
         if parameter.kind in ("*", "**"):
             continue

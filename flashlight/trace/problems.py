@@ -38,8 +38,8 @@ class Inconsistent(Unsupported):
 
 
 class Retry(Exception):
-    """The trace must start anew: with some sizes equal, with samples that are multiples of others, or with the
-    default of a number in place of the number."""
+    """The trace must start anew: with some sizes equal, with samples that are multiples of others, with the default of
+    a number in place of the number, or with a number for a size."""
 
     def __init__(
         self,
@@ -47,9 +47,11 @@ class Retry(Exception):
         multiples: Mapping[Expr, Expr] | None = None,
         pinned: Scalar | None = None,
         samples: Mapping[Scalar, int] | None = None,
+        size: Scalar | None = None,
     ) -> None:
         super().__init__("the samples do not fit")
         self.ties = dict(ties or {})
         self.multiples = dict(multiples or {})
         self.pinned = pinned
         self.samples = dict(samples or {})
+        self.size = size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from flashlight.ir import build, integers
 from flashlight.ir.expr import BOOL, INT, Const, Expr, Map, Scalar
@@ -88,6 +89,12 @@ class Sizes:
             self._sampled[expr] = known
         return known
 
+    def are_multiples(self, samples: Mapping[Scalar, Number], pairs: Sequence[tuple[Expr, Expr]]) -> bool:
+        """Whether with other samples the second of each pair divides the first."""
+        other = copy.copy(self)
+        other.hints, other._sampled = {**self.hints, **samples}, {}
+        return all(int(other.sample(whole)) % max(int(other.sample(divisor)), 1) == 0 for whole, divisor in pairs)
+
     def simplify(self, expr: Expr) -> Expr:
         """The integer expression with n * (x // n) replaced by x where n is known to divide x."""
         if isinstance(expr, (Const, Scalar)) or not self.divisible:
@@ -119,6 +126,7 @@ class Sizes:
             if divisor is not None:
                 raise Retry(multiples={whole: divisor})
             self._refit(whole, product)
+        self._made_of(left, right)
         self._cut_less(left, right)
         raise Inconsistent(f"{what} {left} and {right} differ")
 
@@ -133,6 +141,14 @@ class Sizes:
                 value, left = divmod(int(self.sample(whole)), max(rest, 1))
                 if value > 0 and not left and value != self.sample(scalar):
                     raise Retry(samples={scalar: value})
+
+    def _made_of(self, left: Expr, right: Expr) -> None:
+        """Trace anew where a part of a size is another size by its name: E // heads features, of which there are D."""
+        for part, size in ((left, right), (right, left)):
+            if isinstance(part, Map) and part.op == "floordiv" and isinstance(size, Scalar) and known_size(part):
+                whole, divisor = part.args
+                if isinstance(whole, Scalar) and size.positive:
+                    raise Retry(ties={whole: integers.mul(divisor, size)})
 
     def _cut_less(self, left: Expr, right: Expr) -> None:
         """Trace anew where a slice ended with its tensor by the samples alone: ``buffer[:S]`` takes S of its 1024."""
@@ -161,6 +177,8 @@ class Sizes:
         remainder = self.simplify(integers.mod(whole, divisor))
         if remainder is _ZERO or any(w is whole and d is divisor for w, d in self.divisible):
             return
+        if isinstance(divisor, Scalar) and not divisor.positive:
+            raise Retry(size=divisor)  # a number of parts
         if self.sample(remainder) != 0:
             raise Retry(multiples={whole: divisor})
         self.divisible.append((whole, divisor))

@@ -122,8 +122,9 @@ class _Job:
         ties = dict(given_ties)
         samples: dict[str, int] = {}
         pinned: set[str] = set()
+        numbers: set[str] = set()
         for attempt in range(ATTEMPTS):
-            given = inputs(self.source, self.target, self.overrides, ties, samples, self.defaults, pinned)
+            given = inputs(self.source, self.target, self.overrides, ties, samples, self.defaults, pinned, numbers)
             inquiry.begin()
             sizes = Sizes(given.hints, given.flexible, given.pinnable, inquiry)
             try:
@@ -133,6 +134,7 @@ class _Job:
                 ties |= {scalar.name: other for scalar, other in retry.ties.items()}
                 samples |= {scalar.name: number for scalar, number in retry.samples.items()}
                 pinned |= {retry.pinned.name} if retry.pinned is not None else set()
+                numbers |= {retry.size.name} if retry.size is not None else set()
                 for whole, divisor in retry.multiples.items():
                     _refit(samples, sizes, whole, divisor)
             except Diagnostic as diagnostic:
@@ -149,16 +151,17 @@ class _Job:
 
 
 def _refit(samples: dict[str, int], sizes: Sizes, whole: Expr, divisor: Expr) -> None:
-    """Choose a sample of ``whole`` that ``divisor`` divides."""
+    """Choose a sample for a size of ``whole`` so that ``divisor`` divides it, as what has been assumed so far does."""
     scalars = [node for node in walk(whole) if isinstance(node, Scalar) and node.positive]
     step = int(sizes.sample(divisor))
-    if not scalars or step < 1:
-        raise Unsupported("FL202", f"{whole} is not a multiple of {divisor}")
-    count = max(2, int(sizes.sample(scalars[0])) // step)
     taken = {int(hint) for scalar, hint in sizes.hints.items() if scalar.positive}
-    while step * count in taken:
-        count += 1
-    samples[scalars[0].name] = step * count
+    for scalar in scalars if step > 0 else ():
+        first = max(2 * step, int(sizes.hints[scalar]) // step * step)
+        for number in range(first, first + 200 * step):
+            if number not in taken and sizes.are_multiples({scalar: number}, [*sizes.divisible, (whole, divisor)]):
+                samples[scalar.name] = number
+                return
+    raise Unsupported("FL202", f"{whole} is not a multiple of {divisor}")
 
 
 def _run(source: Source, target: Target, function: Any, given: Inputs, sizes: Sizes) -> Traced:

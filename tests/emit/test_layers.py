@@ -201,6 +201,28 @@ def test_an_einsum_of_three_operands(verified: Write) -> None:
     assert around(text) == ["output = attention @ w_o"]
 
 
+def test_rotated_keys_and_a_number_of_heads(verified: Write) -> None:
+    """Halves are joined, not looked up by position; E // heads features are the D of the angles."""
+    text = verified("""
+        def attend(
+            x: Tensor,  # [B, S, E]
+            w_k: Tensor,  # [E, E]
+            cos: Tensor,  # [S, D]
+            sin: Tensor,  # [S, D]
+            heads: int,
+        ) -> Tensor:
+            B, S, E = x.shape
+            k = (x @ w_k).view(B, S, heads, E // heads).transpose(1, 2)
+            low, high = k.chunk(2, dim=-1)
+            k = k * cos + torch.cat((-high, low), dim=-1) * sin
+            q = x.view(B, S, heads, E // heads).transpose(1, 2)
+            return F.scaled_dot_product_attention(q, k, q)
+    """)
+    half = "D // 2"
+    assert f"torch.cat((-k[:, :, :, {half} :], k[:, :, :, : {half}]), -1)" in text
+    assert "B, S, _ = x.shape" in text and "floor_divide_signed" not in text
+
+
 def test_integers_that_shapes_name(verified: Write) -> None:
     text = verified("""
         def attend(
