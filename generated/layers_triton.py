@@ -33,7 +33,7 @@ def nan_max(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit(do_not_specialize=["S"])
+@triton.jit(do_not_specialize=["S", "n_head"])
 def gpt_layer_kernel(
     # fmt: off
     # tensors
@@ -44,9 +44,9 @@ def gpt_layer_kernel(
     # numbers
     scale,
     # sizes: one compiled kernel serves them all
-    S,
+    S, n_head,
     # head dimensions and the widths of their tiles
-    E: tl.constexpr, n_head: tl.constexpr, BLOCK_E_n_head: tl.constexpr,
+    E_n_head: tl.constexpr, BLOCK_E_n_head: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     # fmt: on
@@ -84,20 +84,20 @@ def gpt_layer_kernel(
         + h * h_w_qkv_stride_n
         + row_offsets[:, None] * h_w_qkv_stride_s
         + d[None, :] * h_w_qkv_stride_e,
-        mask=(rows < S)[:, None] & (d < E // n_head)[None, :],
+        mask=(rows < S)[:, None] & (d < E_n_head)[None, :],
         other=0,
     )  # layers.py:22
     h_w_qkv_base = h_w_qkv_ptr + batch * h_w_qkv_stride_b + (h + n_head) * h_w_qkv_stride_n
     if DESCRIPTORS:
         h_w_qkv_blocks = tl.make_tensor_descriptor(
-            h_w_qkv_base, [S, E // n_head], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
+            h_w_qkv_base, [S, E_n_head], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
         )
     else:
         h_w_qkv_blocks = h_w_qkv_base + key_offsets[:, None] * h_w_qkv_stride_s + d[None, :] * h_w_qkv_stride_e
     h_w_qkv_base_2 = h_w_qkv_ptr + batch * h_w_qkv_stride_b + (h + n_head * 2) * h_w_qkv_stride_n
     if DESCRIPTORS:
         h_w_qkv_blocks_2 = tl.make_tensor_descriptor(
-            h_w_qkv_base_2, [S, E // n_head], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
+            h_w_qkv_base_2, [S, E_n_head], [h_w_qkv_stride_s, 1], [BLOCK_KEYS, BLOCK_E_n_head]
         )
     else:
         h_w_qkv_blocks_2 = h_w_qkv_base_2 + key_offsets[:, None] * h_w_qkv_stride_s + d[None, :] * h_w_qkv_stride_e
@@ -125,8 +125,8 @@ def gpt_layer_kernel(
                 else:
                     h_w_qkv = load_tile(
                         h_w_qkv_blocks + tl.cast(key_start, tl.int64) * h_w_qkv_stride_s,
-                        (keys < S)[:, None] & (d < E // n_head)[None, :],
-                        part > 0 or BLOCK_E_n_head != E // n_head,
+                        (keys < S)[:, None] & (d < E_n_head)[None, :],
+                        part > 0 or BLOCK_E_n_head != E_n_head,
                     )
                 scores = tl.dot(q, tl.trans(h_w_qkv), input_precision=PRECISION) * scale
                 if part > 0:
@@ -141,8 +141,8 @@ def gpt_layer_kernel(
                 else:
                     h_w_qkv_2 = load_tile(
                         h_w_qkv_blocks_2 + tl.cast(key_start, tl.int64) * h_w_qkv_stride_s,
-                        (keys < S)[:, None] & (d < E // n_head)[None, :],
-                        part > 0 or BLOCK_E_n_head != E // n_head,
+                        (keys < S)[:, None] & (d < E_n_head)[None, :],
+                        part > 0 or BLOCK_E_n_head != E_n_head,
                     )
                 accumulator = tl.dot(
                     weights.to(h_w_qkv_2.dtype), h_w_qkv_2, accumulator * rescale[:, None], input_precision=PRECISION
@@ -161,7 +161,7 @@ def gpt_layer_kernel(
         + row_offsets[:, None] * y_stride_s
         + d[None, :] * y_stride_e,
         y.to(y_ptr.dtype.element_ty),
-        mask=(rows < S)[:, None] & (d < E // n_head)[None, :],
+        mask=(rows < S)[:, None] & (d < E_n_head)[None, :],
     )
 
 
@@ -198,8 +198,8 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
             *y.stride(),
             quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
             S,
-            E=E,
-            n_head=n_head,
+            n_head,
+            E_n_head=E_n_head,
             BLOCK_E_n_head=padded(E_n_head),
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,

@@ -32,7 +32,7 @@ from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Output, substitute
 from flashlight.schedule.intervals import ROW_START, Matched
 from flashlight.schedule.model import Accumulator, Pass, Schedule
-from flashlight.schedule.roles import extent_name
+from flashlight.schedule.roles import extent_name, is_size
 
 UNMASKED = "blocks that need no mask"
 
@@ -682,7 +682,7 @@ class _KernelWriter:
         heads = [f"{size.name}: tl.constexpr" for size in parts_of(widths) if size not in plain and size.name in words]
         for axis in widths:
             name = extent_name(axis)
-            heads += [f"{name}: tl.constexpr"] * isinstance(axis.extent, Scalar) + [f"BLOCK_{name}: tl.constexpr"]
+            heads += [f"{name}: tl.constexpr"] * is_size(axis.extent) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
         choices = ("BLOCK_ROWS", "BLOCK_KEYS", "WHOLE", "DESCRIPTORS", "VECTOR", "PRECISION", "APPROXIMATE", "EXPAND")
         rest = [f"{name}: tl.constexpr" for name in choices if name in words]
@@ -757,8 +757,9 @@ def distinct(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
 
 
 def parts_of(axes: tuple[Axis, ...]) -> tuple[Scalar, ...]:
-    """The sizes that the extents are made of."""
-    return tuple(dict.fromkeys(node for axis in axes for node in walk(axis.extent) if isinstance(node, Scalar)))
+    """The sizes that a kernel makes the extents of."""
+    made = [axis.extent for axis in axes if isinstance(axis.extent, Scalar) or not is_size(axis.extent)]
+    return tuple(dict.fromkeys(node for extent in made for node in walk(extent) if isinstance(node, Scalar)))
 
 
 def output_labels(output: Output) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from flashlight.ir.printer import show
 from flashlight.ir.program import Program, tensors
 from flashlight.region import Region
 from flashlight.schedule.model import Schedule
-from flashlight.schedule.roles import extent_name
+from flashlight.schedule.roles import extent_name, is_size
 from flashlight.trace.traced import Parameter, Traced
 
 HELPERS = '''
@@ -258,7 +258,7 @@ class _Body:
         launch += [f"    {given}" for given in inner if f"{given.split('=')[0]}: tl.constexpr" in kernel.text]
         for axis in kernel.widths:
             name = extent_name(axis)
-            given = f"{name}={name}, " if isinstance(axis.extent, Scalar) else ""
+            given = f"{name}={name}, " if is_size(axis.extent) else ""
             launch.append(f"    {given}BLOCK_{name}=padded({name}),")
         for name, value in (("BLOCK_ROWS", "block_rows"), ("BLOCK_KEYS", "block_keys")):
             launch.append(f"    {name}={value},")

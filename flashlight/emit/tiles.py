@@ -43,7 +43,7 @@ from flashlight.ir.program import Name, tensors
 from flashlight.ir.signs import is_relative
 from flashlight.schedule.intervals import BLOCK_ROWS, ROW_START
 from flashlight.schedule.model import Mask, Schedule
-from flashlight.schedule.roles import extent_name
+from flashlight.schedule.roles import extent_name, is_size
 from rewriters.expand import Expansion
 
 INT_CODE = "int"
@@ -147,6 +147,10 @@ class TileWriter:
         number = self._number(expr)
         if number is not None:
             return number
+        if isinstance(expr, Map) and is_size(expr):
+            width = next((axis for axis in self.roles.resident if axis.extent is expr), None)
+            if width is not None:
+                return Code(extent_name(width), ATOM, (), INT_CODE)
         code = self._written(expr)
         wanted = self.deserves_variable(expr) if bind is None else bind
         return self.assign(expr, code) if wanted else code

@@ -418,3 +418,8 @@ def extent_name(axis: Axis) -> str:
     if isinstance(extent, Const):
         return f"N{extent.value}"
     return re.sub(r"\W+", "_", show(extent)).strip("_") if isinstance(extent, Map) else str(extent)
+
+
+def is_size(extent: Expr) -> bool:
+    """Whether a kernel is given the extent as a number of its own: a size, or the part of one that each head has."""
+    return isinstance(extent, Scalar) or isinstance(extent, Map) and extent.op == "floordiv"
