@@ -280,7 +280,7 @@ def llama_layer_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    q_2 = tl.load(
+    q_3 = tl.load(
         q_ptr
         + batch * q_stride_b
         + tl.cast(row_start, tl.int64) * q_stride_s
@@ -291,7 +291,7 @@ def llama_layer_kernel(
         mask=(d + D // 2 < D)[None, :] & (rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )  # layers.py:49
-    q_3 = tl.load(
+    q_4 = tl.load(
         q_ptr
         + batch * q_stride_b
         + tl.cast(row_start, tl.int64) * q_stride_s
@@ -310,8 +310,8 @@ def llama_layer_kernel(
         mask=(rows < S)[:, None] & (d < D)[None, :],
         other=0,
     )
-    q_4 = q.to(tl.float32) * cos.to(tl.float32) + tl.where(
-        (d < D // 2)[None, :], -q_2.to(tl.float32), q_3.to(tl.float32)
+    q_2 = q.to(tl.float32) * cos.to(tl.float32) + tl.where(
+        (d < D // 2)[None, :], -q_3.to(tl.float32), q_4.to(tl.float32)
     ) * sin.to(
         tl.float32
     )  # layers.py:52
@@ -347,7 +347,7 @@ def llama_layer_kernel(
                 other=0,
             )
         scores = tl.dot(
-            tl.where((d < D)[None, :], q_4, 0.0).to(k_2.dtype), tl.trans(k_2), input_precision=PRECISION
+            tl.where((d < D)[None, :], q_2, 0.0).to(k_2.dtype), tl.trans(k_2), input_precision=PRECISION
         )  # layers.py:56
         if partial:
             scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))

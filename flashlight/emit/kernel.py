@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
@@ -29,7 +30,7 @@ from flashlight.ir.expr import (
     walk,
 )
 from flashlight.ir.ops import NEUTRAL
-from flashlight.ir.program import Output, substitute
+from flashlight.ir.program import Name, Output, substitute
 from flashlight.schedule.intervals import ROW_START, Matched
 from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name, is_size
@@ -68,16 +69,19 @@ class Kernel:
     helpers: frozenset[str]
 
 
-def write_kernel(schedule: Schedule, source_name: str, description: str) -> Kernel:
-    """The kernel of a schedule; ``source_name`` is the user's file as comments cite it."""
-    return _KernelWriter(schedule, source_name).write(description)
+def write_kernel(schedule: Schedule, source_name: str, description: str, labels: Mapping[Name, str]) -> Kernel:
+    """The kernel of a schedule; ``source_name`` is the user's file as comments cite it.
+
+    ``labels`` are what the description calls values that the user named, and that variables shall be called, too.
+    """
+    return _KernelWriter(schedule, source_name, labels).write(description)
 
 
 class _KernelWriter:
-    def __init__(self, schedule: Schedule, source_name: str) -> None:
+    def __init__(self, schedule: Schedule, source_name: str, labels: Mapping[Name, str]) -> None:
         self.schedule = schedule
         self.roles = schedule.roles
-        self.names = Names()
+        self.names = Names(labels)
         for tensor in schedule.program.inputs:
             self.names.taken.add(f"{tensor.name}_ptr")
         for scalar in _scalars(schedule):

@@ -17,7 +17,7 @@ from flashlight.emit.kernel import Kernel, write_kernel
 from flashlight.emit.operators import HELPERS
 from flashlight.ir import integers
 from flashlight.ir.expr import Map, walk
-from flashlight.ir.printer import show_program
+from flashlight.ir.printer import labels, show_program
 from flashlight.ir.program import tensors
 from flashlight.schedule.roles import legible
 
@@ -90,7 +90,11 @@ def _clash(launch: str) -> str | None:
 def _written(unit: Unit, source_name: str) -> tuple[Kernel, str]:
     """A kernel and its launcher."""
     with integers.assuming(unit.traced.program.assumptions):
-        kernel = write_kernel(unit.schedule, source_name, describe(unit))
+        called = labels(*legible(unit.region.program, unit.schedule.roles, unit.schedule.program))
+        read = {tensor.name for tensor in unit.schedule.program.inputs}
+        # a variable that has the name of a tensor is what is read from it: what the user made of that has a number
+        called = {name: label for name, label in called.items() if name.name in read}
+        kernel = write_kernel(unit.schedule, source_name, describe(unit), called)
         return kernel, launcher.write_launcher(unit.traced, unit.region, unit.schedule, kernel)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping
 
 from flashlight.emit.operators import HELPERS
 from flashlight.ir.expr import Axis, Const, Expr, Load, Map, Reduce, Scalar, Tensor, is_float, walk
+from flashlight.ir.program import Name
 from flashlight.schedule.roles import extent_name
 
 RESERVED = frozenset(HELPERS).union(
@@ -36,17 +38,26 @@ _BY_CONSTANT = {"maximum": "clamped", "minimum": "clamped"}
 
 
 class Names:
-    """Hands out unique identifiers."""
+    """Hands out unique identifiers; ``labels`` are values' names in the kernel's header, with numbers, as variables."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Mapping[Name, str]) -> None:
         self.taken: set[str] = set(RESERVED)
+        self.labels = labels
+        self.kept = set(labels.values())
+        """Names that no other value gets."""
+
+    def of(self, given: Name) -> str:
+        """A variable for a value that the user named."""
+        label = self.labels.get(given, given.name)
+        self.kept.discard(label)
+        return self.fresh(label)
 
     def fresh(self, wanted: str) -> str:
         base = re.sub(r"\W+", "_", wanted).strip("_") or "value"
         if keyword.iskeyword(base) or base[0].isdigit():
             base = f"{base}_" if keyword.iskeyword(base) else f"v{base}"
         name, number = base, 2
-        while name in self.taken:
+        while name in self.taken or name in self.kept:
             name, number = f"{base}_{number}", number + 1
         self.taken.add(name)
         return name

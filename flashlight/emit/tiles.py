@@ -158,11 +158,13 @@ class TileWriter:
     def assign(self, expr: Expr, code: Code, name: str | None = None) -> Code:
         """Give the code a variable, named as the user named the value."""
         given = self._name(expr)
-        wanted = name or (given.name if given else self._default_name(expr))
         if code.text.isidentifier():
             self.bound[expr] = code
             return code
-        variable = self.names.fresh(wanted)
+        if name is None and given is not None:
+            variable = self.names.of(given)
+        else:
+            variable = self.names.fresh(name or self._default_name(expr))
         line = f"{variable} = {code.text}"
         if given is not None and given.line:
             line += f"  # {self.source_name}:{given.line}"
@@ -355,7 +357,7 @@ class TileWriter:
             if isinstance(load, Load):
                 self.value(load)
         given = self._name(one.distance)
-        variable = self.names.fresh(given.name if given else "distance")
+        variable = self.names.of(given) if given else self.names.fresh("distance")
         line = f"  # {self.source_name}:{given.line}" if given and given.line else ""
         outer, before, deep = self.block, dict(self.bound), dict(self.deep)
         for test, expr in (("if EXPAND:", one.expanded), ("else:", one.distance)):
@@ -395,12 +397,12 @@ class TileWriter:
         given = self._name(node) or self._name(yes)
         if self._is_shared(inner):
             # the mask must not change what others read
-            variable = self.names.fresh(given.name if given else "scores")
+            variable = self.names.of(given) if given else self.names.fresh("scores")
             self.block.add(f"{variable} = {inner.text}")
             inner = Code(variable, ATOM, inner.axes, inner.dtype)
         called = yes if node not in names and yes in names else node
         unmasked = self.bound.get(yes)
-        bound = self.assign(called, inner, given.name if given else "scores")
+        bound = self.assign(called, inner, None if given else "scores")
         self.bound[node] = bound
         if single:
             self.bound.pop(yes, None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flashlight.ir.expr import ELEMENT, INTEGERS, Axis, Const, Expr, Iota, Load, Map, Reduce, Scalar, Scan, walk
 from flashlight.ir.ops import OPS
 from flashlight.ir.order import axis_key
-from flashlight.ir.program import Program
+from flashlight.ir.program import Name, Program
 
 _SIGNS = {"sum": "Σ", "max": "max", "min": "min", "prod": "Π"}
 _MAX_WIDTH = 72
@@ -24,6 +24,15 @@ def show_program(program: Program, order: Sequence[Axis] = ()) -> str:
 
     Left sides list their axes as in ``order``, then by name.
     """
+    return "\n".join(_equations(program, order)[0])
+
+
+def labels(program: Program, order: Sequence[Axis] = ()) -> dict[Name, str]:
+    """What `show_program` calls the values that the user named: with a number where a name is taken already."""
+    return _equations(program, order)[1]
+
+
+def _equations(program: Program, order: Sequence[Axis]) -> tuple[list[str], dict[Name, str]]:
     places = {axis: number for number, axis in enumerate(order)}
     roots = [output.expr for output in program.outputs]
     uses: dict[Expr, int] = {}
@@ -34,6 +43,7 @@ def show_program(program: Program, order: Sequence[Axis] = ()) -> str:
     taken: set[str] = {output.name for output in program.outputs}
     taken |= {node.tensor.name for node in walk(*roots) if isinstance(node, Load)}
     lines: list[str] = []
+    called: dict[Name, str] = {}
     inputs = frozenset(taken)
     known: dict[tuple[object, ...], str] = {}
 
@@ -54,12 +64,16 @@ def show_program(program: Program, order: Sequence[Axis] = ()) -> str:
         same = next((known[equation] for equation in equations if equation in known), None)
         if same is not None:
             names[node] = f"{same}[{index}]"
+            if given is not None:
+                called.setdefault(given, same)
             continue
         wanted = given.name if given is not None else "t"
         name, count = wanted, 2
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
         taken.add(name)
+        if given is not None:
+            called.setdefault(given, name)
         known.update(dict.fromkeys(equations, name))
         names[node] = f"{name}[{index}]"
         lines.append(f"{names[node]} = {text}")
@@ -67,7 +81,7 @@ def show_program(program: Program, order: Sequence[Axis] = ()) -> str:
         index = ", ".join(axis.name for axis in output.axes)
         cast = "" if output.dtype == ELEMENT else f"  ({output.dtype})"
         lines.append(f"{output.name}[{index}] = {show(output.expr, names)}{cast}")
-    return "\n".join(lines)
+    return lines, called
 
 
 def _nameless(text: str, axes: list[Axis], inputs: frozenset[str]) -> tuple[object, ...]:

@@ -16,17 +16,26 @@ from flashlight.emit.names import RESERVED, Names, described, dimension_labels, 
 from flashlight.emit.operators import ATOM
 from flashlight.ir import build
 from flashlight.ir.expr import FLOAT, INT, Axis, Iota, Load, Reduce, Scalar, Tensor
+from flashlight.ir.program import Name
 
 B, H, D = (Scalar(name, INT, positive=True) for name in "BHD")
 ROW, KEY = Axis("i", B), Axis("j", H)
 
 
 def test_names_are_identifiers_given_out_once() -> None:
-    names = Names()
+    names = Names({})
     assert [names.fresh("scores"), names.fresh("scores"), names.fresh("scores")] == ["scores", "scores_2", "scores_3"]
     assert names.fresh("a.b c") == "a_b_c" and names.fresh("lambda") == "lambda_" and names.fresh("2d") == "v2d"
     assert names.fresh("tl") == "tl_2" and names.fresh("") == "value"
     assert {"rows", "keys", "part", "tl"} <= RESERVED
+
+
+def test_what_the_header_numbers_has_that_number() -> None:
+    """q = rotate(q): the header calls the tensor q and what is made of it q_2, and so does the code."""
+    rotated = Name("q", 7)
+    names = Names({rotated: "q_2"})
+    assert [names.fresh("q"), names.fresh("q"), names.of(rotated), names.fresh("q")] == ["q", "q_3", "q_2", "q_4"]
+    assert names.of(Name("scores", 8)) == "scores"
 
 
 def test_grid_positions_are_words_that_no_size_has() -> None:
