@@ -78,9 +78,18 @@ def torch_code(expr: Expr, axes: tuple[Axis, ...], first: str, outer: int = 0) -
 
 
 def _is_composite(expr: Expr) -> bool:
-    """Whether eager PyTorch may round once where the expression has several steps (a norm, an activation)."""
-    rounding = [node for node in above([expr], is_product) if node.dtype == ELEMENT and not _is_exact(node)]
-    return len(rounding) > 1 or any(isinstance(node, Map) for node in rounding)
+    """Whether eager PyTorch may round once where the expression has several steps (a norm, an activation).
+
+    It does where some of these steps have been taken in float32.
+    """
+    narrow = [node for node in above([expr], is_product) if node.dtype == ELEMENT]
+    rounding = [node for node in narrow if not _is_exact(node)]
+    mixed = (node for node in narrow if isinstance(node, Map) and node.op != "cast")
+    return (
+        len(rounding) > 1
+        or any(isinstance(node, Map) for node in rounding)
+        or any(child.dtype == FLOAT for node in mixed for child in node.children)
+    )
 
 
 def _is_exact(node: Expr) -> bool:

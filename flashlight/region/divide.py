@@ -64,7 +64,7 @@ def _divided(program: Program, stream: Axis, rows: frozenset[Axis]) -> Region:
     steps = Steps(_taken(program))
     cut = _products(program, steps, stream, rows)
     cut = _keys(steps.viewed(cut), steps, stream, rows)
-    cut, after = _after(cut, stream, rows, steps.taken)
+    cut, after = _after(cut, stream, rows, steps)
     before = tuple(steps.found.values())
     return Region(replace(cut, inputs=(*program.inputs, *(step.tensor for step in before))), before, after)
 
@@ -205,11 +205,9 @@ def _is_biased(node: Expr, products: Container[Expr]) -> bool:
     )
 
 
-def _after(program: Program, stream: Axis, rows: frozenset[Axis], taken: set[str]) -> tuple[Program, tuple[Step, ...]]:
-    """The program with what its products multiply as outputs, and the steps that make the outputs that they had been.
-
-    ``taken`` names are not given again.
-    """
+def _after(program: Program, stream: Axis, rows: frozenset[Axis], before: Steps) -> tuple[Program, tuple[Step, ...]]:
+    """The program with what its products multiply as outputs, and the steps that make what were its outputs."""
+    taken = before.taken
     lengths = {axis.extent for axis in (stream, *rows)}
     outputs: list[Output] = []
     after: list[Output] = []
@@ -243,7 +241,7 @@ def _after(program: Program, stream: Axis, rows: frozenset[Axis], taken: set[str
     if not after:
         return program, ()
     rejoined = _rejoined(with_names(replace(program, outputs=tuple(after), names={}), called))
-    steps = Steps(taken)
+    steps = Steps(taken, before)
     names = _names(rejoined)
     return replace(program, outputs=tuple(outputs)), tuple(
         step for output in rejoined.outputs for step in _final(output, steps, names)
@@ -259,7 +257,7 @@ def _final(output: Output, steps: Steps, names: dict[Expr, str]) -> list[Step]:
     axes = output.axes
     if whole is not None and set(whole.index) == set(places):
         axes = tuple(axis for _, axis in sorted(zip(whole.index, whole.axes, strict=True), key=lambda p: places[p[0]]))
-        value = steps.within(whole)
+        value = build.cast(steps.within(whole), output.dtype)
     tensor = Tensor(output.name, tuple(axis.extent for axis in output.axes), output.dtype)
     return [*list(steps.found.values())[known:], Step(tensor, axes, value)]
 

@@ -14,19 +14,26 @@ from rewriters.unflatten import unflatten
 
 
 class Steps:
-    """What PyTorch computes before the kernel, in order: products, and what they are made of under names of its own."""
+    """What PyTorch computes before the kernel, in order: products, and what they are made of under names of its own.
 
-    def __init__(self, taken: set[str]) -> None:
+    What has been made ``earlier`` is read again; ``taken`` names are not given again.
+    """
+
+    def __init__(self, taken: set[str], earlier: Steps | None = None) -> None:
         self.taken = taken
         self.called: dict[Expr, str] = {}
         """Names of values; what is called differently in several places has none of its own."""
         self.found: dict[Expr, Step] = {}
+        self.made: dict[Expr, Step] = {} if earlier is None else dict(earlier.made)
+        """The steps by the values that they make, of which those in `found` may read what others made."""
 
     def load(self, whole: Whole) -> Expr:
         """The value as read from a tensor, of which the steps are added."""
-        value = self.within(whole)
-        name = self.called.get(whole.value) or _described(value)
-        return build.load(self._step(value, whole.axes, name).tensor, whole.index)
+        if whole.value not in self.made:
+            value = build.cast(self.within(whole), whole.value.dtype)
+            name = self.called.get(whole.value) or _described(value)
+            self.made[whole.value] = self._step(value, whole.axes, name)
+        return build.load(self.made[whole.value].tensor, whole.index)
 
     def within(self, whole: Whole) -> Expr:
         """The value over tensors, of which the steps are added: factors, and what it uses more than once.
@@ -42,11 +49,19 @@ class Steps:
         done: dict[Expr, Expr] = {}
         for node in nodes:
             new = done[node] = rebuilt(node, tuple(done[child] for child in node.children))
-            if node is value or node not in wholes or not (node in operands or users[same[node]] > 1):
+            if node is value or node not in wholes:
                 continue
             part = wholes[node]
-            if part is not None:
+            known = None if part is None else self._known(part)
+            if known is None and not (node in operands or users[same[node]] > 1):
+                continue
+            if known is not None:
+                done[node] = self.load(known)
+            elif part is not None:
                 named = whole.names.get(node)
+                if node not in operands and named is None:
+                    # PyTorch rounds what is a tensor of its own there, and nothing within its functions
+                    part = replace(part, value=build.cast(part.value, FLOAT))
                 if named is not None:
                     self.called.setdefault(part.value, named)
                 done[node] = self.load(part)
@@ -57,6 +72,13 @@ class Steps:
                 done[node] = build.load(made.tensor, tuple(map(Iota, axes)))
         return done[value]
 
+    def _known(self, part: Whole) -> Whole | None:
+        """The value, or what it is before PyTorch rounds it, if a step has made that."""
+        for value in (part.value, build.cast(part.value, FLOAT)):
+            if value in self.made:
+                return replace(part, value=value)
+        return None
+
     def viewed(self, program: Program) -> Program:
         """The program with views of what it reads in blocks (`rewriters.unflatten`), and the steps that make them."""
         reread = set(tensors(*(step.value for step in self.found.values())))
@@ -65,6 +87,8 @@ class Steps:
         self.found = {
             v: replace(step, tensor=views.get(step.tensor.name, step.tensor)) for v, step in self.found.items()
         }
+        # what became a view is made for the kernel alone
+        self.made = {v: s for v, s in self.made.items() if views.get(s.tensor.name, s.tensor) == s.tensor}
         return result
 
     def _step(self, value: Expr, axes: tuple[Axis, ...], name: str) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,7 @@ Write = Callable[..., str]
 
 def around(text: str) -> list[str]:
     """The statements of the launchers that compute tensors before and after the kernel."""
-    marks = (" @ ", "linear(", "torch.einsum", ".sum(", ".amax(", "torch.rsqrt")
+    marks = (" @ ", "linear(", "torch.einsum", ".sum(", ".amax(", ".mean(", "torch.rsqrt")
     launchers = [part for part in text.split("\n\n\n") if part.startswith("def ") and "_kernel[" in part]
     lines = [line.strip() for part in launchers for line in part.splitlines()]
     return [line for line in lines if " = " in line and any(mark in line for mark in marks)]
@@ -185,6 +186,37 @@ def test_transformer_blocks(verified: Write) -> None:
         "h_2_w_up = (h_2 @ w_up).clamp(min=0.0)",
         "output = x_2 + h_2_w_up @ w_down",
     ]
+
+
+def test_norms_beside_products_round_once(verified: Write) -> None:
+    """What a norm is made of is no tensor of PyTorch's: a mean in bfloat16 would move all that it is taken from."""
+    text = verified("""
+        def before(
+            x: Tensor,  # [B, S, E]
+            w: Tensor,  # [E, 3 * E]
+            w_o: Tensor,  # [E, E]
+            H: int,
+        ) -> Tensor:
+            h = F.layer_norm(x, (x.shape[2],))
+            q, k, v = (t.unflatten(2, (H, -1)).transpose(1, 2) for t in (h @ w).chunk(3, -1))
+            return h + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2) @ w_o
+
+        def behind(
+            x: Tensor,  # [B, S, E]
+            w: Tensor,  # [E, 3 * E]
+            w_o: Tensor,  # [E, E]
+            w_up: Tensor,  # [E, M]
+            H: int,
+        ) -> Tensor:
+            q, k, v = (t.unflatten(2, (H, -1)).transpose(1, 2) for t in (x @ w).chunk(3, -1))
+            x = x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2) @ w_o
+            x = F.layer_norm(x, (x.shape[2],))
+            return x + torch.relu(x @ w_up) @ w_up.T
+    """)
+    steps = around(text)
+    means = [step for step in steps if ".mean(" in step]
+    assert len(means) > 2 and not [step for step in means if re.search(r"\.mean\([-\w, =]+\)\.to\(", step)]
+    assert [step for step in steps if "@ w_o" in step] == ["x_2 = x + attention @ w_o"]
 
 
 def test_an_einsum_of_three_operands(verified: Write) -> None:

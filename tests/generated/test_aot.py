@@ -94,7 +94,7 @@ def launcher_arguments(traced, head_dim):
     numbers |= {name: 0.5 if scalar.dtype == "float32" else 48 for name, scalar in new.items()}
     for assumption in traced.program.assumptions:
         found = re.fullmatch(r"(\w+) % (\w+) == 0", str(assumption))
-        if found and found[2] in new:
+        if found and found[2] in scalars:
             # features of all heads
             numbers |= {found[1]: head_dim * SIZES["heads"], found[2]: SIZES["heads"]}
     assert draw.admissible(traced, numbers), numbers
