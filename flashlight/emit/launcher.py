@@ -93,8 +93,9 @@ class _Body:
         self.program: Program = schedule.program
         self.kernel = kernel
         self.parameters = [p for p in traced.parameters if p.tensor is not None]
-        self.first = next(p.tensor for p in self.parameters if p.tensor and p.tensor.dtype == ELEMENT)
-
+        given_tensors = [p.tensor for p in self.parameters if p.tensor is not None]
+        # where every dtype is stated, the device is that of the first and the tile that of its dtype
+        self.first = next((tensor for tensor in given_tensors if tensor.dtype == ELEMENT), given_tensors[0])
         self.before = [f"{step.tensor.name} = {step_code(step, self.first.name)}" for step in schedule.before]
         self.after = self._after()
         given = {parameter.name for parameter in traced.parameters}
@@ -204,10 +205,9 @@ class _Body:
         return lines
 
     def _dtypes(self, tensor: Tensor) -> str:
-        if tensor is self.first:
-            return "(torch.float16, torch.bfloat16, torch.float32)"
         if tensor.dtype == ELEMENT:
-            return f"({self.first.name}.dtype,)"
+            every = "(torch.float16, torch.bfloat16, torch.float32)"
+            return every if tensor is self.first else f"({self.first.name}.dtype,)"
         if tensor.dtype in ("int64", "int32"):
             return "(torch.int64, torch.int32)"
         return f"(torch.{tensor.dtype},)"

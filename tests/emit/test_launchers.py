@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,17 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(path: Path) -> None:
             if isinstance(node, ast.With) and "device_of" in ast.unparse(node.items[0]):
                 guarded += "_kernel[" in ast.unparse(node)
     assert launched == guarded > 0
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dtype_that_is_stated_for_every_tensor(verified: Callable[..., str], dtype: str) -> None:
+    text = verified(f"""
+        def attend(
+            q: Tensor,  # [B, H, S, D] {dtype}
+            k: Tensor,  # [B, H, S, D] {dtype}
+            v: Tensor,  # [B, H, S, D] {dtype}
+        ) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v)
+    """)
+    assert f'expect("q", q, (B, H, S, D), (torch.{dtype},), q.device)' in text
