@@ -59,10 +59,13 @@ def transpile(
     origin = origin or pipeline.recorded(path)
     command = pipeline.command_line(origin, targets or (), shapes)
     files = pipeline.emit(source, units, origin, command, phases)
-    return [
+    made = [
         GeneratedFile(out / f"{path.stem}.py", files.wrapper),
         GeneratedFile(kernels := out / f"{path.stem}_triton.py", tune.carried_over(files.kernels, kernels)),
     ]
+    if files.hopper is not None:
+        made.append(GeneratedFile(out / f"{path.stem}_hopper.py", files.hopper))
+    return made
 
 
 def write(files: Sequence[GeneratedFile], *, force: bool = False) -> list[Path]:

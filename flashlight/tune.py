@@ -31,8 +31,10 @@ from typing import Any
 from flashlight import arguments
 from flashlight.arguments import Launcher
 
-Tile = tuple[int, int, int, int, bool]
-"""Rows and keys of a tile, warps, pipeline stages, whether descriptors read it."""
+Tile = tuple[int, int, int, int, bool | str]
+"""Rows and keys of a tile, warps, pipeline stages, whether descriptors read it; HOPPER there is a Hopper kernel's."""
+HOPPER = "sm_90a"
+"""The architecture under which the table has the tiles of Hopper kernels."""
 Key = tuple[str, str, int, int, int]
 """Function, architecture, padded head width, bytes an element, keys of a row as a power of two."""
 
@@ -58,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """The outcome of a search. Times are medians in milliseconds."""
+    """The outcome of a search. Times are medians in milliseconds; a tile that ends in HOPPER is a Hopper kernel's."""
 
     source: str
     function: str
@@ -75,14 +77,15 @@ class Found:
 
     @property
     def key(self) -> Key:
-        return (self.function, self.architecture, self.width, self.size, self.length)
+        architecture = HOPPER if self.tile[4] == HOPPER else self.architecture
+        return (self.function, architecture, self.width, self.size, self.length)
 
 
 def candidates(
     width: int,
     size: int,
     stages: Iterable[int] = (1, 2, 3, 4),
-    descriptors: Iterable[bool] = (True, False),
+    descriptors: Iterable[bool | str] = (True, False),
     least_rows: int = 32,
 ) -> list[Tile]:
     """Tiles worth a try for a padded head width and bytes an element.
@@ -91,7 +94,7 @@ def candidates(
     (at most 232 of 255 a thread); a warp has at least 16 rows. Fewer than 32 rows, where ``least_rows`` asks for them,
     are those of kernels that hold much more for each: there any number of warps may serve.
     """
-    found = []
+    found: list[Tile] = []
     for rows in (2, 4, 8, 16, 32, 64, 128, 256):
         for keys in (16, 32, 64, 128, 256):
             for warps in (1, 2, 4, 8, 16):
@@ -104,6 +107,20 @@ def candidates(
                     shared = rows * width * size + 2 * count * keys * width * size
                     if shared <= SHARED:
                         found += [(rows, keys, warps, count, described) for described in descriptors]
+    return found
+
+
+def hopper_candidates(width: int, size: int) -> list[Tile]:
+    """Tiles of a Hopper kernel worth a try: 64 rows for every four warps that compute, as much as fits shared memory.
+
+    Rows are held for two tiles, and once more on their way out. One group of warps alone has nobody to wait with.
+    """
+    found: list[Tile] = []
+    for rows in (128, 192):
+        for keys in (64, 128):
+            for stages in (2, 4):
+                if 3 * rows * width * size + 2 * stages * keys * width * size <= SHARED - 1024 and size == 2:
+                    found.append((rows, keys, rows // 16, stages, HOPPER))
     return found
 
 
@@ -160,6 +177,7 @@ class Prepared:
         types = arguments.annotated(path, job.function)
         self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, device)
         self.own = self.module.configuration
+        self.own_hopper = getattr(self.module, "hopper_tile", None)
         self.asked: tuple[Any, ...] | None = None
         self.before: Tile = (0, 0, 0, 0, False)
         kernel = getattr(self.module, f"{job.function}_kernel", None)
@@ -172,15 +190,38 @@ class Prepared:
             return getattr(self.module, self.job.function)(**self.arguments)
         finally:
             self.module.configuration = self.own  # type: ignore[attr-defined]
+            if self.own_hopper is not None:
+                self.module.hopper_tile = self.own_hopper  # type: ignore[attr-defined]
 
     def choose(self, tile: Tile | None) -> None:
         """Have launches take a tile; the file's own where it is None, which is then in ``before``."""
-        self.module.configuration = self._recorded if tile is None else lambda *_, **load: tile  # type: ignore[attr-defined]
+        module: Any = self.module
+        module.configuration = self._recorded if tile is None else lambda *_, **load: tile
+        if self.own_hopper is None:
+            return
+        given = (
+            {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]} if tile and tile[4] == HOPPER else None
+        )
+
+        def chosen(function: str, widest: int, length: int, *tensors: Any) -> dict[str, int] | None:
+            if given is not None and not module.describable(*tensors):
+                raise RuntimeError("the Hopper kernel cannot read these tensors")
+            return given
+
+        module.hopper_tile = self._recorded_hopper if tile is None else chosen
 
     def _recorded(self, *asked: Any, **load: int) -> Tile:
         self.asked = asked
         self.before = self.own(*asked, **load)
         return self.before
+
+    def _recorded_hopper(self, function: str, widest: int, length: int, *tensors: Any) -> dict[str, int] | None:
+        assert self.own_hopper is not None
+        found: dict[str, int] | None = self.own_hopper(function, widest, length, *tensors)
+        if found is not None:
+            self.asked = (function, tensors[0], widest, length)
+            self.before = (found["BLOCK_ROWS"], found["BLOCK_KEYS"], found["BLOCK_ROWS"] // 16, found["STAGES"], HOPPER)
+        return found
 
 
 def key_of(prepared: Prepared) -> Key:
@@ -218,9 +259,13 @@ def compiled(job: Job, tile: Tile) -> str | None:
         if _prepared is None or _prepared.job != job:
             _prepared = None
             _prepared = Prepared(job)
-            for name, kernel in list(vars(_prepared.module).items()):
-                if name.endswith("_kernel") and hasattr(kernel, "warmup"):
-                    setattr(_prepared.module, name, _Warm(kernel))
+            modules = [_prepared.module]
+            if _prepared.own_hopper is not None:
+                modules.append(_prepared.module.hopper_kernels())
+            for module in modules:
+                for name, kernel in list(vars(module).items()):
+                    if name.endswith("_kernel") and hasattr(kernel, "warmup"):
+                        setattr(module, name, _Warm(kernel))
         with torch.no_grad():
             _prepared.run(tile)
     except Exception as error:
@@ -257,6 +302,8 @@ def begin(job: Job, pool: ProcessPoolExecutor | None, limit: int = 48) -> Begun:
     choices = (True, False) if prepared.describes else prepared.before[4:]
     tiles = candidates(key[2], key[3], descriptors=choices, least_rows=prepared.before[0])
     tiles = narrowed(tiles, prepared.before, limit)
+    if prepared.own_hopper is not None and key[1] == HOPPER[:5]:
+        tiles += [tile for tile in hopper_candidates(key[2], key[3]) if tile != prepared.before]
     futures = {pool.submit(compiled, job, tile): tile for tile in tiles} if pool is not None else {}
     return Begun(prepared, key, expected, tiles, futures)
 
@@ -414,7 +461,8 @@ def carried_over(text: str, replaces: Path) -> str:
 def applied(path: Path, found: Sequence[Found]) -> int:
     """Write what was found for a file into its table; the number of entries that changed."""
     source = path.stem.removesuffix("_triton") + ".py"
-    return entered(path, {one.key: one.tile for one in found if one.source == source})
+    tiles = {one.key: (*one.tile[:4], bool(one.tile[4])) for one in found if one.source == source}
+    return entered(path, tiles)
 
 
 def entered(path: Path, tiles: Mapping[Key, Tile]) -> int:
@@ -422,7 +470,11 @@ def entered(path: Path, tiles: Mapping[Key, Tile]) -> int:
     text = path.read_text(encoding="utf-8")
     before = entries(text)
     after = {**before, **tiles}
-    changed = sum(before.get(key) != tile for key, tile in after.items())
+    for key in tiles:
+        beaten = (key[0], HOPPER, *key[2:])
+        if key[1] == HOPPER[:5] and beaten not in tiles:
+            after.pop(beaten, None)  # the kernel for all architectures is faster
+    changed = sum(before.get(key) != tile for key, tile in after.items()) + len(before.keys() - after.keys())
     if changed:
         path.write_text(replaced(text, after), encoding="utf-8")
     return changed

@@ -5,6 +5,7 @@ with `flashlight transpile examples/additive_scores.py`; change the source and r
 """
 
 import functools
+import importlib.util
 import os
 
 import torch
@@ -525,32 +526,59 @@ def graph_attention_scores(source, target, features):
     expect("features", features, (B, H, N, D), (source.dtype,), source.device)
 
     output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "graph_attention_scores", source, D, N, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(features)
-    with torch.cuda.device_of(source):
-        graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
-            source,
-            target,
-            features,
-            output,
-            *source.stride(),
-            *target.stride(),
-            *features.stride(),
-            *output.stride(),
-            N,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=N % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(source),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("graph_attention_scores", D, N, features, output)
+    if hopper is not None:
+        with torch.cuda.device_of(source):
+            hopper_kernels().graph_attention_scores_kernel[
+                (min(multiprocessors(source.device), -(-N // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                source,
+                target,
+                features,
+                output,
+                *source.stride(),
+                *target.stride(),
+                features.stride(0),
+                features.stride(1),
+                features.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                H,
+                B,
+                N,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "graph_attention_scores", source, D, N, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(features)
+        with torch.cuda.device_of(source):
+            graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
+                source,
+                target,
+                features,
+                output,
+                *source.stride(),
+                *target.stride(),
+                *features.stride(),
+                *output.stride(),
+                N,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=N % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(source),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -656,6 +684,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/causal.py`; change the source and run that a
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -14,10 +15,16 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("causal", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("causal", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("causal", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("causal", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
+    ("causal", "sm_90a", 64, 2, 16384): (192, 128, 12, 4, True),
+    ("causal", "sm_90a", 128, 2, 1024): (128, 128, 8, 2, True),
+    ("causal", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("causal", "sm_90a", 128, 2, 16384): (128, 128, 8, 2, True),
 }
 
 
@@ -159,30 +166,56 @@ def causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration("causal", query, D, S, accumulators=1, scores=2)
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        causal_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("causal", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().causal_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "causal", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            causal_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -313,34 +346,60 @@ def causal_tril(q, k, v):
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "causal_tril", q, max(D, D_v), S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        causal_tril_kernel[(-(-S // block_rows) * B * H,)](
-            q,
-            k,
-            v,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("causal_tril", max(D, D_v), S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().causal_tril_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                q,
+                k,
+                v,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "causal_tril", q, max(D, D_v), S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            causal_tril_kernel[(-(-S // block_rows) * B * H,)](
+                q,
+                k,
+                v,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -470,32 +529,56 @@ def causal_additive(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "causal_additive", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        causal_additive_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("causal_additive", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().causal_additive_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "causal_additive", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            causal_additive_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -624,33 +707,58 @@ def causal_bottom_right(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "causal_bottom_right", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        causal_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("causal_bottom_right", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().causal_bottom_right_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "causal_bottom_right", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            causal_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -921,6 +1029,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/cross_attention.py`; change the source and r
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -166,36 +167,71 @@ def cross_attention(query, key, value):
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "cross_attention", query, max(D, D_v), S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        cross_attention_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("cross_attention", max(D, D_v), S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().cross_attention_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "cross_attention", query, max(D, D_v), S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            cross_attention_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -355,39 +391,77 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     expect("context_mask", context_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "cross_attention_masked", query, max(D, D_v), S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(context_key, context_value)
-    with torch.cuda.device_of(query):
-        cross_attention_masked_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            context_key,
-            context_value,
-            context_mask,
-            output,
-            *query.stride(),
-            *context_key.stride(),
-            *context_value.stride(),
-            *context_mask.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("cross_attention_masked", max(D, D_v), S_k, query, context_key, context_value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().cross_attention_masked_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                context_key,
+                context_value,
+                context_mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                context_key.stride(0),
+                context_key.stride(1),
+                context_key.stride(2),
+                context_value.stride(0),
+                context_value.stride(1),
+                context_value.stride(2),
+                *context_mask.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5) * math.log2(math.e),
+                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "cross_attention_masked", query, max(D, D_v), S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(context_key, context_value)
+        with torch.cuda.device_of(query):
+            cross_attention_masked_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                context_key,
+                context_value,
+                context_mask,
+                output,
+                *query.stride(),
+                *context_key.stride(),
+                *context_value.stride(),
+                *context_mask.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -525,34 +599,65 @@ def cross_attention_shared_context(query, key, value):
     expect("value", value, (H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "cross_attention_shared_context", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        cross_attention_shared_context_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("cross_attention_shared_context", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().cross_attention_shared_context_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                value.stride(0),
+                value.stride(1),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "cross_attention_shared_context", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            cross_attention_shared_context_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -658,6 +763,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/differential.py`; change the source and run 
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -215,35 +216,59 @@ def diff_attn(q, k, v, lam):
 
     output = torch.empty((B, H, S, D * 2), dtype=q.dtype, device=q.device)
     D_2 = D * 2
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "diff_attn", q, max(D, D_2), S, accumulators=2, scores=2, blocks=3
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        diff_attn_kernel[(-(-S // block_rows) * B * H,)](
-            q,
-            k,
-            v,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            lam,
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_D_2=padded(D_2),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("diff_attn", max(D, D_2), S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().diff_attn_kernel[(min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)](
+                q,
+                k,
+                v,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *output.stride()[:-1],
+                D ** (-0.5) * math.log2(math.e),
+                lam,
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_D_2=padded(D_2),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "diff_attn", q, max(D, D_2), S, accumulators=2, scores=2, blocks=3
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            diff_attn_kernel[(-(-S // block_rows) * B * H,)](
+                q,
+                k,
+                v,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                lam,
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_D_2=padded(D_2),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -425,36 +450,64 @@ def diff_attn_chunk(q, k, v, lambda_full):
     expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "diff_attn_chunk", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
-            q,
-            k,
-            v,
-            lambda_full,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *lambda_full.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("diff_attn_chunk", max(D, D_v), S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().diff_attn_chunk_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                q,
+                k,
+                v,
+                lambda_full,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                lambda_full.stride(0),
+                *output.stride()[:-1],
+                D ** (-0.5) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "diff_attn_chunk", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
+                q,
+                k,
+                v,
+                lambda_full,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                lambda_full.stride(0),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -651,40 +704,71 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
     lambda_init = number("lambda_init", lambda_init)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "diff_attn_norm", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
-            q,
-            k,
-            v,
-            weight,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *weight.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            lam,
-            1.0 / D_v,
-            1.0 - lambda_init,
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("diff_attn_norm", max(D, D_v), S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().diff_attn_norm_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                q,
+                k,
+                v,
+                weight,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                weight.stride(0),
+                *output.stride()[:-1],
+                D ** (-0.5) * math.log2(math.e),
+                lam,
+                1.0 / D_v,
+                1.0 - lambda_init,
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "diff_attn_norm", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
+                q,
+                k,
+                v,
+                weight,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                weight.stride(0),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                lam,
+                1.0 / D_v,
+                1.0 - lambda_init,
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -884,38 +968,67 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
     lambda_init = number("lambda_init", lambda_init)
 
     output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "multihead_diff_attn", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
-            q,
-            k,
-            v,
-            lambda_full,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            1.0 / D_v,
-            1.0 - lambda_init,
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("multihead_diff_attn", max(D, D_v), S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().multihead_diff_attn_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                q,
+                k,
+                v,
+                lambda_full,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *output.stride()[:-1],
+                D ** (-0.5) * math.log2(math.e),
+                1.0 / D_v,
+                1.0 - lambda_init,
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "multihead_diff_attn", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
+                q,
+                k,
+                v,
+                lambda_full,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                1.0 / D_v,
+                1.0 - lambda_init,
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output.view(B, S, D_v * H)
 
 
@@ -1028,6 +1141,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/evoformer.py`; change the source and run tha
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -232,46 +233,83 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "row_attention", q, D, S, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        row_attention_kernel[(-(-S // block_rows) * B * N * H,)](
-            q,
-            k,
-            v,
-            gate,
-            mask_bias,
-            pair_bias,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *gate.stride(),
-            mask_bias.stride(0),
-            mask_bias.stride(1),
-            mask_bias.stride(4),
-            pair_bias.stride(0),
-            pair_bias.stride(2),
-            pair_bias.stride(3),
-            pair_bias.stride(4),
-            *output.stride(),
-            1.0 / math.sqrt(D),
-            S,
-            H,
-            N,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            APPROXIMATE=approximate(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("row_attention", D, S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().row_attention_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * N * H),)
+            ](
+                q,
+                k,
+                v,
+                gate,
+                mask_bias,
+                pair_bias,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *gate.stride(),
+                mask_bias.stride(0),
+                mask_bias.stride(1),
+                mask_bias.stride(4),
+                pair_bias.stride(0),
+                pair_bias.stride(2),
+                pair_bias.stride(3),
+                pair_bias.stride(4),
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D),
+                H,
+                N,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(q),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "row_attention", q, D, S, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            row_attention_kernel[(-(-S // block_rows) * B * N * H,)](
+                q,
+                k,
+                v,
+                gate,
+                mask_bias,
+                pair_bias,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *gate.stride(),
+                mask_bias.stride(0),
+                mask_bias.stride(1),
+                mask_bias.stride(4),
+                pair_bias.stride(0),
+                pair_bias.stride(2),
+                pair_bias.stride(3),
+                pair_bias.stride(4),
+                *output.stride(),
+                1.0 / math.sqrt(D),
+                S,
+                H,
+                N,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                APPROXIMATE=approximate(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -654,41 +692,73 @@ def column_attention(q, k, v, gate, mask_bias):
     expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "column_attention", q, D, N, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        column_attention_kernel[(-(-N // block_rows) * B * S * H,)](
-            q,
-            k,
-            v,
-            gate,
-            mask_bias,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *gate.stride(),
-            mask_bias.stride(0),
-            mask_bias.stride(1),
-            mask_bias.stride(4),
-            *output.stride(),
-            1.0 / math.sqrt(D),
-            N,
-            H,
-            S,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=N % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            APPROXIMATE=approximate(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("column_attention", D, N, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().column_attention_kernel[
+                (min(multiprocessors(q.device), -(-N // hopper["BLOCK_ROWS"]) * B * S * H),)
+            ](
+                q,
+                k,
+                v,
+                gate,
+                mask_bias,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *gate.stride(),
+                mask_bias.stride(0),
+                mask_bias.stride(1),
+                mask_bias.stride(4),
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D),
+                H,
+                S,
+                B,
+                N,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(q),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "column_attention", q, D, N, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            column_attention_kernel[(-(-N // block_rows) * B * S * H,)](
+                q,
+                k,
+                v,
+                gate,
+                mask_bias,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *gate.stride(),
+                mask_bias.stride(0),
+                mask_bias.stride(1),
+                mask_bias.stride(4),
+                *output.stride(),
+                1.0 / math.sqrt(D),
+                N,
+                H,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=N % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                APPROXIMATE=approximate(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -864,40 +934,71 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "triangle_attention_starting_node", q, D, S, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        triangle_attention_starting_node_kernel[(-(-S // block_rows) * B * S * H,)](
-            q,
-            k,
-            v,
-            gate,
-            mask,
-            triangle_bias,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *gate.stride(),
-            *mask.stride(),
-            *triangle_bias.stride(),
-            *output.stride(),
-            D ** (-0.5),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            APPROXIMATE=approximate(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("triangle_attention_starting_node", D, S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().triangle_attention_starting_node_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * S * H),)
+            ](
+                q,
+                k,
+                v,
+                gate,
+                mask,
+                triangle_bias,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *gate.stride(),
+                *mask.stride(),
+                *triangle_bias.stride(),
+                *output.stride()[:-1],
+                D ** (-0.5),
+                H,
+                S,
+                B,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(q),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "triangle_attention_starting_node", q, D, S, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            triangle_attention_starting_node_kernel[(-(-S // block_rows) * B * S * H,)](
+                q,
+                k,
+                v,
+                gate,
+                mask,
+                triangle_bias,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *gate.stride(),
+                *mask.stride(),
+                *triangle_bias.stride(),
+                *output.stride(),
+                D ** (-0.5),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                APPROXIMATE=approximate(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1073,40 +1174,71 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "triangle_attention_ending_node", q, D, S, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        triangle_attention_ending_node_kernel[(-(-S // block_rows) * B * S * H,)](
-            q,
-            k,
-            v,
-            gate,
-            mask,
-            triangle_bias,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *gate.stride(),
-            *mask.stride(),
-            *triangle_bias.stride(),
-            *output.stride(),
-            D ** (-0.5),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            APPROXIMATE=approximate(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("triangle_attention_ending_node", D, S, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().triangle_attention_ending_node_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * S * H),)
+            ](
+                q,
+                k,
+                v,
+                gate,
+                mask,
+                triangle_bias,
+                output,
+                *q.stride()[:-1],
+                *k.stride()[:-1],
+                *v.stride()[:-1],
+                *gate.stride(),
+                *mask.stride(),
+                *triangle_bias.stride(),
+                *output.stride()[:-1],
+                D ** (-0.5),
+                H,
+                S,
+                B,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(q),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "triangle_attention_ending_node", q, D, S, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            triangle_attention_ending_node_kernel[(-(-S // block_rows) * B * S * H,)](
+                q,
+                k,
+                v,
+                gate,
+                mask,
+                triangle_bias,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *gate.stride(),
+                *mask.stride(),
+                *triangle_bias.stride(),
+                *output.stride(),
+                D ** (-0.5),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                APPROXIMATE=approximate(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1212,6 +1344,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

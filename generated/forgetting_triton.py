@@ -5,6 +5,7 @@ with `flashlight transpile examples/forgetting.py`; change the source and run th
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -197,34 +198,68 @@ def forgetting_attention(query, key, value, forget_logit):
         dim=-1,
     )
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "forgetting_attention", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        forgetting_attention_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            cumulative,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *cumulative.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("forgetting_attention", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().forgetting_attention_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                cumulative,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *cumulative.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "forgetting_attention", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            forgetting_attention_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                cumulative,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *cumulative.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -323,6 +358,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/latent.py`; change the source and run that a
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -190,38 +191,75 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
     softmax_scale = number("softmax_scale", softmax_scale)
 
     output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "latent_attention", q_latent, max(R, C), S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(kv_latent, k_rope)
-    with torch.cuda.device_of(q_latent):
-        latent_attention_kernel[(-(-S_q // block_rows) * B * H,)](
-            q_latent,
-            q_rope,
-            kv_latent,
-            k_rope,
-            output,
-            *q_latent.stride(),
-            *q_rope.stride(),
-            *kv_latent.stride(),
-            *k_rope.stride(),
-            *output.stride(),
-            softmax_scale * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            R=R,
-            BLOCK_R=padded(R),
-            C=C,
-            BLOCK_C=padded(C),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q_latent),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("latent_attention", max(R, C), S_k, q_latent, q_rope, kv_latent, k_rope, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q_latent):
+            hopper_kernels().latent_attention_kernel[
+                (min(multiprocessors(q_latent.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                q_latent,
+                q_rope,
+                kv_latent,
+                k_rope,
+                output,
+                q_latent.stride(0),
+                q_latent.stride(1),
+                q_latent.stride(2),
+                q_rope.stride(0),
+                q_rope.stride(1),
+                q_rope.stride(2),
+                kv_latent.stride(0),
+                kv_latent.stride(1),
+                k_rope.stride(0),
+                k_rope.stride(1),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                softmax_scale * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                R=R,
+                BLOCK_R=padded(R),
+                C=C,
+                BLOCK_C=padded(C),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "latent_attention", q_latent, max(R, C), S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(kv_latent, k_rope)
+        with torch.cuda.device_of(q_latent):
+            latent_attention_kernel[(-(-S_q // block_rows) * B * H,)](
+                q_latent,
+                q_rope,
+                kv_latent,
+                k_rope,
+                output,
+                *q_latent.stride(),
+                *q_rope.stride(),
+                *kv_latent.stride(),
+                *k_rope.stride(),
+                *output.stride(),
+                softmax_scale * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                R=R,
+                BLOCK_R=padded(R),
+                C=C,
+                BLOCK_C=padded(C),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q_latent),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -388,37 +426,74 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
     expect("pe_cache", pe_cache, (B, S_k, R), (q_nope.dtype,), q_nope.device)
 
     output = torch.empty((B, S_q, H, C), dtype=q_nope.dtype, device=q_nope.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "latent_attention_decode", q_nope, max(R, C), S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(kv_cache, pe_cache)
-    with torch.cuda.device_of(q_nope):
-        latent_attention_decode_kernel[(-(-H // block_rows) * B * S_q,)](
-            q_nope,
-            q_pe,
-            kv_cache,
-            pe_cache,
-            output,
-            *q_nope.stride(),
-            *q_pe.stride(),
-            *kv_cache.stride(),
-            *pe_cache.stride(),
-            *output.stride(),
-            (C + R) ** (-0.5) * math.log2(math.e),
-            H,
-            S_q,
-            S_k,
-            R=R,
-            BLOCK_R=padded(R),
-            C=C,
-            BLOCK_C=padded(C),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q_nope),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("latent_attention_decode", max(R, C), S_k, q_nope, q_pe, kv_cache, pe_cache, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q_nope):
+            hopper_kernels().latent_attention_decode_kernel[
+                (min(multiprocessors(q_nope.device), -(-H // hopper["BLOCK_ROWS"]) * B * S_q),)
+            ](
+                q_nope,
+                q_pe,
+                kv_cache,
+                pe_cache,
+                output,
+                q_nope.stride(0),
+                q_nope.stride(1),
+                q_nope.stride(2),
+                q_pe.stride(0),
+                q_pe.stride(1),
+                q_pe.stride(2),
+                kv_cache.stride(0),
+                kv_cache.stride(1),
+                pe_cache.stride(0),
+                pe_cache.stride(1),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                (C + R) ** (-0.5) * math.log2(math.e),
+                S_q,
+                B,
+                S_k,
+                H,
+                R=R,
+                BLOCK_R=padded(R),
+                C=C,
+                BLOCK_C=padded(C),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "latent_attention_decode", q_nope, max(R, C), S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(kv_cache, pe_cache)
+        with torch.cuda.device_of(q_nope):
+            latent_attention_decode_kernel[(-(-H // block_rows) * B * S_q,)](
+                q_nope,
+                q_pe,
+                kv_cache,
+                pe_cache,
+                output,
+                *q_nope.stride(),
+                *q_pe.stride(),
+                *kv_cache.stride(),
+                *pe_cache.stride(),
+                *output.stride(),
+                (C + R) ** (-0.5) * math.log2(math.e),
+                H,
+                S_q,
+                S_k,
+                R=R,
+                BLOCK_R=padded(R),
+                C=C,
+                BLOCK_C=padded(C),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q_nope),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -524,6 +599,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

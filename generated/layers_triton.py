@@ -5,6 +5,7 @@ with `flashlight transpile examples/layers.py`; change the source and run that a
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -186,28 +187,52 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
     h_w_qkv = torch.nn.functional.linear(h, w_qkv, b_qkv).unflatten(2, (n_head * 3, E // n_head))
     y = torch.empty((B, S, n_head, E // n_head), dtype=x.dtype, device=x.device)
     E_n_head = E // n_head
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "gpt_layer", x, E_n_head, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(h_w_qkv)
-    with torch.cuda.device_of(x):
-        gpt_layer_kernel[(-(-S // block_rows) * B * n_head,)](
-            h_w_qkv,
-            y,
-            *h_w_qkv.stride(),
-            *y.stride(),
-            quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
-            S,
-            n_head,
-            E_n_head=E_n_head,
-            BLOCK_E_n_head=padded(E_n_head),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(x),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("gpt_layer", E_n_head, S, h_w_qkv, y)
+    if hopper is not None:
+        with torch.cuda.device_of(x):
+            hopper_kernels().gpt_layer_kernel[
+                (min(multiprocessors(x.device), -(-S // hopper["BLOCK_ROWS"]) * B * n_head),)
+            ](
+                h_w_qkv,
+                y,
+                h_w_qkv.stride(0),
+                h_w_qkv.stride(1),
+                h_w_qkv.stride(2),
+                y.stride(0),
+                y.stride(1),
+                y.stride(2),
+                quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
+                n_head,
+                B,
+                S,
+                E_n_head=E_n_head,
+                BLOCK_E_n_head=padded(E_n_head),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "gpt_layer", x, E_n_head, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(h_w_qkv)
+        with torch.cuda.device_of(x):
+            gpt_layer_kernel[(-(-S // block_rows) * B * n_head,)](
+                h_w_qkv,
+                y,
+                *h_w_qkv.stride(),
+                *y.stride(),
+                quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
+                S,
+                n_head,
+                E_n_head=E_n_head,
+                BLOCK_E_n_head=padded(E_n_head),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(x),
+                num_warps=warps,
+                num_stages=stages,
+            )
     y = y.flatten(2, 3)
     output = x + torch.nn.functional.linear(y, w_o, b_o)
     return output
@@ -840,6 +865,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

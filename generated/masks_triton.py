@@ -5,6 +5,7 @@ with `flashlight transpile examples/masks.py`; change the source and run that ag
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -190,36 +191,71 @@ def boolean_mask(query, key, value, mask):
     expect("mask", mask, (B, H, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask", query, D, S_k, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *mask.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("boolean_mask", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().boolean_mask_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *mask.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "boolean_mask", query, D, S_k, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *mask.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -370,39 +406,77 @@ def boolean_mask_per_batch(query, key, value, mask):
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask_per_batch", query, D, S_k, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            mask.stride(0),
-            mask.stride(2),
-            mask.stride(3),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("boolean_mask_per_batch", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().boolean_mask_per_batch_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                mask.stride(0),
+                mask.stride(2),
+                mask.stride(3),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "boolean_mask_per_batch", query, D, S_k, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                mask.stride(0),
+                mask.stride(2),
+                mask.stride(3),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -555,36 +629,71 @@ def boolean_mask_shared(query, key, value, hidden):
     expect("hidden", hidden, (S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask_shared", query, D, S_k, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            hidden,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *hidden.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("boolean_mask_shared", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().boolean_mask_shared_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                hidden,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *hidden.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5) * math.log2(math.e),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "boolean_mask_shared", query, D, S_k, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                hidden,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *hidden.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -737,36 +846,71 @@ def boolean_mask_optional(query, key, value, mask):
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "boolean_mask_optional", query, D, S_k, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *mask.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("boolean_mask_optional", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().boolean_mask_optional_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *mask.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "boolean_mask_optional", query, D, S_k, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *mask.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -924,38 +1068,75 @@ def additive_mask(query, key, value, attention_mask, scaling):
     scaling = number("scaling", scaling)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_mask", query, D, S_k, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            attention_mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            attention_mask.stride(0),
-            attention_mask.stride(2),
-            attention_mask.stride(3),
-            *output.stride(),
-            scaling,
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("additive_mask", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().additive_mask_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                attention_mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                attention_mask.stride(0),
+                attention_mask.stride(2),
+                attention_mask.stride(3),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                scaling,
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "additive_mask", query, D, S_k, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                attention_mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                attention_mask.stride(0),
+                attention_mask.stride(2),
+                attention_mask.stride(3),
+                *output.stride(),
+                scaling,
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1108,36 +1289,71 @@ def additive_bias_per_head(query, key, value, bias):
     expect("bias", bias, (H, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_bias_per_head", query, D, S_k, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            bias,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *bias.stride(),
-            *output.stride(),
-            D ** (-0.5),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("additive_bias_per_head", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().additive_bias_per_head_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                bias,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *bias.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "additive_bias_per_head", query, D, S_k, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                bias,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *bias.stride(),
+                *output.stride(),
+                D ** (-0.5),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1282,37 +1498,73 @@ def additive_mask_keys(query, key, value, mask):
     expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_mask_keys", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        additive_mask_keys_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            mask.stride(0),
-            mask.stride(3),
-            *output.stride(),
-            1.0 / math.sqrt(D),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("additive_mask_keys", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().additive_mask_keys_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                mask.stride(0),
+                mask.stride(3),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "additive_mask_keys", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            additive_mask_keys_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                mask.stride(0),
+                mask.stride(3),
+                *output.stride(),
+                1.0 / math.sqrt(D),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1470,40 +1722,79 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "additive_pair", query, D, S, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        additive_pair_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            mask_bias,
-            pair_bias,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            mask_bias.stride(0),
-            mask_bias.stride(3),
-            pair_bias.stride(1),
-            pair_bias.stride(2),
-            pair_bias.stride(3),
-            *output.stride(),
-            D ** (-0.5),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("additive_pair", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().additive_pair_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                mask_bias,
+                pair_bias,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                mask_bias.stride(0),
+                mask_bias.stride(3),
+                pair_bias.stride(1),
+                pair_bias.stride(2),
+                pair_bias.stride(3),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "additive_pair", query, D, S, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            additive_pair_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                mask_bias,
+                pair_bias,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                mask_bias.stride(0),
+                mask_bias.stride(3),
+                pair_bias.stride(1),
+                pair_bias.stride(2),
+                pair_bias.stride(3),
+                *output.stride(),
+                D ** (-0.5),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1616,6 +1907,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/packed_documents.py`; change the source and 
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -14,6 +15,7 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("packed_documents", "sm_90", 64, 2, 1024): (64, 32, 4, 3, False),
     ("packed_documents", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
@@ -21,6 +23,7 @@ TILES = {
     ("packed_documents", "sm_90", 128, 2, 1024): (64, 32, 4, 3, False),
     ("packed_documents", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
     ("packed_documents", "sm_90", 128, 2, 16384): (64, 64, 4, 3, True),
+    ("packed_documents", "sm_90a", 128, 2, 1024): (128, 64, 8, 2, True),
     ("packed_documents_bidirectional", "sm_90", 64, 2, 4096): (64, 128, 4, 3, False),
     ("packed_documents_bidirectional", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
     ("packed_documents_cross", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
@@ -276,35 +279,62 @@ def packed_documents(query, key, value, document_id):
     expect("document_id", document_id, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "packed_documents", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        packed_documents_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            document_id,
-            output,
-            matching_ranges(document_id, document_id, block_rows, block_keys),
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *document_id.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("packed_documents", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().packed_documents_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                document_id,
+                output,
+                matching_ranges(document_id, document_id, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"]),
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *document_id.stride(),
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "packed_documents", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            packed_documents_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                document_id,
+                output,
+                matching_ranges(document_id, document_id, block_rows, block_keys),
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *document_id.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -458,35 +488,62 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
     expect("segment_ids", segment_ids, (B, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "packed_documents_bidirectional", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        packed_documents_bidirectional_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            segment_ids,
-            output,
-            matching_ranges(segment_ids, segment_ids, block_rows, block_keys),
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *segment_ids.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("packed_documents_bidirectional", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().packed_documents_bidirectional_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                segment_ids,
+                output,
+                matching_ranges(segment_ids, segment_ids, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"]),
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *segment_ids.stride(),
+                *output.stride()[:-1],
+                D ** (-0.5) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "packed_documents_bidirectional", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            packed_documents_bidirectional_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                segment_ids,
+                output,
+                matching_ranges(segment_ids, segment_ids, block_rows, block_keys),
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *segment_ids.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -644,38 +701,68 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     expect("key_document", key_document, (B, S_k), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "packed_documents_cross", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        packed_documents_cross_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            query_document,
-            key_document,
-            output,
-            matching_ranges(query_document, key_document, block_rows, block_keys),
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *query_document.stride(),
-            *key_document.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("packed_documents_cross", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().packed_documents_cross_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                query_document,
+                key_document,
+                output,
+                matching_ranges(query_document, key_document, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"]),
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *query_document.stride(),
+                *key_document.stride(),
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "packed_documents_cross", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            packed_documents_cross_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                query_document,
+                key_document,
+                output,
+                matching_ranges(query_document, key_document, block_rows, block_keys),
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *query_document.stride(),
+                *key_document.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -781,6 +868,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/relative_position.py`; change the source and
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -196,35 +197,69 @@ def bucketed_bias(query, key, value, bias_table):
     expect("bias_table", bias_table, (32, H), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "bucketed_bias", query, D, S_k, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        bucketed_bias_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            bias_table,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *bias_table.stride(),
-            *output.stride(),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("bucketed_bias", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().bucketed_bias_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                bias_table,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *bias_table.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "bucketed_bias", query, D, S_k, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            bucketed_bias_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                bias_table,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *bias_table.stride(),
+                *output.stride(),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -393,38 +428,75 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     expect("relative_position_index", relative_position_index, (S, S), (torch.int64, torch.int32), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "window_bias", query, D, S, accumulators=1, scores=7
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        window_bias_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            relative_position_bias_table,
-            relative_position_index,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *relative_position_bias_table.stride(),
-            *relative_position_index.stride(),
-            *output.stride(),
-            D ** (-0.5),
-            S,
-            H,
-            T,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("window_bias", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().window_bias_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                relative_position_bias_table,
+                relative_position_index,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *relative_position_bias_table.stride(),
+                *relative_position_index.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5),
+                H,
+                B,
+                S,
+                T,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "window_bias", query, D, S, accumulators=1, scores=7
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            window_bias_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                relative_position_bias_table,
+                relative_position_index,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *relative_position_bias_table.stride(),
+                *relative_position_index.stride(),
+                *output.stride(),
+                D ** (-0.5),
+                S,
+                H,
+                T,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -574,34 +646,67 @@ def window_bias_by_coordinates(query, key, value, table):
     expect("table", table, (13, 13, H), (query.dtype,), query.device)
 
     output = torch.empty((B, H, 49, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "window_bias_by_coordinates", query, D, 49, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        window_bias_by_coordinates_kernel[(-(-49 // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            table,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *table.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D),
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=49 % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("window_bias_by_coordinates", D, 49, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().window_bias_by_coordinates_kernel[
+                (min(multiprocessors(query.device), -(-49 // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                table,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *table.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D),
+                H,
+                B,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "window_bias_by_coordinates", query, D, 49, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            window_bias_by_coordinates_kernel[(-(-49 // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                table,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *table.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D),
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=49 % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -751,35 +856,69 @@ def clipped_distance_bias(query, key, value, table):
     expect("table", table, (H, 65), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "clipped_distance_bias", query, D, S, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        clipped_distance_bias_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            table,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *table.stride(),
-            *output.stride(),
-            D ** (-0.5),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("clipped_distance_bias", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().clipped_distance_bias_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                table,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *table.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "clipped_distance_bias", query, D, S, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            clipped_distance_bias_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                table,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *table.stride(),
+                *output.stride(),
+                D ** (-0.5),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -878,6 +1017,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

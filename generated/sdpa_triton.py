@@ -5,6 +5,7 @@ with `flashlight transpile examples/sdpa.py`; change the source and run that aga
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -180,36 +181,69 @@ def sdpa(query, key, value):
     expect("value", value, (B, H, S_kv, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa", query, max(D, D_v), S_kv, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            S_kv,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_kv % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa", max(D, D_v), S_kv, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_kernel[(min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_kv,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa", query, max(D, D_v), S_kv, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                S_kv,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_kv % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -341,35 +375,70 @@ def sdpa_causal(query, key, value):
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_causal", query, max(D, D_v), S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_causal_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa_causal", max(D, D_v), S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_causal_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa_causal", query, max(D, D_v), S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_causal_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -520,38 +589,75 @@ def sdpa_boolean_mask(query, key, value, mask):
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_boolean_mask", query, D, S_k, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            mask.stride(0),
-            mask.stride(2),
-            mask.stride(3),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa_boolean_mask", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_boolean_mask_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                mask.stride(0),
+                mask.stride(2),
+                mask.stride(3),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa_boolean_mask", query, D, S_k, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                mask.stride(0),
+                mask.stride(2),
+                mask.stride(3),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -702,36 +808,71 @@ def sdpa_additive_mask(query, key, value, bias):
     expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_additive_mask", query, D, S_k, accumulators=1, scores=4
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            bias,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *bias.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa_additive_mask", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_additive_mask_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                bias,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *bias.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa_additive_mask", query, D, S_k, accumulators=1, scores=4
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                bias,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *bias.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -871,34 +1012,67 @@ def sdpa_scale(query, key, value, scale):
     scale = number("scale", scale)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_scale", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_scale_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            scale * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa_scale", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_scale_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                scale * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa_scale", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_scale_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                scale * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1032,33 +1206,66 @@ def sdpa_grouped(query, key, value):
         raise ValueError("sdpa_grouped was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_grouped", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_grouped_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            H_kv,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa_grouped", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_grouped_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S,
+                H_kv,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa_grouped", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_grouped_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                H_kv,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1209,35 +1416,69 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
     expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
 
     output = torch.empty((B, S, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "sdpa_merged_heads", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sdpa_merged_heads_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            key_padding_mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *key_padding_mask.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("sdpa_merged_heads", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().sdpa_merged_heads_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                key_padding_mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                *key_padding_mask.stride(),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "sdpa_merged_heads", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            sdpa_merged_heads_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                key_padding_mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *key_padding_mask.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output.view(B, S, D * H)
 
 
@@ -1343,6 +1584,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

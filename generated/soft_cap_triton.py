@@ -5,6 +5,7 @@ with `flashlight transpile examples/soft_cap.py`; change the source and run that
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -14,9 +15,15 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
+    ("soft_cap", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("soft_cap", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
+    ("soft_cap", "sm_90", 64, 2, 16384): (64, 64, 4, 3, False),
     ("soft_cap", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("soft_cap", "sm_90", 128, 2, 16384): (64, 64, 4, 3, True),
+    ("soft_cap", "sm_90a", 128, 2, 1024): (128, 128, 8, 2, True),
+    ("soft_cap", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("soft_cap_causal", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("soft_cap_causal", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
 }
@@ -184,36 +191,63 @@ def soft_cap(query, key, value, cap):
     cap = number("cap", cap)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "soft_cap", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        soft_cap_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * quotient(1.0, abs(cap)),
-            max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            APPROXIMATE=approximate(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("soft_cap", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().soft_cap_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *output.stride()[:-1],
+                1.0 / math.sqrt(D) * quotient(1.0, abs(cap)),
+                max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(query),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "soft_cap", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            soft_cap_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * quotient(1.0, abs(cap)),
+                max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                APPROXIMATE=approximate(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -358,33 +392,58 @@ def soft_cap_causal(query, key, value):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "soft_cap_causal", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        soft_cap_causal_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            D ** (-0.5) * 0.03333333333333333,
-            S,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            APPROXIMATE=approximate(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("soft_cap_causal", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().soft_cap_causal_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *output.stride()[:-1],
+                D ** (-0.5) * 0.03333333333333333,
+                H,
+                B,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(query),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "soft_cap_causal", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            soft_cap_causal_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                D ** (-0.5) * 0.03333333333333333,
+                S,
+                H,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                APPROXIMATE=approximate(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -541,36 +600,64 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
         raise ValueError("soft_cap_sliding_window was transpiled for sizes with H % H_kv == 0")
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "soft_cap_sliding_window", query, D, S, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        soft_cap_sliding_window_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            scaling * quotient(1.0, abs(softcap)),
-            max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e),
-            S,
-            H,
-            H_kv,
-            window,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            APPROXIMATE=approximate(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("soft_cap_sliding_window", D, S, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().soft_cap_sliding_window_kernel[
+                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *output.stride()[:-1],
+                scaling * quotient(1.0, abs(softcap)),
+                max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e),
+                H,
+                B,
+                S,
+                window,
+                H_kv,
+                D=D,
+                BLOCK_D=padded(D),
+                APPROXIMATE=approximate(query),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "soft_cap_sliding_window", query, D, S, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            soft_cap_sliding_window_kernel[(-(-S // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                scaling * quotient(1.0, abs(softcap)),
+                max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e),
+                S,
+                H,
+                H_kv,
+                window,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                APPROXIMATE=approximate(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -688,6 +775,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -5,6 +5,7 @@ with `flashlight transpile examples/spellings.py`; change the source and run tha
 """
 
 import functools
+import importlib.util
 import math
 import os
 
@@ -168,34 +169,67 @@ def with_einsum(query, key, value):
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_einsum", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_einsum_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_einsum", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_einsum_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_einsum", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_einsum_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -333,36 +367,71 @@ def with_einsum_dots(q, k, v):
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_einsum_dots", q, max(D, D_v), S_kv, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        with_einsum_dots_kernel[(-(-S // block_rows) * B * H,)](
-            q,
-            k,
-            v,
-            output,
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            S,
-            H,
-            S_kv,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_kv % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_einsum_dots", max(D, D_v), S_kv, q, k, v, output)
+    if hopper is not None:
+        with torch.cuda.device_of(q):
+            hopper_kernels().with_einsum_dots_kernel[
+                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                q,
+                k,
+                v,
+                output,
+                q.stride(0),
+                q.stride(1),
+                q.stride(2),
+                k.stride(0),
+                k.stride(1),
+                k.stride(2),
+                v.stride(0),
+                v.stride(1),
+                v.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5) * math.log2(math.e),
+                H,
+                B,
+                S_kv,
+                S,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_einsum_dots", q, max(D, D_v), S_kv, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(k, v)
+        with torch.cuda.device_of(q):
+            with_einsum_dots_kernel[(-(-S // block_rows) * B * H,)](
+                q,
+                k,
+                v,
+                output,
+                *q.stride(),
+                *k.stride(),
+                *v.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                S,
+                H,
+                S_kv,
+                D=D,
+                BLOCK_D=padded(D),
+                D_v=D_v,
+                BLOCK_D_v=padded(D_v),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_kv % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(q),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -500,34 +569,67 @@ def with_at(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_at", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_at_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_at", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_at_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_at", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_at_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -666,34 +768,67 @@ def with_matmul(query, key, value):
     expect("value", value, (S_k, B, H, D), (query.dtype,), query.device)
 
     output = torch.empty((S_q, B, H, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_matmul", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_matmul_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / D**0.5 * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_matmul", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_matmul_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / D**0.5 * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_matmul", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_matmul_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / D**0.5 * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -828,33 +963,61 @@ def with_bmm(query, key, value):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_bmm", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_bmm_kernel[(-(-S_q // block_rows) * B,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_bmm", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_bmm_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                key.stride(0),
+                key.stride(1),
+                value.stride(0),
+                value.stride(1),
+                output.stride(0),
+                output.stride(1),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_bmm", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_bmm_kernel[(-(-S_q // block_rows) * B,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1011,38 +1174,75 @@ def with_bmm_reshaped(query, key, value, attention_mask):
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_bmm_reshaped", query, D, S_k, accumulators=1, scores=5
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_bmm_reshaped_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            attention_mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            attention_mask.stride(0),
-            attention_mask.stride(2),
-            attention_mask.stride(3),
-            *output.stride(),
-            D ** (-0.5),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_bmm_reshaped", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_bmm_reshaped_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                attention_mask,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                attention_mask.stride(0),
+                attention_mask.stride(2),
+                attention_mask.stride(3),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                D ** (-0.5),
+                H,
+                B,
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_bmm_reshaped", query, D, S_k, accumulators=1, scores=5
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_bmm_reshaped_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                attention_mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                attention_mask.stride(0),
+                attention_mask.stride(2),
+                attention_mask.stride(3),
+                *output.stride(),
+                D ** (-0.5),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1178,33 +1378,61 @@ def with_baddbmm(query, key, value, scale):
     scale = number("scale", scale)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_baddbmm", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_baddbmm_kernel[(-(-S_q // block_rows) * B,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            scale * math.log2(math.e),
-            S_q,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_baddbmm", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_baddbmm_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                key.stride(0),
+                key.stride(1),
+                value.stride(0),
+                value.stride(1),
+                output.stride(0),
+                output.stride(1),
+                scale * math.log2(math.e),
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_baddbmm", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_baddbmm_kernel[(-(-S_q // block_rows) * B,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                scale * math.log2(math.e),
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1345,36 +1573,67 @@ def with_baddbmm_bias(query, key, value, alibi):
     expect("alibi", alibi, (B, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_baddbmm_bias", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_baddbmm_bias_kernel[(-(-S_q // block_rows) * B,)](
-            query,
-            key,
-            value,
-            alibi,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            alibi.stride(0),
-            alibi.stride(2),
-            *output.stride(),
-            1.0 / math.sqrt(D),
-            S_q,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_baddbmm_bias", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_baddbmm_bias_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B),)
+            ](
+                query,
+                key,
+                value,
+                alibi,
+                output,
+                query.stride(0),
+                query.stride(1),
+                key.stride(0),
+                key.stride(1),
+                value.stride(0),
+                value.stride(1),
+                alibi.stride(0),
+                alibi.stride(2),
+                output.stride(0),
+                output.stride(1),
+                1.0 / math.sqrt(D),
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_baddbmm_bias", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_baddbmm_bias_kernel[(-(-S_q // block_rows) * B,)](
+                query,
+                key,
+                value,
+                alibi,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                alibi.stride(0),
+                alibi.stride(2),
+                *output.stride(),
+                1.0 / math.sqrt(D),
+                S_q,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1511,34 +1770,67 @@ def with_softmax_written_out(query, key, value):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "with_softmax_written_out", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        with_softmax_written_out_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("with_softmax_written_out", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().with_softmax_written_out_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                output,
+                query.stride(0),
+                query.stride(1),
+                query.stride(2),
+                key.stride(0),
+                key.stride(1),
+                key.stride(2),
+                value.stride(0),
+                value.stride(1),
+                value.stride(2),
+                output.stride(0),
+                output.stride(1),
+                output.stride(2),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "with_softmax_written_out", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            with_softmax_written_out_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                1.0 / math.sqrt(D) * math.log2(math.e),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 
@@ -1644,6 +1936,52 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.lru_cache(maxsize=None)

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """The text of the two files written for a source file."""
+    """The text of the files written for a source file; Hopper kernels are None where no schedule can have one."""
 
     wrapper: str
     kernels: str
+    hopper: str | None
 
 
 def emit(source: Source, units: Sequence[Unit], command: str) -> Files:
     """The wrapper and the kernels of a source file's targets; ``command`` is recorded as what wrote them."""
-    from flashlight.emit.module import kernel_module
+    from flashlight.emit.module import kernel_modules
     from flashlight.emit.wrapper import wrapper_module
 
     recorded = command.split()[2].split(":")[0]
@@ -33,4 +34,4 @@ def emit(source: Source, units: Sequence[Unit], command: str) -> Files:
         f"Written by flashlight {flashlight.__version__} from {recorded} (sha256 {digest})\n"
         f"with `{command}`; change the source and run that again."
     )
-    return Files(wrapper_module(source, units, provenance), kernel_module(units, provenance, source.path.name))
+    return Files(wrapper_module(source, units, provenance), *kernel_modules(units, provenance, source.path.name))

@@ -69,15 +69,40 @@ class Kernel:
     helpers: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a kernel, and in ``groups`` how they are written down: what they are, and their names."""
+
+    tensors: tuple[Tensor, ...]
+    strides: tuple[tuple[str, int], ...]
+    numbers: tuple[tuple[str, Expr], ...]
+    sizes: tuple[Scalar, ...]
+    widths: tuple[Axis, ...]
+    groups: list[tuple[str, list[str]]]
+
+
 def write_kernel(schedule: Schedule, source_name: str, description: str, labels: Mapping[Name, str]) -> Kernel:
     """The kernel of a schedule; ``source_name`` is the user's file as comments cite it.
 
     ``labels`` are what the description calls values that the user named, and that variables shall be called, too.
     """
-    return _KernelWriter(schedule, source_name, labels).write(description)
+    return KernelWriter(schedule, source_name, labels).write(description)
 
 
-class _KernelWriter:
+class KernelWriter:
+    choices: tuple[str, ...] = (
+        "BLOCK_ROWS",
+        "BLOCK_KEYS",
+        "WHOLE",
+        "DESCRIPTORS",
+        "VECTOR",
+        "PRECISION",
+        "APPROXIMATE",
+        "EXPAND",
+    )
+    """Parameters that the launcher sets for a tile, a dtype or a length, where a kernel reads them."""
+    tile_writer: type[TileWriter] = TileWriter
+
     def __init__(self, schedule: Schedule, source_name: str, labels: Mapping[Name, str]) -> None:
         self.schedule = schedule
         self.roles = schedule.roles
@@ -92,7 +117,7 @@ class _KernelWriter:
         for axis in self.roles.resident:
             self.names.taken.add(axis.name)
         self.names.taken.update(grid_names(self.roles.grid).values())
-        self.tiles = TileWriter(schedule, self.names, source_name)
+        self.tiles = self.tile_writer(schedule, self.names, source_name)
         self.tiles.joint = self.joint
         self.ranges: dict[str, str] = {}
         self.mixed: dict[str, str] = {}  # flags of blocks in which not all values are the rows' own
@@ -112,7 +137,7 @@ class _KernelWriter:
             self._pass(number, one)
         self._store()
         self.block.lines[located:located] = self._vectors()
-        body = _without_unused(self.tiles.block.lines)
+        body = without_unused(self.tiles.block.lines)
         return self._signed(body, description)
 
     def _vectors(self) -> list[str]:
@@ -405,7 +430,7 @@ class _KernelWriter:
             self._scanned(scan, total)
         self._step(one, variables)
         self._weigh(body.lines, variables)
-        body.lines = _without_unused(body.lines, frozenset({"keys", "partial", *self.mixed}))
+        body.lines = without_unused(body.lines, frozenset({"keys", "partial", *self.mixed}))
         tiles.bound = before
         tiles.in_loop = False
         for inner, outer in itertools.pairwise([body, *reversed(enclosing)]):
@@ -654,9 +679,41 @@ class _KernelWriter:
             block.add(f"tl.store({address}, {value}.to({output.name}_ptr.dtype.element_ty){mask})")
 
     def _signed(self, body: list[str], description: str) -> Kernel:
+        body = used(body)
+        signature = self._signature("\n".join(body))
+        lines = ["# fmt: off"]
+        for what, items in signature.groups:
+            if any(items):
+                lines += [f"# {what}", *filled(items)]
+        lines.append("# fmt: on")
+        name = f"{self.schedule.program.name}_kernel"
+        free = [size.name for size in signature.sizes]
+        jit = f"@triton.jit(do_not_specialize={free!r})" if free else "@triton.jit"
+        head = [jit, f"def {name}(", *(f"    {line}" for line in lines), "):"]
+        quote = [f'    """{description}"""'] if description else []
+        return self._kernel(name, "\n".join([*head, *quote, *body]), signature)
+
+    def _kernel(self, name: str, text: str, signature: Signature) -> Kernel:
         tiles = self.tiles
-        body = _used(body)
-        text = "\n".join(body)
+        return Kernel(
+            name,
+            text,
+            signature.tensors,
+            self.schedule.program.outputs,
+            signature.strides,
+            signature.numbers,
+            signature.sizes,
+            signature.widths,
+            tuple(self.matched.items()),
+            tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
+            tuple(tiles.gathers),
+            self._burden(),
+            frozenset(tiles.helpers),
+        )
+
+    def _signature(self, text: str) -> Signature:
+        """The parameters that a body needs."""
+        tiles = self.tiles
         words = set(re.findall(r"\w+", text))
         tensors = tuple(t for t in self.schedule.program.inputs if t in tiles.used_tensors)
         outputs = self.schedule.program.outputs
@@ -688,34 +745,9 @@ class _KernelWriter:
             name = extent_name(axis)
             heads += [f"{name}: tl.constexpr"] * is_size(axis.extent) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
-        choices = ("BLOCK_ROWS", "BLOCK_KEYS", "WHOLE", "DESCRIPTORS", "VECTOR", "PRECISION", "APPROXIMATE", "EXPAND")
-        rest = [f"{name}: tl.constexpr" for name in choices if name in words]
+        rest = [f"{name}: tl.constexpr" for name in self.choices if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
-        lines = ["# fmt: off"]
-        for what, items in groups:
-            if any(items):
-                lines += [f"# {what}", *_filled(items)]
-        lines.append("# fmt: on")
-        name = f"{self.schedule.program.name}_kernel"
-        free = [size.name for size in sizes]
-        jit = f"@triton.jit(do_not_specialize={free!r})" if free else "@triton.jit"
-        head = [jit, f"def {name}(", *(f"    {line}" for line in lines), "):"]
-        quote = [f'    """{description}"""'] if description else []
-        return Kernel(
-            name,
-            "\n".join([*head, *quote, *body]),
-            tensors,
-            outputs,
-            tuple(strides),
-            numbers,
-            sizes,
-            widths,
-            tuple(self.matched.items()),
-            tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
-            tuple(tiles.gathers),
-            self._burden(),
-            frozenset(tiles.helpers),
-        )
+        return Signature(tensors, tuple(strides), numbers, sizes, widths, groups)
 
     def _burden(self) -> Burden:
         stream, resident, tiles = self.roles.stream, self.roles.resident, self.tiles
@@ -729,7 +761,7 @@ class _KernelWriter:
         )
 
 
-def _filled(items: list[str]) -> list[str]:
+def filled(items: list[str]) -> list[str]:
     """Parameters as lines of up to 110 characters; an empty item ends a line."""
     lines = [""]
     for item in items:
@@ -795,7 +827,7 @@ _ASSIGNED = re.compile(r"^\s*(\w+) = ")
 _PREAMBLE = frozenset({"rows", "row_offsets", "key_offsets", "row_blocks"})
 
 
-def _without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> list[str]:
+def without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> list[str]:
     """Drop assignments to positions that nothing uses, and runs of blank lines."""
     changed = True
     while changed:
@@ -819,7 +851,7 @@ def _without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> lis
     return kept
 
 
-def _used(lines: list[str]) -> list[str]:
+def used(lines: list[str]) -> list[str]:
     """The lines without assignments of what no line reads."""
     while True:
         count = Counter(re.findall(r"\w+", "\n".join(line.partition("#")[0] for line in lines)))

@@ -67,13 +67,18 @@ def integer(name, value):
 """Functions for launchers, of which a kernel file has those that are called."""
 
 
-def write_launcher(traced: Traced, region: Region, schedule: Schedule, kernel: Kernel) -> str:
-    """The launcher's source: ``<name>(<tensors and numbers of the program>) -> outputs``."""
+def write_launcher(
+    traced: Traced, region: Region, schedule: Schedule, kernel: Kernel, hopper: Kernel | None = None
+) -> str:
+    """The launcher's source: ``<name>(<tensors and numbers of the program>) -> outputs``.
+
+    It launches ``hopper`` instead of ``kernel`` where there is one, and a tile of it was tuned.
+    """
     program = schedule.program
     arguments = [argument_name(p) for p in traced.parameters if p.tensor is not None or p.scalar is not None]
     lines = [f"def {program.name}({', '.join(arguments)}):"]
     lines.append(f'    """Launch `{kernel.name}` on tensors of one device."""')
-    body = _Body(traced, region, schedule, kernel)
+    body = _Body(traced, region, schedule, kernel, hopper)
     lines += [f"    {line}" if line else "" for line in body.lines()]
     return "\n".join(lines)
 
@@ -86,12 +91,15 @@ def argument_name(parameter: Parameter) -> str:
 
 
 class _Body:
-    def __init__(self, traced: Traced, region: Region, schedule: Schedule, kernel: Kernel) -> None:
+    def __init__(
+        self, traced: Traced, region: Region, schedule: Schedule, kernel: Kernel, hopper: Kernel | None
+    ) -> None:
         self.traced = traced
         self.region = region
         self.schedule = schedule
         self.program: Program = schedule.program
         self.kernel = kernel
+        self.hopper = hopper
         self.parameters = [p for p in traced.parameters if p.tensor is not None]
         given_tensors = [p.tensor for p in self.parameters if p.tensor is not None]
         # where every dtype is stated, the device is that of the first and the tile that of its dtype
@@ -157,7 +165,9 @@ class _Body:
         roots: list[Expr] = [size for p in self.parameters if p.tensor for size in p.tensor.shape]
         roots += [axis.extent for output in self.program.outputs for axis in output.axes]
         roots += [axis.extent for axis in (*self.schedule.roles.grid, *self.kernel.widths, self.schedule.stream)]
-        roots += [expr for _, expr in self.kernel.numbers] + list(self.kernel.sizes) + list(self.program.assumptions)
+        kernels = [self.kernel, self.hopper] if self.hopper is not None else [self.kernel]
+        roots += [root for kernel in kernels for root in (*(expr for _, expr in kernel.numbers), *kernel.sizes)]
+        roots += self.program.assumptions
         named = {scalar.name for scalar in _scalars(*roots)}
         around = [step.value for step in self.schedule.before] + [step.value for step in self.region.after]
         extents = [node.axis.extent for root in around for node in walk(root) if isinstance(node, Iota)]
@@ -221,65 +231,95 @@ class _Body:
         return lines
 
     def _launch(self) -> list[str]:
-        roles, kernel = self.schedule.roles, self.kernel
+        kernel, first = self.kernel, self.first.name
         lines = []
         for axis in kernel.widths:
             name = extent_name(axis)
             if not isinstance(axis.extent, Scalar):
                 lines.append(f"{name} = {python(axis.extent)}")
-        widths = ", ".join(extent_name(axis) for axis in kernel.widths) or "1"
-        widest = f"max({widths})" if len(kernel.widths) > 1 else widths
         tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else self.unused}"
         if "EXPAND" in kernel.text:
-            lines.append(f"expand = expandable({self.first.name})")
-        load = self._burden()
-        keys = python(self.schedule.stream.extent)
-        lines.append(f'{tile} = configuration("{self.program.name}", {self.first.name}, {widest}, {keys}, {load})')
+            lines.append(f"expand = expandable({first})")
+        asked = f"{self._widest()}, {python(self.schedule.stream.extent)}"
+        launch = [f'{tile} = configuration("{self.program.name}", {first}, {asked}, {self._burden()})']
         if kernel.described:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
-            lines.append(f"descriptors = descriptors and describable({tensors})")
-        grid = " * ".join(
-            [f"-(-{python(roles.rows.extent, 9)} // block_rows)", *(python(axis.extent, 7) for axis in roles.grid)]
-        )
-        launch = [f"{kernel.name}[({grid},)]("]
+            launch.append(f"descriptors = descriptors and describable({tensors})")
+        call = self._call(kernel, kernel.name, f"({self._tiles('block_rows')},)", "block_rows", "block_keys")
+        call += ["    BLOCK_ROWS=block_rows,", "    BLOCK_KEYS=block_keys,"]
+        if "WHOLE" in kernel.text:
+            call.append(f"    WHOLE={python(self.schedule.stream.extent, 9)} % block_keys == 0,")
+        if kernel.described:
+            call.append("    DESCRIPTORS=descriptors,")
+        if "PRECISION" in kernel.text:
+            call.append(f"    PRECISION=precision({first}),")
+        call += self._approximate(kernel)
+        if "EXPAND" in kernel.text:
+            call.append("    EXPAND=expand,")
+        if kernel.gathered:
+            tensors = ", ".join(tensor.name for tensor in kernel.gathered)
+            call.append(f"    VECTOR=vector_width({tensors}),")
+        call += ["    num_warps=warps, num_stages=stages,", ")"]
+        launch += self._on_device(call)
+        if self.hopper is None:
+            return lines + launch
+        return [*lines, *self._launch_hopper(self.hopper, asked), "else:", *(f"    {line}" for line in launch)]
+
+    def _launch_hopper(self, kernel: Kernel, asked: str) -> list[str]:
+        """The launch of the Hopper kernel where there is a tile for it, as the first half of an `if`."""
+        first = self.first.name
+        read = [tensor.name for tensor in kernel.described]
+        written = [output.name for output in kernel.outputs if f"{output.name}_buffer" in kernel.text]
+        names = ", ".join(dict.fromkeys([*read, *written]))
+        rows, keys = 'hopper["BLOCK_ROWS"]', 'hopper["BLOCK_KEYS"]'
+        grid = f"(min(multiprocessors({first}.device), {self._tiles(rows)}),)"
+        call = self._call(kernel, f"hopper_kernels().{kernel.name}", grid, rows, keys)
+        call += [*self._approximate(kernel), "    num_warps=4,", "    **hopper,", ")"]
+        lines = [f'hopper = hopper_tile("{self.program.name}", {asked}, {names})', "if hopper is not None:"]
+        return lines + [f"    {line}" for line in self._on_device(call)]
+
+    def _call(self, kernel: Kernel, name: str, grid: str, rows: str, keys: str) -> list[str]:
+        """A launch up to the widths of tiles."""
+        call = [f"{name}[{grid}]("]
         names = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
-        launch.append("    " + ", ".join(names) + ",")
+        call.append("    " + ", ".join(names) + ",")
         for _, match in kernel.matched:
             values = ((match.row_value, self.schedule.roles.rows), (match.key_value, self.schedule.stream))
             both = ", ".join(rows_code(value, match.axes, last, self.first.name) for value, last in values)
-            launch.append(f"    matching_ranges({both}, block_rows, block_keys),")
-        launch.append("    " + ", ".join(self._strides()) + ",")
+            call.append(f"    matching_ranges({both}, {rows}, {keys}),")
+        call.append("    " + ", ".join(self._strides(kernel)) + ",")
         if kernel.numbers:
-            launch.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
+            call.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
         if kernel.sizes:
-            launch.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
+            call.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
         plain = {axis.extent for axis in kernel.widths}
         inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
-        launch += [f"    {given}" for given in inner if f"{given.split('=')[0]}: tl.constexpr" in kernel.text]
+        call += [
+            f"    {given}" for given in inner if re.search(rf"\b{given.split('=')[0]}: \w+\.constexpr", kernel.text)
+        ]
         for axis in kernel.widths:
-            name = extent_name(axis)
-            given = f"{name}={name}, " if is_size(axis.extent) else ""
-            launch.append(f"    {given}BLOCK_{name}=padded({name}),")
-        for name, value in (("BLOCK_ROWS", "block_rows"), ("BLOCK_KEYS", "block_keys")):
-            launch.append(f"    {name}={value},")
-        if "WHOLE" in kernel.text:
-            launch.append(f"    WHOLE={python(self.schedule.stream.extent, 9)} % block_keys == 0,")
-        if kernel.described:
-            launch.append("    DESCRIPTORS=descriptors,")
-        if "PRECISION" in kernel.text:
-            launch.append(f"    PRECISION=precision({self.first.name}),")
-        if "APPROXIMATE" in kernel.text:
-            launch.append(f"    APPROXIMATE=approximate({self.first.name}),")
-        if "EXPAND" in kernel.text:
-            launch.append("    EXPAND=expand,")
-        if kernel.gathered:
-            tensors = ", ".join(tensor.name for tensor in kernel.gathered)
-            launch.append(f"    VECTOR=vector_width({tensors}),")
-        launch.append("    num_warps=warps, num_stages=stages,")
-        launch.append(")")
-        # Triton launches on the current device, which need not be the tensors' own
-        lines += [f"with torch.cuda.device_of({self.first.name}):", *(f"    {line}" for line in launch)]
-        return lines
+            width = extent_name(axis)
+            given = f"{width}={width}, " if is_size(axis.extent) else ""
+            call.append(f"    {given}BLOCK_{width}=padded({width}),")
+        return call
+
+    def _widest(self) -> str:
+        """The widest head."""
+        widths = ", ".join(extent_name(axis) for axis in self.kernel.widths) or "1"
+        return f"max({widths})" if len(self.kernel.widths) > 1 else widths
+
+    def _tiles(self, rows: str) -> str:
+        """How many tiles of so many rows there are."""
+        roles = self.schedule.roles
+        blocks = f"-(-{python(roles.rows.extent, 9)} // {rows})"
+        return " * ".join([blocks, *(python(axis.extent, 7) for axis in roles.grid)])
+
+    def _approximate(self, kernel: Kernel) -> list[str]:
+        return [f"    APPROXIMATE=approximate({self.first.name}),"] * ("APPROXIMATE" in kernel.text)
+
+    def _on_device(self, call: list[str]) -> list[str]:
+        """Triton launches on the current device, which need not be the tensors' own."""
+        return [f"with torch.cuda.device_of({self.first.name}):", *(f"    {line}" for line in call)]
 
     def _after(self) -> list[str]:
         """What PyTorch makes of the kernel's outputs."""
@@ -326,17 +366,19 @@ class _Body:
             text += ", gathered=True" * bool(self.kernel.gathered)
         return text
 
-    def _strides(self) -> list[str]:
+    def _strides(self, kernel: Kernel) -> list[str]:
         """The strides that the kernel takes, all of a tensor's at once where it takes them all."""
         used: dict[str, list[int]] = {}
-        for name, dimension in self.kernel.strides:
+        for name, dimension in kernel.strides:
             used.setdefault(name, []).append(dimension)
-        ranks = {tensor.name: len(tensor.shape) for tensor in self.kernel.tensors}
-        ranks |= {output.name: len(output.axes) for output in self.kernel.outputs}
+        ranks = {tensor.name: len(tensor.shape) for tensor in kernel.tensors}
+        ranks |= {output.name: len(output.axes) for output in kernel.outputs}
         texts: list[str] = []
         for name, dimensions in used.items():
-            whole = dimensions == list(range(ranks[name]))
-            texts += [f"*{name}.stride()"] if whole else [f"{name}.stride({dimension})" for dimension in dimensions]
+            rank = ranks[name]
+            every = {rank: f"*{name}.stride()", rank - 1: f"*{name}.stride()[:-1]"}.get(len(dimensions))
+            leading = dimensions == list(range(len(dimensions))) and len(dimensions) > 1
+            texts += [every] if every and leading else [f"{name}.stride({dimension})" for dimension in dimensions]
         return texts
 
     def _number(self, expr: Expr) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import black
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.emit import launcher, tuning
+from flashlight.emit import hopper, launcher, tuning
 from flashlight.emit.kernel import Kernel, write_kernel
 from flashlight.emit.operators import HELPERS
 from flashlight.ir import integers
@@ -37,16 +37,18 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 '''
 
 
-def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> str:
-    """The text of the kernel file."""
+def kernel_modules(units: Sequence[Unit], provenance: str, source_name: str) -> tuple[str, str | None]:
+    """The texts of the kernel file, and of the file with Hopper kernels, if there are any."""
     written = [_written(unit, source_name) for unit in units]
-    kernels, launchers = [kernel for kernel, _ in written], [launch for _, launch in written]
+    kernels, launchers = [kernel for kernel, _, _ in written], [launch for _, _, launch in written]
+    hoppers = [hopper for _, hopper, _ in written if hopper is not None]
     helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
     parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
     called = (_used(text.strip().split("\n\n\n"), "\n".join(launchers)) for text in (launcher.CHECKS, tuning.MODEL))
     needed = [function for functions in called for function in functions]
     needs_math = "math." in "\n".join([*launchers, *needed])
-    imports = ["import functools", *["import math"] * needs_math, "import os"]
+    imports = ["import functools", *["import importlib.util"] * bool(hoppers)]
+    imports += [*["import math"] * needs_math, "import os"]
     parts.append("\n".join([*imports, "", "import torch", "import triton", "import triton.language as tl"]))
     parts.append(tuning.table({}))  # what was tuned is carried over from the file that this one replaces
     if "load_tile" in helpers:
@@ -67,7 +69,19 @@ def kernel_module(units: Sequence[Unit], provenance: str, source_name: str) -> s
         clash = _clash(launch)
         if clash is not None:
             raise Diagnostic("FL205", f"`{clash}` is a name that the launcher of the kernel needs", "choose another")
-    return formatted(text)
+    return formatted(text), _hopper_module(hoppers, provenance, source_name)
+
+
+def _hopper_module(kernels: Sequence[Kernel], provenance: str, source_name: str) -> str | None:
+    if not kernels:
+        return None
+    helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
+    parts = [hopper.HELPERS.strip(), *[hopper.in_gluon(_LOAD_TILE.strip())] * ("load_tile" in helpers)]
+    parts += [hopper.in_gluon(HELPERS[name].strip()) for name in sorted(helpers & HELPERS.keys() - {"matching_ranges"})]
+    parts += [kernel.text for kernel in kernels]
+    imports = "import triton.language as tl\n" * ("tl.PropagateNan" in "\n".join(parts)) + hopper.IMPORTS.strip()
+    head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n"""'
+    return formatted("\n\n\n".join([head, imports, *parts]) + "\n")
 
 
 def _clash(launch: str) -> str | None:
@@ -87,15 +101,21 @@ def _clash(launch: str) -> str | None:
     return next((name for name, count in meant.items() if count > 1 or name in modules), None)
 
 
-def _written(unit: Unit, source_name: str) -> tuple[Kernel, str]:
-    """A kernel and its launcher."""
+def _written(unit: Unit, source_name: str) -> tuple[Kernel, Kernel | None, str]:
+    """A kernel, the same for Hopper if it can be had, and their launcher."""
     with integers.assuming(unit.traced.program.assumptions):
         called = labels(*legible(unit.region.program, unit.schedule.roles, unit.schedule.program))
         read = {tensor.name for tensor in unit.schedule.program.inputs}
         # a variable that has the name of a tensor is what is read from it: what the user made of that has a number
         called = {name: label for name, label in called.items() if name.name in read}
-        kernel = write_kernel(unit.schedule, source_name, describe(unit), called)
-        return kernel, launcher.write_launcher(unit.traced, unit.region, unit.schedule, kernel)
+        description = describe(unit)
+        kernel = write_kernel(unit.schedule, source_name, description, called)
+        specialised = hopper.write_hopper_kernel(unit.schedule, source_name, description, called)
+        return (
+            kernel,
+            specialised,
+            launcher.write_launcher(unit.traced, unit.region, unit.schedule, kernel, specialised),
+        )
 
 
 def _used(functions: list[str], callers: str) -> list[str]:
@@ -145,4 +165,4 @@ def formatted(text: str) -> str:
     return black.format_str(text, mode=black.Mode(line_length=LINE_LENGTH))
 
 
-__all__ = ["Kernel", "kernel_module"]
+__all__ = ["Kernel", "kernel_modules"]

@@ -694,12 +694,16 @@ class TileWriter:
             element = self._element(None)
             left, right = (Code(f"{c.within(ATOM)}.to({element})", ATOM, c.axes, RAW) for c in (left, right))
         self.float32 = self.float32 or left.dtype != RAW
+        return Code(self._product(left, right, axes, axis, accumulator), ATOM, axes, FLOAT32)
+
+    def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
+        """A matrix product over ``axis``, added to the accumulator if there is one."""
         texts = [
             code.text if code.axes == wanted else f"tl.trans({code.text})"
             for code, wanted in ((left, (axes[0], axis)), (right, (axis, axes[1])))
         ]
         added = f", {accumulator}" if accumulator else ""
-        return Code(f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)", ATOM, axes, FLOAT32)
+        return f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)"
 
     def _leaves_range(self, body: Expr, weights: list[Expr], axis: Axis) -> bool:
         """Whether the weights may be out of float16's range because they are normalised after the product.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-Tile = tuple[int, int, int, int, bool]
+Tile = tuple[int, int, int, int, bool | str]
 """Rows and keys of a tile, warps, pipeline stages, whether descriptors read it."""
 Key = tuple[str, str, int, int, int]
 """Function, architecture, padded head width, bytes an element, keys of a row."""
+
+HOPPER = "sm_90a"
+"""The architecture under which the table has the tiles of Hopper kernels."""
 
 MODEL = '''
 def configuration(function, tensor, widest, length, **load):
@@ -87,6 +90,52 @@ def tile_for(
     return rows, keys, warps, stages, not gathered
 
 
+def hopper_tile(function, widest, length, *tensors):
+    """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
+
+    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    """
+    device, size = tensors[0].device, tensors[0].element_size()
+    tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
+    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+        return None
+    for tensor in tensors:
+        if 0 in tensor.stride():
+            return None
+    return tile
+
+
+@functools.lru_cache(maxsize=None)
+def tuned_for_hopper(function, chip, width, size, length):
+    """The entry for sm_90a, if that is the one among those for Hopper whose number of keys fits `length` best."""
+    if chip != "sm_90":
+        return None
+    tuned = sorted(key for key in TILES if key[0] == function and key[1][:5] == chip and key[2:4] == (width, size))
+    lengths = sorted(key[4] for key in tuned)
+    nearest = next((keys for keys in lengths if keys >= length), lengths[-1] if lengths else 0)
+    tile = TILES.get((function, "sm_90a", width, size, nearest))
+    return tile and {"BLOCK_ROWS": tile[0], "BLOCK_KEYS": tile[1], "STAGES": tile[3]}
+
+
+@functools.lru_cache(maxsize=None)
+def hopper_kernels():
+    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    name = __name__.removesuffix("_triton") + "_hopper"
+    spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, AttributeError):
+        return None
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def multiprocessors(device):
+    """How many programs run side by side where one fills a multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 @functools.lru_cache(maxsize=None)
 def architecture(device):
     """The device's architecture as the table names it, e.g. sm_90."""
@@ -164,6 +213,8 @@ def table(tiles: Mapping[Key, Tile]) -> str:
         "# Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;"
     ]
     lines += ["# rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry."]
+    if any(key[1] == HOPPER for key in tiles):
+        lines += [f"# Those for {HOPPER} are tiles of the kernels in the _hopper file, which run where one is nearest."]
     if not tiles:
         return "\n".join([*lines, "TILES = {}"])
     entries = [f"    ({', '.join(map(_quoted, key))}): {tile!r}," for key, tile in sorted(tiles.items())]

@@ -1,0 +1,612 @@
+"""One schedule to one kernel for Hopper, in Gluon: one group of warps loads, the others compute.
+
+What a tile computes is written by the writer of the portable kernels, down to the same variables. Three things differ.
+Blocks of keys come through rings in shared memory, which a group of warps of its own keeps full by the copy engine
+(TMA), far ahead of those that compute. Every other group of four warps has 64 rows of the tile, and multiplies them
+where they lie. And each program goes on to other tiles, whose rows are on their way while it writes a result.
+
+Not every schedule can be had so: what is multiplied must be what was loaded, or weights of it. `write_hopper_kernel`
+says None for the others, which lose nothing but speed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+
+from flashlight.diagnostics import Diagnostic
+from flashlight.emit.code import ELEMENT, Block, Code
+from flashlight.emit.kernel import (
+    Kernel,
+    KernelWriter,
+    Signature,
+    distinct,
+    filled,
+    output_labels,
+    used,
+    without_unused,
+)
+from flashlight.emit.names import dimension_labels
+from flashlight.emit.operators import ATOM
+from flashlight.emit.tiles import TileWriter
+from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
+from flashlight.ir.expr import Axis, Iota, Load, Reduce, Tensor, is_float, walk
+from flashlight.ir.program import Name, Output
+from flashlight.schedule.model import Pass, Schedule
+
+IMPORTS = """
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+"""
+
+HELPERS = '''
+# Triton has called these otherwise since version 3.7
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
+
+GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
+
+
+@gluon.constexpr_function
+def product_layout(*widths):
+    """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
+
+
+@gluon.jit
+def matmul(left, right, TILE: gl.constexpr):
+    """left @ right, of which the right is in shared memory."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def ring_of(dtype: gl.constexpr, STAGES: gl.constexpr, READERS: gl.constexpr, shape: gl.constexpr):
+    """Blocks in shared memory, with a barrier each that says it is ready, and one that all readers are done."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    blocks = gl.allocate_shared_memory(dtype, [STAGES] + shape, layout)
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return blocks, ready, free
+
+
+@gluon.jit
+def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
+    """Room in shared memory for a tile of each group on its way out."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    return gl.allocate_shared_memory(dtype, [GROUPS] + shape, layout)
+
+
+@gluon.jit
+def send(source, place, ring, step, STAGES: gl.constexpr):
+    """Copy a block to its stage of a ring, once those who read what is there are done."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(ready.index(stage), source.block_type.nbytes)
+    copy_in(source, place, ready.index(stage), blocks.index(stage))
+
+
+@gluon.jit
+def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
+    """The block of a ring that belongs to a step, as soon as it is there."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(ready.index(stage), step // STAGES & 1)
+    return blocks.index(stage).reshape(shape)
+
+
+@gluon.jit
+def release(ring, step, STAGES: gl.constexpr):
+    """This reader is done with the block of a step."""
+    blocks, ready, free = ring
+    mbarrier.arrive(free.index(step % STAGES))
+
+
+@gluon.jit
+def send_back(target, place, buffer, tile):
+    """Copy a tile to its place through a buffer, while the program goes on."""
+    tma.store_wait(0)
+    synchronise()
+    buffer.reshape(tile.shape).store(tile)
+    fence_async_shared()
+    synchronise()
+    copy_out(target, place, buffer)
+
+
+@gluon.jit
+def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+    """How many turns a program has."""
+    programs = gl.num_programs(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        count = gl.cdiv(heads, width) * rounds
+    else:
+        count = gl.cdiv(row_blocks * heads, programs)
+    return count
+
+
+@gluon.jit
+def section(row_blocks):
+    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    programs = gl.num_programs(0)
+    width = gl.maximum(2 * programs // row_blocks, 1)
+    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
+    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
+    that each program gets as many long tiles as short ones.
+    """
+    programs, program = gl.num_programs(0), gl.program_id(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        first, round = turn // rounds * width, turn % rounds
+        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+        present = gl.minimum(width, heads - first)
+        exists = number < present * row_blocks
+        block, head = row_blocks - 1 - number // present, first + number % present
+    else:
+        number = turn * programs + program
+        exists = number < row_blocks * heads
+        block, head = number % row_blocks, number // row_blocks
+    return block, head, exists
+'''
+
+NAMES = (
+    ("tma", "mbarrier", "gl", "gluon", "warpgroup_mma", "fence_async_shared", "copy_in", "copy_out", "synchronise"),
+    (
+        "product_layout",
+        "matmul",
+        "ring_of",
+        "buffer_of",
+        "send",
+        "received",
+        "release",
+        "send_back",
+        "turn_count",
+        "section",
+    ),
+    ("tile_of", "GROUP", "GROUP_ROWS", "GROUPS", "STAGES", "TILE", "turn", "done", "step", "block", "exists", "number"),
+    ("given",),
+)
+"""What Hopper kernels call their own beside what all kernels do."""
+
+
+class _Unsuitable(Exception):
+    """The schedule is none for this lowering; the message says why."""
+
+
+def write_hopper_kernel(
+    schedule: Schedule, source_name: str, description: str, labels: Mapping[Name, str]
+) -> Kernel | None:
+    """The Hopper kernel of a schedule, if it can have one; the arguments are those of `write_kernel`."""
+    try:
+        return _HopperWriter(schedule, source_name, labels).written(description)
+    except (_Unsuitable, Diagnostic):
+        return None
+
+
+class _HopperTiles(TileWriter):
+    """Expressions to statements where rows and keys that are multiplied lie in shared memory."""
+
+    joint = True
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*given)  # type: ignore[arg-type]
+        self.shared: set[str] = set()  # variables that are blocks in shared memory
+        self.rings: dict[Load, str] = {}  # the ring by which a block of keys comes
+        self.multiplied = 0
+
+    def width(self, axis: Axis) -> str:
+        return "GROUP_ROWS" if axis is self.roles.rows else super().width(axis)
+
+    def _block_of_keys(self, load: Load) -> Code:
+        variable = self.names.fresh(load.tensor.name)
+        axes = self.tile_axes(load)
+        self.block.add(f"{variable} = received({self.rings[load]}, step, STAGES, [{', '.join(map(self.width, axes))}])")
+        self.shared.add(variable)
+        self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
+        return self.bound[load]
+
+    def _describe(self, load: Load) -> None:
+        self.rings[load] = self.descriptors[load] = self.names.fresh(f"{load.tensor.name}_ring")
+
+    def advance(self, load: Load) -> None:
+        if self.roles.stream in load.axes and any(axis in self.roles.resident for axis in load.axes):
+            if not self._is_block(load):
+                raise _Unsuitable(f"{load.tensor.name} is not read in blocks")
+            self.used_tensors.setdefault(load.tensor)
+            if load not in self.rings:
+                self._describe(load)
+            return
+        super().advance(load)
+
+    def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
+        if left.dtype != ELEMENT or right.dtype != ELEMENT or right.text not in self.shared:
+            raise _Unsuitable("a product of float32 values, or of keys that are no block as it was loaded")
+        self.multiplied += 1
+        texts = []
+        for code, wanted in ((left, (axes[0], axis)), (right, (axis, axes[1]))):
+            if code.text in self.shared:
+                texts.append(code.text if code.axes == wanted else f"{code.text}.permute((1, 0))")
+            elif code.axes == wanted:
+                texts.append(f"gl.convert_layout({code.text}, gl.DotOperandLayout(0, TILE, 2))")
+            else:
+                raise _Unsuitable("weights in another order than the product needs")
+        if accumulator is None:
+            return f"matmul({', '.join(texts)}, TILE)"
+        return f"warpgroup_mma({', '.join(texts)}, {accumulator})"
+
+
+class _HopperWriter(KernelWriter):
+    choices = ("BLOCK_ROWS", "BLOCK_KEYS", "STAGES", "APPROXIMATE")
+    tile_writer = _HopperTiles
+    tiles: _HopperTiles
+
+    def __init__(self, schedule: Schedule, source_name: str, labels: Mapping[Name, str]) -> None:
+        super().__init__(schedule, source_name, labels)
+        own = {name for names in NAMES for name in names}
+        if not own.isdisjoint(self.names.taken):
+            raise _Unsuitable("a size has the name of something of the kernel's own")
+        self.names.taken |= own
+        self.sent: list[str] = []
+        self.row_rings: dict[Load, tuple[str, str]] = {}
+
+    @functools.cached_property
+    def joint(self) -> bool:
+        return True
+
+    def written(self, description: str) -> Kernel:
+        """The kernel, or `_Unsuitable`."""
+        schedule, tiles = self.schedule, self.tiles
+        if len(schedule.passes) != 1 or schedule.fills or schedule.expansions:
+            raise _Unsuitable("several passes, a finite fill, or distances")
+        (one,) = schedule.passes
+        if one.scans:
+            raise _Unsuitable("a cumulative sum along the keys")
+        tiles.block = Block(3)
+        tiles.masked = "partial"
+        self._locate()
+        located = len(self.block.lines)
+        self._rows(one)
+        received_rows = self.block.lines[located:]
+        del self.block.lines[located:]
+        self._pass(0, one)
+        self.block.lines[located:located] = received_rows
+        self._store()
+        if not tiles.multiplied or tiles.gathers or tiles.float32 or tiles.deep or tiles.deep_exact:
+            raise _Unsuitable("no matrix product, or tiles of three dimensions")
+        from_start = "key_start + tl.arange(0, BLOCK_KEYS)"
+        body = [line.replace(from_start, "key_start + key_offsets") for line in self.block.lines]
+        body = used(without_unused(body))
+        for line in body:
+            if not re.search(r"received\(|matmul\(|warpgroup_mma\(", line) and tiles.shared & set(
+                re.findall(r"\w+", line)
+            ):
+                raise _Unsuitable("blocks in shared memory that are not only multiplied")
+        if "dot_in_range" in tiles.helpers:
+            raise _Unsuitable("weights that leave the range of float16")
+        return self._assembled(body, description)
+
+    # --- which tile -------------------------------------------------------------------------------------------------
+
+    def _locate(self) -> None:
+        roles, block = self.roles, self.block
+        block.add("row_start = block * BLOCK_ROWS")
+        rest = "number"
+        for position, axis in reversed(list(enumerate(roles.grid))):
+            size = self.tiles.size(axis.extent, 9)
+            text = rest if position == 0 else f"{rest} % {size}"
+            block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
+            rest = f"{rest} // {size}"
+        block.comment("The rows of this group")
+        block.add("row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))")
+        block.add("rows = row_start + row_offsets")
+        block.add("key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))")
+        for axis in distinct(roles.resident):
+            width = self.tiles.width(axis)
+            block.add(f"{axis.name} = gl.arange(0, {width}, gl.SliceLayout(0, TILE)).to(tl.int64)")
+
+    def _rows(self, one: Pass) -> None:
+        """The blocks of rows that are multiplied, in shared memory."""
+        tiles, rows = self.tiles, self.roles.rows
+        for node in walk(*(item.reduce for item in one.accumulators)):
+            if not (isinstance(node, Load) and rows in node.axes and self.roles.stream not in node.axes):
+                continue
+            if not any(axis in self.roles.resident for axis in node.axes):
+                continue
+            last = node.index[-1]
+            plain = any(index is Iota(rows) for index in node.index)
+            spans = isinstance(last, Iota) and last.axis.extent is node.tensor.shape[-1]
+            others = [i for i in node.index[:-1] if i is not Iota(rows)]
+            if not (plain and spans and is_float(node)) or any(tiles.tile_axes(index) for index in others):
+                raise _Unsuitable(f"{node.tensor.name} is not read in blocks of rows")
+            tiles.used_tensors.setdefault(node.tensor)
+            variable, ring = tiles.names.fresh(node.tensor.name), tiles.names.fresh(f"{node.tensor.name}_ring")
+            axes = tiles.tile_axes(node)
+            self.row_rings[node] = variable, ring
+            tiles.descriptors[node] = ring
+            shape = f"[{', '.join(map(tiles.width, axes))}]"
+            self.block.add(f"{variable} = received({ring}, done * GROUPS + GROUP, 2 * GROUPS, {shape})")
+            tiles.shared.add(variable)
+            tiles.bound[node] = Code(variable, ATOM, axes, ELEMENT)
+
+    def _step(self, one: Pass, variables: dict[Reduce, Code]) -> None:
+        super()._step(one, variables)
+        block = self.tiles.block
+        for load, ring in self.tiles.rings.items():
+            code = self.tiles.bound.get(load)
+            if code is None:
+                raise _Unsuitable("a block that no step reads")
+            last = max(n for n, line in enumerate(block.lines) if re.search(rf"\b{code.text}\b", line))
+            block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step, STAGES)")
+        block.add("step += 1")
+
+    # --- results ----------------------------------------------------------------------------------------------------
+
+    def _store(self) -> None:
+        before = len(self.block.lines)
+        super()._store()
+        lines = self.block.lines[before:]
+        del self.block.lines[before:]
+        for _, ring in self.row_rings.values():
+            self.block.add(f"release({ring}, done * GROUPS + GROUP, 2 * GROUPS)")
+        self.sent_back: list[Output] = []
+        outputs = {output.name: output for output in self.schedule.program.outputs}
+        for line in lines:
+            found = re.match(r"( *)tl\.store\((\w+)_ptr .*?, (\w+)\.to\(\2_ptr\.dtype\.element_ty\), mask=", line)
+            output = outputs.get(found[2]) if found else None
+            if found is None or output is None or not self._comes_in_blocks(output):
+                self.block.lines.append(line)
+                continue
+            self.sent_back.append(output)
+            place = [
+                "row_start + GROUP * GROUP_ROWS" if axis is self.roles.rows
+                else f"tl.cast({self.tiles.grid[axis]}, tl.int32)" if axis in self.roles.grid
+                else "0"
+                for axis in output.axes
+            ]  # fmt: skip
+            name = output.name
+            value = f"{found[3]}.to({name}_ptr.dtype.element_ty)"
+            self.block.add(f"send_back({name}_blocks, [{', '.join(place)}], {name}_buffer.index(GROUP), {value})")
+        self.block.add("done += 1")
+
+    def _comes_in_blocks(self, output: Output) -> bool:
+        tile = [axis for axis in output.axes if axis in self.roles.tile]
+        last = output.axes[-1]
+        return (
+            len(tile) == 2
+            and tile[0] is self.roles.rows
+            and last in self.roles.resident
+            and output.dtype == ELEMENT_TYPE
+            and len(output.axes) <= 5
+        )
+
+    # --- three functions --------------------------------------------------------------------------------------------
+
+    def _assembled(self, body: list[str], description: str) -> Kernel:
+        tiles, name = self.tiles, self.schedule.program.name
+        widths = ", ".join(["BLOCK_KEYS", *dict.fromkeys(map(tiles.width, self.roles.resident))])
+        heads = " * ".join(tiles.size(axis.extent, 8) for axis in self.roles.grid) or "1"
+        growing = self._grows()
+        rows = tiles.size(self.roles.rows.extent)
+        loop = [
+            f"    row_blocks = tl.cdiv({rows}, BLOCK_ROWS)",
+            f"    for turn in range(turn_count(row_blocks, {heads}, {growing})):",
+            f"        block, number, exists = tile_of(turn, row_blocks, {heads}, {growing})",
+            "        if exists:",
+        ]
+        described = {load: load.tensor for load in (*self.row_rings, *tiles.rings)}
+        sources = [line for load in described for line in self._source(load)]
+        targets = [line for output in self.sent_back for line in self._target(output)]
+        compute = [
+            f"    TILE: tl.constexpr = product_layout({widths})",
+            *targets,
+            *["    step = 0"] * bool(tiles.rings),
+            *["    done = 0"],
+            *loop,
+            *body,
+            *["    tma.store_wait(0)"] * bool(targets),
+        ]
+        feed = self._feed(body)
+        rings = [ring for _, ring in self.row_rings.values()] + list(tiles.rings.values())
+        buffers = [f"{output.name}_buffer" for output in self.sent_back]
+        everything = "\n".join([*sources, *loop, *compute, *feed])
+        signature = self._signature(everything)
+        if any(len(tensor.shape) > 5 for tensor in described.values()):
+            raise _Unsuitable("more dimensions than the copy engine has")
+        inner = [("rings in shared memory", [*rings, *buffers])]
+        feeding = [*sources, "    step = 0", "    done = 0", *loop, *feed]
+        texts = [
+            self._function(f"{name}_loads", signature, inner, [], LOADS, feeding),
+            self._function(f"{name}_rows", signature, inner, ["GROUP: tl.constexpr"], ROWS, compute),
+            self._launched(signature, rings, buffers, description),
+        ]
+        return self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
+
+    def _source(self, load: Load) -> list[str]:
+        """The tensor of a load as the copy engine reads it."""
+        ring = self.row_rings[load][1] if load in self.row_rings else self.tiles.rings[load]
+        return [self._described(_blocks(ring), load.tensor, self._box(load), f"{ring}[0].layout")]
+
+    def _target(self, output: Output) -> list[str]:
+        rows = self.roles.rows
+        box = ["GROUP_ROWS" if axis is rows else "1" for axis in output.axes[:-1]]
+        shape = f"[{', '.join([*box, self.tiles.width(output.axes[-1])])}]"
+        return [self._described(f"{output.name}_blocks", output, shape, f"{output.name}_buffer.layout")]
+
+    def _described(self, name: str, item: Tensor | Output, box: str, layout: str) -> str:
+        labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
+        extents = item.shape if isinstance(item, Tensor) else [axis.extent for axis in item.axes]
+        shape = ", ".join(self.tiles.size(extent) for extent in extents)
+        steps = ", ".join([*(f"{item.name}_stride_{label}" for label in labels[:-1]), "1"])
+        return f"    {name} = tma.make_tensor_descriptor({item.name}_ptr, [{shape}], [{steps}], {box}, {layout})"
+
+    def _feed(self, body: list[str]) -> list[str]:
+        """What the loading warps do for a tile: its place, the ends of its loop, and copies in the order of use."""
+        tiles = self.tiles
+        loop = next(n for n, line in enumerate(body) if re.match(r" *for key_start in ", line))
+        lines: list[str] = []
+        for load, (_, ring) in self.row_rings.items():
+            lines.append("            for group in tl.static_range(GROUPS):")
+            place = self._place(load, "row_start + group * GROUP_ROWS")
+            lines.append(f"                send({_blocks(ring)}, {place}, {ring}, done * GROUPS + group, 2 * GROUPS)")
+        lines.append(body[loop].replace("tl.range", "range"))
+        order = sorted(tiles.rings.items(), key=lambda item: self._first_use(body, item[1]))
+        for load, ring in order:
+            place = self._place(load, "key_start")
+            lines.append(f"                send({_blocks(ring)}, {place}, {ring}, step, STAGES)")
+        lines += ["                step += 1", "            done += 1"]
+        needed = set(re.findall(r"\w+", "\n".join(lines)))
+        kept: list[str] = []
+        for line in reversed(body[:loop]):
+            made = re.match(r" *(\w+) = ", line)
+            if made and made[1] in needed:
+                words = set(re.findall(r"\w+", line.partition("#")[0]))
+                if words & {"rows", "row_offsets", "keys", "key_offsets", "TILE", "GROUP"}:
+                    raise _Unsuitable("ends of the loop that depend on each row")
+                needed |= words
+                kept.append(line)
+        return [*reversed(kept), *lines]
+
+    @staticmethod
+    def _first_use(body: list[str], ring: str) -> int:
+        return next(n for n, line in enumerate(body) if f"received({ring}," in line)
+
+    def _place(self, load: Load, moving: str) -> str:
+        """The coordinates of a block, as integers of 32 bits."""
+        tiles = self.tiles
+        kept = tiles.bound, tiles.uses, tiles.block
+        # written out: the variables of those who compute are not those of these warps
+        tiles.bound, tiles.uses, tiles.block = {}, {}, Block()
+        texts = []
+        for index in load.index:
+            if isinstance(index, Iota) and index.axis in self.roles.tile:
+                texts.append("0" if index.axis in self.roles.resident else moving)
+            else:
+                texts.append(f"tl.cast({tiles.value(index, bind=False).text}, tl.int32)")
+        needs = tiles.block.lines
+        tiles.bound, tiles.uses, tiles.block = kept
+        if needs:
+            raise _Unsuitable("places that are loaded")
+        return f"[{', '.join(texts)}]"
+
+    @staticmethod
+    def _function(
+        name: str,
+        signature: Signature,
+        inner: list[tuple[str, list[str]]],
+        last: list[str],
+        doc: str,
+        body: list[str],
+    ) -> str:
+        *runtime, (_, widths), (_, choices) = signature.groups
+        taken = ["# fmt: off"]
+        for what, items in [*runtime, *inner]:
+            if any(items):
+                taken += [f"# {what}", *filled(items)]
+        unpacked = ["(", *(f"    {line}" for line in [*taken, "# fmt: on"]), ") = given"]
+        constant = ", ".join([*widths, *choices, "GROUPS: tl.constexpr", *last])
+        head = ["@gluon.jit", f"def {name}(given, {constant}):", f'    """{doc}"""']
+        return "\n".join([*head, *(f"    {line}" for line in unpacked), *body])
+
+    def _launched(self, signature: Signature, rings: list[str], buffers: list[str], description: str) -> str:
+        """The kernel itself: shared memory, barriers, and which warps do what."""
+        tiles, program = self.tiles, self.schedule.program.name
+        lines = ["# fmt: off"]
+        for what, items in signature.groups:
+            if any(items):
+                lines += [f"# {what}", *filled(items)]
+        lines.append("# fmt: on")
+        free = [size.name for size in signature.sizes]
+        jit = f"@gluon.jit(do_not_specialize={free!r})" if free else "@gluon.jit"
+        body = [f'    """{description}"""', "    GROUPS: tl.constexpr = BLOCK_ROWS // GROUP_ROWS"]
+        for load, (_, ring) in self.row_rings.items():
+            shape = self._box(load)
+            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, 2 * GROUPS, 1, {shape})")
+        for load, ring in tiles.rings.items():
+            shape = self._box(load)
+            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, STAGES, GROUPS, {shape})")
+        for output in self.sent_back:
+            box = ["GROUP_ROWS" if axis is self.roles.rows else "1" for axis in output.axes[:-1]]
+            shape = f"[{', '.join([*box, tiles.width(output.axes[-1])])}]"
+            body.append(f"    {output.name}_buffer = buffer_of({output.name}_ptr.dtype.element_ty, GROUPS, {shape})")
+        body.append("    fence_async_shared()")
+        names = [[item.partition(":")[0] for item in items if item] for _, items in signature.groups]
+        *runtime, widths, choices = names
+        given = [*(name for some in runtime for name in some), *rings, *buffers]
+        constant = ", ".join([*widths, *choices, "GROUPS"])
+        body += [
+            "    # fmt: off",
+            "    given = (",
+            *(f"        {line}" for line in filled(given)),
+            "    )",
+            "    # fmt: on",
+            "    # Groups that compute get the registers that those that load can spare",
+            "    # fmt: off",
+        ]
+        loads = f"({program}_loads, (given, {constant}))"
+        for groups, registers in ((1, 240), (2, 240), (3, 160)):
+            readers = [f"({program}_rows, (given, {constant}, {group}))" for group in range(groups)]
+            body.append(f"    {'if' if groups == 1 else 'elif'} GROUPS == {groups}:")
+            body.append("        gl.warp_specialize([")
+            body += [f"            {one}," for one in (loads, *readers)]
+            body.append(f"        ], {[4] * groups}, {[registers] * groups})")
+        body.append("    # fmt: on")
+        return "\n".join([jit, f"def {program}_kernel(", *(f"    {line}" for line in lines), "):", *body])
+
+    def _box(self, load: Load) -> str:
+        """The shape of a block as the copy engine sees it."""
+        rows, stream = self.roles.rows, self.roles.stream
+        box = ["GROUP_ROWS" if i is Iota(rows) else "BLOCK_KEYS" if i is Iota(stream) else "1" for i in load.index[:-1]]
+        return f"[{', '.join([*box, self._width_of(load)])}]"
+
+    def _width_of(self, load: Load) -> str:
+        last = load.index[-1]
+        assert isinstance(last, Iota)
+        return self.tiles.width(last.axis)
+
+
+def _blocks(ring: str) -> str:
+    """What the copy engine fills a ring from."""
+    return re.sub(r"_ring(_?\d*)$", r"_blocks\1", ring)
+
+
+LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."
+ROWS = "What the kernel computes, for 64 rows of each of its tiles."
+
+
+def in_gluon(text: str) -> str:
+    """Statements in Triton as Gluon has them: new tiles say how they lie in registers."""
+    text = re.sub(r"\btl\.range\b", "range", text)
+    for function in ("zeros", "full"):
+        start = 0
+        while (place := text.find(f"tl.{function}(", start)) >= 0:
+            opened = place + len(f"tl.{function}(")
+            end, depth = opened, 1
+            while depth:
+                depth += {"(": 1, ")": -1}.get(text[end], 0)
+                end += 1
+            shape = text[opened + 1 : text.index("]", opened)].split(", ")
+            if len(shape) > 2:
+                raise _Unsuitable("a tile of three dimensions")
+            layout = "TILE" if len(shape) == 2 else f"gl.SliceLayout({int(shape[0] == 'GROUP_ROWS')}, TILE)"
+            text = f"{text[: end - 1]}, {layout}{text[end - 1 :]}"
+            start = end
+    for missing in ("tl.broadcast_to", "tl.arange(0, BLOCK_ROWS)", "tl.dot", "tl.trans", "tl.sort"):
+        if missing in text:
+            raise _Unsuitable(f"{missing}, which Gluon lacks")
+    text = re.sub(r"\btl\.(?!PropagateNan)", "gl.", text.replace("@triton.jit", "@gluon.jit"))
+    return text.replace("gl.sigmoid(x)", "1.0 / (1.0 + gl.exp2(x * -1.4426950408889634))")

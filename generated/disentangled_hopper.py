@@ -1,0 +1,439 @@
+"""Hopper kernels for disentangled.py, in Gluon.
+
+Written by flashlight 0.1.0 from examples/disentangled.py (sha256 300574da0e394160)
+with `flashlight transpile examples/disentangled.py`; change the source and run that again.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+
+# Triton has called these otherwise since version 3.7
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
+
+GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
+
+
+@gluon.constexpr_function
+def product_layout(*widths):
+    """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
+
+
+@gluon.jit
+def matmul(left, right, TILE: gl.constexpr):
+    """left @ right, of which the right is in shared memory."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def ring_of(dtype: gl.constexpr, STAGES: gl.constexpr, READERS: gl.constexpr, shape: gl.constexpr):
+    """Blocks in shared memory, with a barrier each that says it is ready, and one that all readers are done."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    blocks = gl.allocate_shared_memory(dtype, [STAGES] + shape, layout)
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return blocks, ready, free
+
+
+@gluon.jit
+def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
+    """Room in shared memory for a tile of each group on its way out."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    return gl.allocate_shared_memory(dtype, [GROUPS] + shape, layout)
+
+
+@gluon.jit
+def send(source, place, ring, step, STAGES: gl.constexpr):
+    """Copy a block to its stage of a ring, once those who read what is there are done."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(ready.index(stage), source.block_type.nbytes)
+    copy_in(source, place, ready.index(stage), blocks.index(stage))
+
+
+@gluon.jit
+def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
+    """The block of a ring that belongs to a step, as soon as it is there."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(ready.index(stage), step // STAGES & 1)
+    return blocks.index(stage).reshape(shape)
+
+
+@gluon.jit
+def release(ring, step, STAGES: gl.constexpr):
+    """This reader is done with the block of a step."""
+    blocks, ready, free = ring
+    mbarrier.arrive(free.index(step % STAGES))
+
+
+@gluon.jit
+def send_back(target, place, buffer, tile):
+    """Copy a tile to its place through a buffer, while the program goes on."""
+    tma.store_wait(0)
+    synchronise()
+    buffer.reshape(tile.shape).store(tile)
+    fence_async_shared()
+    synchronise()
+    copy_out(target, place, buffer)
+
+
+@gluon.jit
+def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+    """How many turns a program has."""
+    programs = gl.num_programs(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        count = gl.cdiv(heads, width) * rounds
+    else:
+        count = gl.cdiv(row_blocks * heads, programs)
+    return count
+
+
+@gluon.jit
+def section(row_blocks):
+    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    programs = gl.num_programs(0)
+    width = gl.maximum(2 * programs // row_blocks, 1)
+    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
+    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
+    that each program gets as many long tiles as short ones.
+    """
+    programs, program = gl.num_programs(0), gl.program_id(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        first, round = turn // rounds * width, turn % rounds
+        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+        present = gl.minimum(width, heads - first)
+        exists = number < present * row_blocks
+        block, head = row_blocks - 1 - number // present, first + number % present
+    else:
+        number = turn * programs + program
+        exists = number < row_blocks * heads
+        block, head = number % row_blocks, number // row_blocks
+    return block, head, exists
+
+
+@gluon.jit
+def disentangled_scores_loads(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
+        p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S, R,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    query_blocks = tma.make_tensor_descriptor(
+        query_ptr,
+        [B, H, S, D],
+        [query_stride_b, query_stride_h, query_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        query_ring[0].layout,
+    )
+    key_blocks = tma.make_tensor_descriptor(
+        key_ptr,
+        [B, H, S, D],
+        [key_stride_b, key_stride_h, key_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        key_ring[0].layout,
+    )
+    value_blocks = tma.make_tensor_descriptor(
+        value_ptr,
+        [B, H, S, D],
+        [value_stride_b, value_stride_h, value_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        value_ring[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            for group in gl.static_range(GROUPS):
+                send(
+                    query_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    query_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(0, S, BLOCK_KEYS):
+                send(
+                    key_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    key_ring,
+                    step,
+                    STAGES,
+                )
+                send(
+                    value_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    value_ring,
+                    step,
+                    STAGES,
+                )
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def disentangled_scores_rows(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
+        p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S, R,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, H, S, D],
+        [output_stride_b, output_stride_h, output_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            # The rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            rows = row_start + row_offsets
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+
+            # Read once: the rows, and what is the same for every block of keys
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # The last block may reach past the keys
+            full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+
+            for key_start in range(0, S, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                score = matmul(query, key.permute((1, 0)), TILE) * scale  # disentangled.py:43
+                release(key_ring, step, STAGES)
+                c2p_pos = gl.minimum(
+                    gl.maximum((rows + R // 2)[:, None] - keys[None, :], 0), R // 2 * 2 - 1
+                )  # disentangled.py:40
+                c2p = gl.load(
+                    c2p_ptr
+                    + batch * c2p_stride_b
+                    + head * c2p_stride_h
+                    + gl.cast(row_start, gl.int64) * c2p_stride_s
+                    + row_offsets[:, None] * c2p_stride_s
+                    + c2p_pos.to(gl.int64) * c2p_stride_r,
+                    mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                    other=0,
+                )
+                score_2 = score + c2p.to(gl.float32) * scale  # disentangled.py:44
+                p2c = gl.load(
+                    p2c_ptr
+                    + batch * p2c_stride_b
+                    + head * p2c_stride_h
+                    + gl.cast(key_start, gl.int64) * p2c_stride_s
+                    + key_offsets[None, :] * p2c_stride_s
+                    + c2p_pos.to(gl.int64) * p2c_stride_r,
+                    mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
+                    other=0,
+                )
+                score_3 = score_2 + p2c.to(gl.float32) * scale  # disentangled.py:45
+                if partial:
+                    score_3 = gl.where((keys < S)[None, :], score_3, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(score_3, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2(running_max - finite_max)
+                probs = gl.exp2(score_3 - finite_max[:, None])  # disentangled.py:46
+                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    value,
+                    accumulator * rescale[:, None],
+                )
+                release(value_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(probs, 1)
+                running_max = new_max
+                step += 1
+            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            output = accumulator * (1.0 / running_sum)[:, None]
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["H", "B", "S", "R"])
+def disentangled_scores_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s,
+    key_stride_b, key_stride_h, key_stride_s,
+    value_stride_b, value_stride_h, value_stride_s,
+    c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
+    p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
+    output_stride_b, output_stride_h, output_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    H, B, S, R,
+    # head dimensions and the widths of their tiles
+    D: gl.constexpr, BLOCK_D: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
+    key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
+    fence_async_shared()
+    given = (
+        query_ptr,
+        key_ptr,
+        value_ptr,
+        c2p_ptr,
+        p2c_ptr,
+        output_ptr,
+        query_stride_b,
+        query_stride_h,
+        query_stride_s,
+        key_stride_b,
+        key_stride_h,
+        key_stride_s,
+        value_stride_b,
+        value_stride_h,
+        value_stride_s,
+        c2p_stride_b,
+        c2p_stride_h,
+        c2p_stride_s,
+        c2p_stride_r,
+        p2c_stride_b,
+        p2c_stride_h,
+        p2c_stride_s,
+        p2c_stride_r,
+        output_stride_b,
+        output_stride_h,
+        output_stride_s,
+        scale,
+        H,
+        B,
+        S,
+        R,
+        query_ring,
+        key_ring,
+        value_ring,
+        output_buffer,
+    )
+    # Groups that compute get the registers that those that load can spare
+    if GROUPS == 1:
+        gl.warp_specialize(
+            [
+                (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            ],
+            [4],
+            [240],
+        )
+    elif GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            ],
+            [4, 4],
+            [240, 240],
+        )
+    elif GROUPS == 3:
+        gl.warp_specialize(
+            [
+                (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            ],
+            [4, 4, 4],
+            [160, 160, 160],
+        )

@@ -1,0 +1,727 @@
+"""Hopper kernels for latent.py, in Gluon.
+
+Written by flashlight 0.1.0 from examples/latent.py (sha256 dd78669f4a7ce6b3)
+with `flashlight transpile examples/latent.py`; change the source and run that again.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+
+# Triton has called these otherwise since version 3.7
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
+
+GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
+
+
+@gluon.constexpr_function
+def product_layout(*widths):
+    """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
+
+
+@gluon.jit
+def matmul(left, right, TILE: gl.constexpr):
+    """left @ right, of which the right is in shared memory."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def ring_of(dtype: gl.constexpr, STAGES: gl.constexpr, READERS: gl.constexpr, shape: gl.constexpr):
+    """Blocks in shared memory, with a barrier each that says it is ready, and one that all readers are done."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    blocks = gl.allocate_shared_memory(dtype, [STAGES] + shape, layout)
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return blocks, ready, free
+
+
+@gluon.jit
+def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
+    """Room in shared memory for a tile of each group on its way out."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    return gl.allocate_shared_memory(dtype, [GROUPS] + shape, layout)
+
+
+@gluon.jit
+def send(source, place, ring, step, STAGES: gl.constexpr):
+    """Copy a block to its stage of a ring, once those who read what is there are done."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(ready.index(stage), source.block_type.nbytes)
+    copy_in(source, place, ready.index(stage), blocks.index(stage))
+
+
+@gluon.jit
+def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
+    """The block of a ring that belongs to a step, as soon as it is there."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(ready.index(stage), step // STAGES & 1)
+    return blocks.index(stage).reshape(shape)
+
+
+@gluon.jit
+def release(ring, step, STAGES: gl.constexpr):
+    """This reader is done with the block of a step."""
+    blocks, ready, free = ring
+    mbarrier.arrive(free.index(step % STAGES))
+
+
+@gluon.jit
+def send_back(target, place, buffer, tile):
+    """Copy a tile to its place through a buffer, while the program goes on."""
+    tma.store_wait(0)
+    synchronise()
+    buffer.reshape(tile.shape).store(tile)
+    fence_async_shared()
+    synchronise()
+    copy_out(target, place, buffer)
+
+
+@gluon.jit
+def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+    """How many turns a program has."""
+    programs = gl.num_programs(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        count = gl.cdiv(heads, width) * rounds
+    else:
+        count = gl.cdiv(row_blocks * heads, programs)
+    return count
+
+
+@gluon.jit
+def section(row_blocks):
+    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    programs = gl.num_programs(0)
+    width = gl.maximum(2 * programs // row_blocks, 1)
+    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
+    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
+    that each program gets as many long tiles as short ones.
+    """
+    programs, program = gl.num_programs(0), gl.program_id(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        first, round = turn // rounds * width, turn % rounds
+        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+        present = gl.minimum(width, heads - first)
+        exists = number < present * row_blocks
+        block, head = row_blocks - 1 - number // present, first + number % present
+    else:
+        number = turn * programs + program
+        exists = number < row_blocks * heads
+        block, head = number % row_blocks, number // row_blocks
+    return block, head, exists
+
+
+@gluon.jit
+def latent_attention_loads(
+    given,
+    R: gl.constexpr,
+    BLOCK_R: gl.constexpr,
+    C: gl.constexpr,
+    BLOCK_C: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr,
+        # their strides, in elements
+        q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
+        q_rope_stride_b, q_rope_stride_h, q_rope_stride_s,
+        kv_latent_stride_b, kv_latent_stride_s,
+        k_rope_stride_b, k_rope_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S_k, S_q,
+        # rings in shared memory
+        q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
+        # fmt: on
+    ) = given
+    q_latent_blocks = tma.make_tensor_descriptor(
+        q_latent_ptr,
+        [B, H, S_q, C],
+        [q_latent_stride_b, q_latent_stride_h, q_latent_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_C],
+        q_latent_ring[0].layout,
+    )
+    q_rope_blocks = tma.make_tensor_descriptor(
+        q_rope_ptr,
+        [B, H, S_q, R],
+        [q_rope_stride_b, q_rope_stride_h, q_rope_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_R],
+        q_rope_ring[0].layout,
+    )
+    kv_latent_blocks = tma.make_tensor_descriptor(
+        kv_latent_ptr,
+        [B, S_k, C],
+        [kv_latent_stride_b, kv_latent_stride_s, 1],
+        [1, BLOCK_KEYS, BLOCK_C],
+        kv_latent_ring[0].layout,
+    )
+    k_rope_blocks = tma.make_tensor_descriptor(
+        k_rope_ptr, [B, S_k, R], [k_rope_stride_b, k_rope_stride_s, 1], [1, BLOCK_KEYS, BLOCK_R], k_rope_ring[0].layout
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            for group in gl.static_range(GROUPS):
+                send(
+                    q_latent_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    q_latent_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for group in gl.static_range(GROUPS):
+                send(
+                    q_rope_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    q_rope_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(0, S_k, BLOCK_KEYS):
+                send(kv_latent_blocks, [gl.cast(batch, gl.int32), key_start, 0], kv_latent_ring, step, STAGES)
+                send(k_rope_blocks, [gl.cast(batch, gl.int32), key_start, 0], k_rope_ring, step, STAGES)
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def latent_attention_rows(
+    given,
+    R: gl.constexpr,
+    BLOCK_R: gl.constexpr,
+    C: gl.constexpr,
+    BLOCK_C: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr,
+        # their strides, in elements
+        q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
+        q_rope_stride_b, q_rope_stride_h, q_rope_stride_s,
+        kv_latent_stride_b, kv_latent_stride_s,
+        k_rope_stride_b, k_rope_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S_k, S_q,
+        # rings in shared memory
+        q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_R, BLOCK_C)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, H, S_q, C],
+        [output_stride_b, output_stride_h, output_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_C],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            # The rows of this group
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            q_latent = received(q_latent_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_C])
+            q_rope = received(q_rope_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_R])
+
+            # Read once: the rows, and what is the same for every block of keys
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # The last block may reach past the keys
+            full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+            for key_start in range(0, S_k, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                kv_latent = received(kv_latent_ring, step, STAGES, [BLOCK_KEYS, BLOCK_C])
+                k_rope = received(k_rope_ring, step, STAGES, [BLOCK_KEYS, BLOCK_R])
+                scores = (
+                    warpgroup_mma(q_rope, k_rope.permute((1, 0)), matmul(q_latent, kv_latent.permute((1, 0)), TILE))
+                    * scale
+                )  # latent.py:15
+                release(k_rope_ring, step, STAGES)
+                if partial:
+                    scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2(running_max - finite_max)
+                scores_2 = gl.exp2(scores - finite_max[:, None])  # latent.py:16
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(scores_2.to(kv_latent.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    kv_latent,
+                    accumulator * rescale[:, None],
+                )
+                release(kv_latent_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(scores_2, 1)
+                running_max = new_max
+                step += 1
+            release(q_latent_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_rope_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            output = accumulator * (1.0 / running_sum)[:, None]
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["H", "B", "S_k", "S_q"])
+def latent_attention_kernel(
+    # fmt: off
+    # tensors
+    q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr,
+    # their strides, in elements
+    q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
+    q_rope_stride_b, q_rope_stride_h, q_rope_stride_s,
+    kv_latent_stride_b, kv_latent_stride_s,
+    k_rope_stride_b, k_rope_stride_s,
+    output_stride_b, output_stride_h, output_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    H, B, S_k, S_q,
+    # head dimensions and the widths of their tiles
+    R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    q_latent_ring = ring_of(q_latent_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_C])
+    q_rope_ring = ring_of(q_rope_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_R])
+    kv_latent_ring = ring_of(kv_latent_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_C])
+    k_rope_ring = ring_of(k_rope_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_R])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
+    fence_async_shared()
+    given = (
+        q_latent_ptr,
+        q_rope_ptr,
+        kv_latent_ptr,
+        k_rope_ptr,
+        output_ptr,
+        q_latent_stride_b,
+        q_latent_stride_h,
+        q_latent_stride_s,
+        q_rope_stride_b,
+        q_rope_stride_h,
+        q_rope_stride_s,
+        kv_latent_stride_b,
+        kv_latent_stride_s,
+        k_rope_stride_b,
+        k_rope_stride_s,
+        output_stride_b,
+        output_stride_h,
+        output_stride_s,
+        scale,
+        H,
+        B,
+        S_k,
+        S_q,
+        q_latent_ring,
+        q_rope_ring,
+        kv_latent_ring,
+        k_rope_ring,
+        output_buffer,
+    )
+    # Groups that compute get the registers that those that load can spare
+    if GROUPS == 1:
+        gl.warp_specialize(
+            [
+                (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            ],
+            [4],
+            [240],
+        )
+    elif GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            ],
+            [4, 4],
+            [240, 240],
+        )
+    elif GROUPS == 3:
+        gl.warp_specialize(
+            [
+                (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            ],
+            [4, 4, 4],
+            [160, 160, 160],
+        )
+
+
+@gluon.jit
+def latent_attention_decode_loads(
+    given,
+    R: gl.constexpr,
+    BLOCK_R: gl.constexpr,
+    C: gl.constexpr,
+    BLOCK_C: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr,
+        # their strides, in elements
+        q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
+        q_pe_stride_b, q_pe_stride_s, q_pe_stride_h,
+        kv_cache_stride_b, kv_cache_stride_s,
+        pe_cache_stride_b, pe_cache_stride_s,
+        output_stride_b, output_stride_s, output_stride_h,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        S_q, B, S_k, H,
+        # rings in shared memory
+        q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
+        # fmt: on
+    ) = given
+    q_nope_blocks = tma.make_tensor_descriptor(
+        q_nope_ptr,
+        [B, S_q, H, C],
+        [q_nope_stride_b, q_nope_stride_s, q_nope_stride_h, 1],
+        [1, 1, GROUP_ROWS, BLOCK_C],
+        q_nope_ring[0].layout,
+    )
+    q_pe_blocks = tma.make_tensor_descriptor(
+        q_pe_ptr,
+        [B, S_q, H, R],
+        [q_pe_stride_b, q_pe_stride_s, q_pe_stride_h, 1],
+        [1, 1, GROUP_ROWS, BLOCK_R],
+        q_pe_ring[0].layout,
+    )
+    kv_cache_blocks = tma.make_tensor_descriptor(
+        kv_cache_ptr,
+        [B, S_k, C],
+        [kv_cache_stride_b, kv_cache_stride_s, 1],
+        [1, BLOCK_KEYS, BLOCK_C],
+        kv_cache_ring[0].layout,
+    )
+    pe_cache_blocks = tma.make_tensor_descriptor(
+        pe_cache_ptr,
+        [B, S_k, R],
+        [pe_cache_stride_b, pe_cache_stride_s, 1],
+        [1, BLOCK_KEYS, BLOCK_R],
+        pe_cache_ring[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(H, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * S_q, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * S_q, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            s_q = (number % S_q).to(gl.int64)
+            batch = (number // S_q).to(gl.int64)
+            live_stop = gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32)
+            for group in gl.static_range(GROUPS):
+                send(
+                    q_nope_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    q_nope_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for group in gl.static_range(GROUPS):
+                send(
+                    q_pe_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    q_pe_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(0, live_stop, BLOCK_KEYS):
+                send(kv_cache_blocks, [gl.cast(batch, gl.int32), key_start, 0], kv_cache_ring, step, STAGES)
+                send(pe_cache_blocks, [gl.cast(batch, gl.int32), key_start, 0], pe_cache_ring, step, STAGES)
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def latent_attention_decode_rows(
+    given,
+    R: gl.constexpr,
+    BLOCK_R: gl.constexpr,
+    C: gl.constexpr,
+    BLOCK_C: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr,
+        # their strides, in elements
+        q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
+        q_pe_stride_b, q_pe_stride_s, q_pe_stride_h,
+        kv_cache_stride_b, kv_cache_stride_s,
+        pe_cache_stride_b, pe_cache_stride_s,
+        output_stride_b, output_stride_s, output_stride_h,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        S_q, B, S_k, H,
+        # rings in shared memory
+        q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_R, BLOCK_C)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, S_q, H, C],
+        [output_stride_b, output_stride_s, output_stride_h, 1],
+        [1, 1, GROUP_ROWS, BLOCK_C],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(H, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * S_q, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * S_q, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            s_q = (number % S_q).to(gl.int64)
+            batch = (number // S_q).to(gl.int64)
+            # The rows of this group
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            q_nope = received(q_nope_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_C])
+            q_pe = received(q_pe_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_R])
+
+            # Read once: the rows, and what is the same for every block of keys
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            live_stop = gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32)
+            full_stop = (
+                gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32) // BLOCK_KEYS * BLOCK_KEYS
+            )
+
+            for key_start in range(0, live_stop, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                kv_cache = received(kv_cache_ring, step, STAGES, [BLOCK_KEYS, BLOCK_C])
+                pe_cache = received(pe_cache_ring, step, STAGES, [BLOCK_KEYS, BLOCK_R])
+                scores = (
+                    warpgroup_mma(q_pe, pe_cache.permute((1, 0)), matmul(q_nope, kv_cache.permute((1, 0)), TILE))
+                    * scale
+                )  # latent.py:31
+                release(pe_cache_ring, step, STAGES)
+                if partial:
+                    scores = gl.where((keys <= s_q + S_k - S_q)[None, :], scores, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2(running_max - finite_max)
+                weights = gl.exp2(scores - finite_max[:, None])  # latent.py:32
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(weights.to(kv_cache.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    kv_cache,
+                    accumulator * rescale[:, None],
+                )
+                release(kv_cache_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(weights, 1)
+                running_max = new_max
+                step += 1
+            release(q_nope_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_pe_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            output = accumulator * (1.0 / running_sum)[:, None]
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(s_q, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["S_q", "B", "S_k", "H"])
+def latent_attention_decode_kernel(
+    # fmt: off
+    # tensors
+    q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr,
+    # their strides, in elements
+    q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
+    q_pe_stride_b, q_pe_stride_s, q_pe_stride_h,
+    kv_cache_stride_b, kv_cache_stride_s,
+    pe_cache_stride_b, pe_cache_stride_s,
+    output_stride_b, output_stride_s, output_stride_h,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    S_q, B, S_k, H,
+    # head dimensions and the widths of their tiles
+    R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    q_nope_ring = ring_of(q_nope_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_C])
+    q_pe_ring = ring_of(q_pe_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_R])
+    kv_cache_ring = ring_of(kv_cache_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_C])
+    pe_cache_ring = ring_of(pe_cache_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_R])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
+    fence_async_shared()
+    given = (
+        q_nope_ptr,
+        q_pe_ptr,
+        kv_cache_ptr,
+        pe_cache_ptr,
+        output_ptr,
+        q_nope_stride_b,
+        q_nope_stride_s,
+        q_nope_stride_h,
+        q_pe_stride_b,
+        q_pe_stride_s,
+        q_pe_stride_h,
+        kv_cache_stride_b,
+        kv_cache_stride_s,
+        pe_cache_stride_b,
+        pe_cache_stride_s,
+        output_stride_b,
+        output_stride_s,
+        output_stride_h,
+        scale,
+        S_q,
+        B,
+        S_k,
+        H,
+        q_nope_ring,
+        q_pe_ring,
+        kv_cache_ring,
+        pe_cache_ring,
+        output_buffer,
+    )
+    # Groups that compute get the registers that those that load can spare
+    if GROUPS == 1:
+        gl.warp_specialize(
+            [
+                (
+                    latent_attention_decode_loads,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS),
+                ),
+                (
+                    latent_attention_decode_rows,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0),
+                ),
+            ],
+            [4],
+            [240],
+        )
+    elif GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (
+                    latent_attention_decode_loads,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS),
+                ),
+                (
+                    latent_attention_decode_rows,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0),
+                ),
+                (
+                    latent_attention_decode_rows,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1),
+                ),
+            ],
+            [4, 4],
+            [240, 240],
+        )
+    elif GROUPS == 3:
+        gl.warp_specialize(
+            [
+                (
+                    latent_attention_decode_loads,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS),
+                ),
+                (
+                    latent_attention_decode_rows,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0),
+                ),
+                (
+                    latent_attention_decode_rows,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1),
+                ),
+                (
+                    latent_attention_decode_rows,
+                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2),
+                ),
+            ],
+            [4, 4, 4],
+            [160, 160, 160],
+        )

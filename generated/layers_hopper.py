@@ -1,0 +1,394 @@
+"""Hopper kernels for layers.py, in Gluon.
+
+Written by flashlight 0.1.0 from examples/layers.py (sha256 c658a23514aa7606)
+with `flashlight transpile examples/layers.py`; change the source and run that again.
+"""
+
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+
+# Triton has called these otherwise since version 3.7
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
+
+GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
+
+
+@gluon.constexpr_function
+def product_layout(*widths):
+    """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
+
+
+@gluon.jit
+def matmul(left, right, TILE: gl.constexpr):
+    """left @ right, of which the right is in shared memory."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def ring_of(dtype: gl.constexpr, STAGES: gl.constexpr, READERS: gl.constexpr, shape: gl.constexpr):
+    """Blocks in shared memory, with a barrier each that says it is ready, and one that all readers are done."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    blocks = gl.allocate_shared_memory(dtype, [STAGES] + shape, layout)
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return blocks, ready, free
+
+
+@gluon.jit
+def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
+    """Room in shared memory for a tile of each group on its way out."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    return gl.allocate_shared_memory(dtype, [GROUPS] + shape, layout)
+
+
+@gluon.jit
+def send(source, place, ring, step, STAGES: gl.constexpr):
+    """Copy a block to its stage of a ring, once those who read what is there are done."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(ready.index(stage), source.block_type.nbytes)
+    copy_in(source, place, ready.index(stage), blocks.index(stage))
+
+
+@gluon.jit
+def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
+    """The block of a ring that belongs to a step, as soon as it is there."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(ready.index(stage), step // STAGES & 1)
+    return blocks.index(stage).reshape(shape)
+
+
+@gluon.jit
+def release(ring, step, STAGES: gl.constexpr):
+    """This reader is done with the block of a step."""
+    blocks, ready, free = ring
+    mbarrier.arrive(free.index(step % STAGES))
+
+
+@gluon.jit
+def send_back(target, place, buffer, tile):
+    """Copy a tile to its place through a buffer, while the program goes on."""
+    tma.store_wait(0)
+    synchronise()
+    buffer.reshape(tile.shape).store(tile)
+    fence_async_shared()
+    synchronise()
+    copy_out(target, place, buffer)
+
+
+@gluon.jit
+def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+    """How many turns a program has."""
+    programs = gl.num_programs(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        count = gl.cdiv(heads, width) * rounds
+    else:
+        count = gl.cdiv(row_blocks * heads, programs)
+    return count
+
+
+@gluon.jit
+def section(row_blocks):
+    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    programs = gl.num_programs(0)
+    width = gl.maximum(2 * programs // row_blocks, 1)
+    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
+    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
+    that each program gets as many long tiles as short ones.
+    """
+    programs, program = gl.num_programs(0), gl.program_id(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        first, round = turn // rounds * width, turn % rounds
+        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+        present = gl.minimum(width, heads - first)
+        exists = number < present * row_blocks
+        block, head = row_blocks - 1 - number // present, first + number % present
+    else:
+        number = turn * programs + program
+        exists = number < row_blocks * heads
+        block, head = number % row_blocks, number // row_blocks
+    return block, head, exists
+
+
+@gluon.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return gl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@gluon.jit
+def gpt_layer_loads(
+    given,
+    E_n_head: gl.constexpr,
+    BLOCK_E_n_head: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        h_w_qkv_ptr, y_ptr,
+        # their strides, in elements
+        h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
+        y_stride_b, y_stride_s, y_stride_n,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        n_head, B, S,
+        # rings in shared memory
+        h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
+        # fmt: on
+    ) = given
+    h_w_qkv_blocks = tma.make_tensor_descriptor(
+        h_w_qkv_ptr,
+        [B, S, n_head * 3, E_n_head],
+        [h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, 1],
+        [1, GROUP_ROWS, 1, BLOCK_E_n_head],
+        h_w_qkv_ring[0].layout,
+    )
+    h_w_qkv_blocks_2 = tma.make_tensor_descriptor(
+        h_w_qkv_ptr,
+        [B, S, n_head * 3, E_n_head],
+        [h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, 1],
+        [1, BLOCK_KEYS, 1, BLOCK_E_n_head],
+        h_w_qkv_ring_2[0].layout,
+    )
+    h_w_qkv_blocks_3 = tma.make_tensor_descriptor(
+        h_w_qkv_ptr,
+        [B, S, n_head * 3, E_n_head],
+        [h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, 1],
+        [1, BLOCK_KEYS, 1, BLOCK_E_n_head],
+        h_w_qkv_ring_3[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * n_head, True)):
+        block, number, exists = tile_of(turn, row_blocks, B * n_head, True)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            h = (number % n_head).to(gl.int64)
+            batch = (number // n_head).to(gl.int64)
+            live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
+            for group in gl.static_range(GROUPS):
+                send(
+                    h_w_qkv_blocks,
+                    [gl.cast(batch, gl.int32), row_start + group * GROUP_ROWS, gl.cast(h, gl.int32), 0],
+                    h_w_qkv_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(0, live_stop, BLOCK_KEYS):
+                send(
+                    h_w_qkv_blocks_2,
+                    [gl.cast(batch, gl.int32), key_start, gl.cast(h + n_head, gl.int32), 0],
+                    h_w_qkv_ring_2,
+                    step,
+                    STAGES,
+                )
+                send(
+                    h_w_qkv_blocks_3,
+                    [gl.cast(batch, gl.int32), key_start, gl.cast(h + n_head * 2, gl.int32), 0],
+                    h_w_qkv_ring_3,
+                    step,
+                    STAGES,
+                )
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def gpt_layer_rows(
+    given,
+    E_n_head: gl.constexpr,
+    BLOCK_E_n_head: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        h_w_qkv_ptr, y_ptr,
+        # their strides, in elements
+        h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
+        y_stride_b, y_stride_s, y_stride_n,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        n_head, B, S,
+        # rings in shared memory
+        h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_E_n_head)
+    y_blocks = tma.make_tensor_descriptor(
+        y_ptr,
+        [B, S, n_head, E_n_head],
+        [y_stride_b, y_stride_s, y_stride_n, 1],
+        [1, GROUP_ROWS, 1, BLOCK_E_n_head],
+        y_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * n_head, True)):
+        block, number, exists = tile_of(turn, row_blocks, B * n_head, True)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            h = (number % n_head).to(gl.int64)
+            batch = (number // n_head).to(gl.int64)
+            # The rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            rows = row_start + row_offsets
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            h_w_qkv = received(h_w_qkv_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_E_n_head])
+
+            # Read once: the rows, and what is the same for every block of keys
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_E_n_head], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
+            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+
+            for key_start in range(0, live_stop, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                h_w_qkv_2 = received(h_w_qkv_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_E_n_head])
+                scores = matmul(h_w_qkv, h_w_qkv_2.permute((1, 0)), TILE) * scale
+                release(h_w_qkv_ring_2, step, STAGES)
+                if partial:
+                    scores = gl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
+                new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2(running_max - finite_max)
+                weights = gl.exp2(scores - finite_max[:, None])
+                h_w_qkv_3 = received(h_w_qkv_ring_3, step, STAGES, [BLOCK_KEYS, BLOCK_E_n_head])
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(weights.to(h_w_qkv_3.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    h_w_qkv_3,
+                    accumulator * rescale[:, None],
+                )
+                release(h_w_qkv_ring_3, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(weights, 1)
+                running_max = new_max
+                step += 1
+            release(h_w_qkv_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            y = gl.where(
+                (running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
+            )  # layers.py:25
+            send_back(
+                y_blocks,
+                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, gl.cast(h, gl.int32), 0],
+                y_buffer.index(GROUP),
+                y.to(y_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["n_head", "B", "S"])
+def gpt_layer_kernel(
+    # fmt: off
+    # tensors
+    h_w_qkv_ptr, y_ptr,
+    # their strides, in elements
+    h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
+    y_stride_b, y_stride_s, y_stride_n,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    n_head, B, S,
+    # head dimensions and the widths of their tiles
+    E_n_head: gl.constexpr, BLOCK_E_n_head: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    h_w_qkv_ring = ring_of(h_w_qkv_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
+    h_w_qkv_ring_2 = ring_of(h_w_qkv_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_E_n_head])
+    h_w_qkv_ring_3 = ring_of(h_w_qkv_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_E_n_head])
+    y_buffer = buffer_of(y_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
+    fence_async_shared()
+    given = (
+        h_w_qkv_ptr,
+        y_ptr,
+        h_w_qkv_stride_b,
+        h_w_qkv_stride_s,
+        h_w_qkv_stride_n,
+        y_stride_b,
+        y_stride_s,
+        y_stride_n,
+        scale,
+        n_head,
+        B,
+        S,
+        h_w_qkv_ring,
+        h_w_qkv_ring_2,
+        h_w_qkv_ring_3,
+        y_buffer,
+    )
+    # Groups that compute get the registers that those that load can spare
+    if GROUPS == 1:
+        gl.warp_specialize(
+            [
+                (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            ],
+            [4],
+            [240],
+        )
+    elif GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            ],
+            [4, 4],
+            [240, 240],
+        )
+    elif GROUPS == 3:
+        gl.warp_specialize(
+            [
+                (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            ],
+            [4, 4, 4],
+            [160, 160, 160],
+        )

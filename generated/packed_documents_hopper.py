@@ -1,0 +1,1001 @@
+"""Hopper kernels for packed_documents.py, in Gluon.
+
+Written by flashlight 0.1.0 from examples/packed_documents.py (sha256 bcc5a917dd46d524)
+with `flashlight transpile examples/packed_documents.py`; change the source and run that again.
+"""
+
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+
+# Triton has called these otherwise since version 3.7
+copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
+
+GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
+
+
+@gluon.constexpr_function
+def product_layout(*widths):
+    """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
+
+
+@gluon.jit
+def matmul(left, right, TILE: gl.constexpr):
+    """left @ right, of which the right is in shared memory."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def ring_of(dtype: gl.constexpr, STAGES: gl.constexpr, READERS: gl.constexpr, shape: gl.constexpr):
+    """Blocks in shared memory, with a barrier each that says it is ready, and one that all readers are done."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    blocks = gl.allocate_shared_memory(dtype, [STAGES] + shape, layout)
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return blocks, ready, free
+
+
+@gluon.jit
+def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
+    """Room in shared memory for a tile of each group on its way out."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
+    return gl.allocate_shared_memory(dtype, [GROUPS] + shape, layout)
+
+
+@gluon.jit
+def send(source, place, ring, step, STAGES: gl.constexpr):
+    """Copy a block to its stage of a ring, once those who read what is there are done."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(ready.index(stage), source.block_type.nbytes)
+    copy_in(source, place, ready.index(stage), blocks.index(stage))
+
+
+@gluon.jit
+def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
+    """The block of a ring that belongs to a step, as soon as it is there."""
+    blocks, ready, free = ring
+    stage = step % STAGES
+    mbarrier.wait(ready.index(stage), step // STAGES & 1)
+    return blocks.index(stage).reshape(shape)
+
+
+@gluon.jit
+def release(ring, step, STAGES: gl.constexpr):
+    """This reader is done with the block of a step."""
+    blocks, ready, free = ring
+    mbarrier.arrive(free.index(step % STAGES))
+
+
+@gluon.jit
+def send_back(target, place, buffer, tile):
+    """Copy a tile to its place through a buffer, while the program goes on."""
+    tma.store_wait(0)
+    synchronise()
+    buffer.reshape(tile.shape).store(tile)
+    fence_async_shared()
+    synchronise()
+    copy_out(target, place, buffer)
+
+
+@gluon.jit
+def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+    """How many turns a program has."""
+    programs = gl.num_programs(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        count = gl.cdiv(heads, width) * rounds
+    else:
+        count = gl.cdiv(row_blocks * heads, programs)
+    return count
+
+
+@gluon.jit
+def section(row_blocks):
+    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    programs = gl.num_programs(0)
+    width = gl.maximum(2 * programs // row_blocks, 1)
+    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
+    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
+    that each program gets as many long tiles as short ones.
+    """
+    programs, program = gl.num_programs(0), gl.program_id(0)
+    if GROWING:
+        width, rounds = section(row_blocks)
+        first, round = turn // rounds * width, turn % rounds
+        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+        present = gl.minimum(width, heads - first)
+        exists = number < present * row_blocks
+        block, head = row_blocks - 1 - number // present, first + number % present
+    else:
+        number = turn * programs + program
+        exists = number < row_blocks * heads
+        block, head = number % row_blocks, number // row_blocks
+    return block, head, exists
+
+
+LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
+
+
+@gluon.jit
+def nan_max(a, b):
+    """The greater of two numbers; NaN if either is."""
+    return gl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@gluon.jit
+def packed_documents_loads(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
+        # for each block of rows, the ranges of keys with values as its own
+        document_id_ranges_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        document_id_stride_b, document_id_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    query_blocks = tma.make_tensor_descriptor(
+        query_ptr,
+        [B, H, S, D],
+        [query_stride_b, query_stride_h, query_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        query_ring[0].layout,
+    )
+    key_blocks = tma.make_tensor_descriptor(
+        key_ptr,
+        [B, H, S, D],
+        [key_stride_b, key_stride_h, key_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        key_ring[0].layout,
+    )
+    value_blocks = tma.make_tensor_descriptor(
+        value_ptr,
+        [B, H, S, D],
+        [value_stride_b, value_stride_h, value_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        value_ring[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, True)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            document_id_range = document_id_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+            live_start = gl.load(document_id_range)
+            live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
+            for group in gl.static_range(GROUPS):
+                send(
+                    query_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    query_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+                send(
+                    key_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    key_ring,
+                    step,
+                    STAGES,
+                )
+                send(
+                    value_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    value_ring,
+                    step,
+                    STAGES,
+                )
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def packed_documents_rows(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
+        # for each block of rows, the ranges of keys with values as its own
+        document_id_ranges_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        document_id_stride_b, document_id_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, H, S, D],
+        [output_stride_b, output_stride_h, output_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, True)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            # The rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            rows = row_start + row_offsets
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+
+            # Read once: the rows, and what is the same for every block of keys
+            row_document_id = gl.load(
+                document_id_ptr
+                + batch * document_id_stride_b
+                + gl.cast(row_start, gl.int64) * document_id_stride_s
+                + row_offsets * document_id_stride_s,
+                mask=(rows < S),
+                other=0,
+            )
+            document_id_block = document_id_ptr + batch * document_id_stride_b + key_offsets * document_id_stride_s
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            document_id_range = document_id_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+            document_id_start = gl.load(document_id_range + 2)
+            document_id_stop = gl.load(document_id_range + 3)
+            live_start = gl.load(document_id_range)
+            live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
+            full_stop = gl.maximum(live_start, gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+
+            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                document_id_mixed = (key_start < document_id_start) | (key_start >= document_id_stop)
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                scores = matmul(query, key.permute((1, 0)), TILE)  # packed_documents.py:22
+                release(key_ring, step, STAGES)
+                if partial:
+                    scores = gl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))
+                if document_id_mixed:
+                    key_document_id = gl.load(
+                        document_id_block + gl.cast(key_start, gl.int64) * document_id_stride_s,
+                        mask=(keys < S),
+                        other=0,
+                    )
+                    scores = gl.where(row_document_id[:, None] == key_document_id[None, :], scores, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2((running_max - finite_max) * scale)
+                attn_weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
+                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(attn_weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    value,
+                    accumulator * rescale[:, None],
+                )
+                release(value_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(attn_weights, 1)
+                running_max = new_max
+                step += 1
+            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            output = accumulator * (1.0 / running_sum)[:, None]
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["H", "B", "S"])
+def packed_documents_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
+    # for each block of rows, the ranges of keys with values as its own
+    document_id_ranges_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s,
+    key_stride_b, key_stride_h, key_stride_s,
+    value_stride_b, value_stride_h, value_stride_s,
+    document_id_stride_b, document_id_stride_s,
+    output_stride_b, output_stride_h, output_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
+    # head dimensions and the widths of their tiles
+    D: gl.constexpr, BLOCK_D: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    """packed_documents:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(i < j or document_id[b, i] != document_id[b, j], -inf, scores[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
+    key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
+    fence_async_shared()
+    # fmt: off
+    given = (
+        query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr, document_id_ranges_ptr, query_stride_b,
+        query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h,
+        value_stride_s, document_id_stride_b, document_id_stride_s, output_stride_b, output_stride_h, output_stride_s,
+        scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    )
+    # fmt: on
+    # Groups that compute get the registers that those that load can spare
+    # fmt: off
+    if GROUPS == 1:
+        gl.warp_specialize([
+            (packed_documents_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
+    elif GROUPS == 2:
+        gl.warp_specialize([
+            (packed_documents_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
+    elif GROUPS == 3:
+        gl.warp_specialize([
+            (packed_documents_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
+
+
+@gluon.jit
+def packed_documents_bidirectional_loads(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
+        # for each block of rows, the ranges of keys with values as its own
+        segment_ids_ranges_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        segment_ids_stride_b, segment_ids_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    query_blocks = tma.make_tensor_descriptor(
+        query_ptr,
+        [B, H, S, D],
+        [query_stride_b, query_stride_h, query_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        query_ring[0].layout,
+    )
+    key_blocks = tma.make_tensor_descriptor(
+        key_ptr,
+        [B, H, S, D],
+        [key_stride_b, key_stride_h, key_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        key_ring[0].layout,
+    )
+    value_blocks = tma.make_tensor_descriptor(
+        value_ptr,
+        [B, H, S, D],
+        [value_stride_b, value_stride_h, value_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        value_ring[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            segment_ids_range = segment_ids_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+            live_start = gl.load(segment_ids_range)
+            live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
+            for group in gl.static_range(GROUPS):
+                send(
+                    query_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    query_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+                send(
+                    key_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    key_ring,
+                    step,
+                    STAGES,
+                )
+                send(
+                    value_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    value_ring,
+                    step,
+                    STAGES,
+                )
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def packed_documents_bidirectional_rows(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
+        # for each block of rows, the ranges of keys with values as its own
+        segment_ids_ranges_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        segment_ids_stride_b, segment_ids_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, H, S, D],
+        [output_stride_b, output_stride_h, output_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            # The rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            rows = row_start + row_offsets
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+
+            # Read once: the rows, and what is the same for every block of keys
+            row_segment_ids = gl.load(
+                segment_ids_ptr
+                + batch * segment_ids_stride_b
+                + gl.cast(row_start, gl.int64) * segment_ids_stride_s
+                + row_offsets * segment_ids_stride_s,
+                mask=(rows < S),
+                other=0,
+            )
+            segment_ids_block = segment_ids_ptr + batch * segment_ids_stride_b + key_offsets * segment_ids_stride_s
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            segment_ids_range = segment_ids_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+            segment_ids_start = gl.load(segment_ids_range + 2)
+            segment_ids_stop = gl.load(segment_ids_range + 3)
+            live_start = gl.load(segment_ids_range)
+            live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
+            full_stop = gl.maximum(live_start, S // BLOCK_KEYS * BLOCK_KEYS)
+
+            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                segment_ids_mixed = (key_start < segment_ids_start) | (key_start >= segment_ids_stop)
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                scores = matmul(query, key.permute((1, 0)), TILE)  # packed_documents.py:36
+                release(key_ring, step, STAGES)
+                if partial:
+                    scores = gl.where((keys < S)[None, :], scores, float("-inf"))
+                if segment_ids_mixed:
+                    key_segment_ids = gl.load(
+                        segment_ids_block + gl.cast(key_start, gl.int64) * segment_ids_stride_s,
+                        mask=(keys < S),
+                        other=0,
+                    )
+                    scores = gl.where(row_segment_ids[:, None] == key_segment_ids[None, :], scores, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(scores, 1))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2((running_max - finite_max) * scale)
+                probs = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
+                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    value,
+                    accumulator * rescale[:, None],
+                )
+                release(value_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(probs, 1)
+                running_max = new_max
+                step += 1
+            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            output = accumulator * (1.0 / running_sum)[:, None]
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["H", "B", "S"])
+def packed_documents_bidirectional_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
+    # for each block of rows, the ranges of keys with values as its own
+    segment_ids_ranges_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s,
+    key_stride_b, key_stride_h, key_stride_s,
+    value_stride_b, value_stride_h, value_stride_s,
+    segment_ids_stride_b, segment_ids_stride_s,
+    output_stride_b, output_stride_h, output_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
+    # head dimensions and the widths of their tiles
+    D: gl.constexpr, BLOCK_D: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    """packed_documents_bidirectional:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        different[b, i, j] = segment_ids[b, i] != segment_ids[b, j]
+        bias[b, i, j] = where(different[b, i, j], -inf, 0)
+        t[b, h, i, j] = scores[b, h, i, j] + bias[b, i, j]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
+    key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
+    fence_async_shared()
+    # fmt: off
+    given = (
+        query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr, segment_ids_ranges_ptr, query_stride_b,
+        query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h,
+        value_stride_s, segment_ids_stride_b, segment_ids_stride_s, output_stride_b, output_stride_h, output_stride_s,
+        scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    )
+    # fmt: on
+    # Groups that compute get the registers that those that load can spare
+    # fmt: off
+    if GROUPS == 1:
+        gl.warp_specialize([
+            (packed_documents_bidirectional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
+    elif GROUPS == 2:
+        gl.warp_specialize([
+            (packed_documents_bidirectional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
+    elif GROUPS == 3:
+        gl.warp_specialize([
+            (packed_documents_bidirectional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
+
+
+@gluon.jit
+def packed_documents_cross_loads(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
+        # for each block of rows, the ranges of keys with values as its own
+        key_document_ranges_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        query_document_stride_b, query_document_stride_s,
+        key_document_stride_b, key_document_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S_q, S_k,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    query_blocks = tma.make_tensor_descriptor(
+        query_ptr,
+        [B, H, S_q, D],
+        [query_stride_b, query_stride_h, query_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        query_ring[0].layout,
+    )
+    key_blocks = tma.make_tensor_descriptor(
+        key_ptr,
+        [B, H, S_k, D],
+        [key_stride_b, key_stride_h, key_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        key_ring[0].layout,
+    )
+    value_blocks = tma.make_tensor_descriptor(
+        value_ptr,
+        [B, H, S_k, D],
+        [value_stride_b, value_stride_h, value_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        value_ring[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            key_document_range = key_document_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+            live_start = gl.load(key_document_range)
+            live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
+            for group in gl.static_range(GROUPS):
+                send(
+                    query_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    query_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+                send(
+                    key_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    key_ring,
+                    step,
+                    STAGES,
+                )
+                send(
+                    value_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    value_ring,
+                    step,
+                    STAGES,
+                )
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def packed_documents_cross_rows(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
+        # for each block of rows, the ranges of keys with values as its own
+        key_document_ranges_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        query_document_stride_b, query_document_stride_s,
+        key_document_stride_b, key_document_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale,
+        # sizes: one compiled kernel serves them all
+        H, B, S_q, S_k,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, H, S_q, D],
+        [output_stride_b, output_stride_h, output_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            # The rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            rows = row_start + row_offsets
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+
+            # Read once: the rows, and what is the same for every block of keys
+            query_document = gl.load(
+                query_document_ptr
+                + batch * query_document_stride_b
+                + gl.cast(row_start, gl.int64) * query_document_stride_s
+                + row_offsets * query_document_stride_s,
+                mask=(rows < S_q),
+                other=0,
+            )
+            key_document_block = key_document_ptr + batch * key_document_stride_b + key_offsets * key_document_stride_s
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            key_document_range = key_document_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
+            key_document_start = gl.load(key_document_range + 2)
+            key_document_stop = gl.load(key_document_range + 3)
+            live_start = gl.load(key_document_range)
+            live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
+            full_stop = gl.maximum(live_start, S_k // BLOCK_KEYS * BLOCK_KEYS)
+
+            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                key_document_mixed = (key_start < key_document_start) | (key_start >= key_document_stop)
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                scores = matmul(query, key.permute((1, 0)), TILE)
+                release(key_ring, step, STAGES)
+                if partial:
+                    scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
+                if key_document_mixed:
+                    key_document = gl.load(
+                        key_document_block + gl.cast(key_start, gl.int64) * key_document_stride_s,
+                        mask=(keys < S_k),
+                        other=0,
+                    )
+                    scores = gl.where(query_document[:, None] == key_document[None, :], scores, float("-inf"))
+                new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                rescale = gl.exp2((running_max - finite_max) * scale)
+                weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
+                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    value,
+                    accumulator * rescale[:, None],
+                )
+                release(value_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(weights, 1)
+                running_max = new_max
+                step += 1
+            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            output = gl.where(
+                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
+            )
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["H", "B", "S_q", "S_k"])
+def packed_documents_cross_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
+    # for each block of rows, the ranges of keys with values as its own
+    key_document_ranges_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s,
+    key_stride_b, key_stride_h, key_stride_s,
+    value_stride_b, value_stride_h, value_stride_s,
+    query_document_stride_b, query_document_stride_s,
+    key_document_stride_b, key_document_stride_s,
+    output_stride_b, output_stride_h, output_stride_s,
+    # numbers
+    scale,
+    # sizes: one compiled kernel serves them all
+    H, B, S_q, S_k,
+    # head dimensions and the widths of their tiles
+    D: gl.constexpr, BLOCK_D: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    """packed_documents_cross:
+
+        t[b, h, i, j] = where(query_document[b, i] != key_document[b, j], -inf, (Σ_d query[b, h, i, d] * key[b,
+            h, j, d]) / sqrt(float32(D)))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
+    key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
+    fence_async_shared()
+    # fmt: off
+    given = (
+        query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr, key_document_ranges_ptr,
+        query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b,
+        value_stride_h, value_stride_s, query_document_stride_b, query_document_stride_s, key_document_stride_b,
+        key_document_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_q, S_k, query_ring,
+        key_ring, value_ring, output_buffer,
+    )
+    # fmt: on
+    # Groups that compute get the registers that those that load can spare
+    # fmt: off
+    if GROUPS == 1:
+        gl.warp_specialize([
+            (packed_documents_cross_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
+    elif GROUPS == 2:
+        gl.warp_specialize([
+            (packed_documents_cross_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
+    elif GROUPS == 3:
+        gl.warp_specialize([
+            (packed_documents_cross_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
