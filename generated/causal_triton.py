@@ -25,6 +25,12 @@ TILES = {
     ("causal", "sm_90a", 128, 2, 1024): (128, 128, 8, 2, True),
     ("causal", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("causal", "sm_90a", 128, 2, 16384): (128, 128, 8, 2, True),
+    ("causal_additive", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
+    ("causal_additive", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("causal_bottom_right", "sm_90a", 64, 2, 4096): (128, 128, 8, 4, True),
+    ("causal_bottom_right", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("causal_tril", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
+    ("causal_tril", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

@@ -15,9 +15,14 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("cross_attention", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("cross_attention", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("cross_attention", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("cross_attention", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("cross_attention_shared_context", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("cross_attention_shared_context", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

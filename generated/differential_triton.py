@@ -15,6 +15,7 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("diff_attn", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
     ("diff_attn", "sm_90", 256, 2, 4096): (64, 32, 8, 2, True),
@@ -23,8 +24,11 @@ TILES = {
     ("diff_attn_chunk", "sm_80", 128, 2, 4096): (128, 16, 8, 2, True),
     ("diff_attn_chunk", "sm_90", 64, 2, 4096): (64, 64, 4, 2, True),
     ("diff_attn_chunk", "sm_90", 128, 2, 4096): (128, 64, 8, 3, True),
+    ("diff_attn_chunk", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
     ("diff_attn_norm", "sm_80", 64, 2, 4096): (128, 32, 8, 2, True),
+    ("diff_attn_norm", "sm_90a", 64, 2, 4096): (192, 64, 12, 2, True),
     ("multihead_diff_attn", "sm_80", 64, 2, 4096): (128, 32, 8, 2, True),
+    ("multihead_diff_attn", "sm_90a", 64, 2, 4096): (192, 64, 12, 2, True),
 }
 
 

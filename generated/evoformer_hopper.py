@@ -170,16 +170,16 @@ def row_attention_loads(
         q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
         mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
-        pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
+        pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         H, N, B, S,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, pair_bias_ring, v_ring, output_buffer,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -195,6 +195,13 @@ def row_attention_loads(
         [k_stride_b, k_stride_n, k_stride_s, k_stride_h, 1],
         [1, 1, BLOCK_KEYS, 1, BLOCK_D],
         k_ring[0].layout,
+    )
+    pair_bias_blocks = tma.make_tensor_descriptor(
+        pair_bias_ptr,
+        [B, 1, H, S, S],
+        [pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3, 1],
+        [1, 1, 1, GROUP_ROWS, BLOCK_KEYS],
+        pair_bias_ring[0].layout,
     )
     v_blocks = tma.make_tensor_descriptor(
         v_ptr,
@@ -235,6 +242,20 @@ def row_attention_loads(
                     step,
                     STAGES,
                 )
+                for group in gl.static_range(GROUPS):
+                    send(
+                        pair_bias_blocks,
+                        [
+                            gl.cast(batch, gl.int32),
+                            gl.cast(0, gl.int32),
+                            gl.cast(head, gl.int32),
+                            row_start + group * GROUP_ROWS,
+                            key_start,
+                        ],
+                        pair_bias_ring,
+                        step * GROUPS + group,
+                        STAGES * GROUPS,
+                    )
                 send(
                     v_blocks,
                     [gl.cast(batch, gl.int32), gl.cast(n_index, gl.int32), key_start, gl.cast(head, gl.int32), 0],
@@ -267,16 +288,16 @@ def row_attention_rows(
         q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
         mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
-        pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
+        pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         H, N, B, S,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, pair_bias_ring, v_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -311,15 +332,6 @@ def row_attention_rows(
                 + n_index * mask_bias_stride_n
                 + key_offsets * mask_bias_stride_s
             )
-            existing_rows = gl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
-            pair_bias_block = (
-                pair_bias_ptr
-                + batch * pair_bias_stride_b
-                + head * pair_bias_stride_h
-                + gl.cast(row_start, gl.int64) * pair_bias_stride_3
-                + existing_rows[:, None] * pair_bias_stride_3
-                + key_offsets[None, :] * pair_bias_stride_4
-            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -337,11 +349,10 @@ def row_attention_rows(
                 mask_bias = gl.load(
                     mask_bias_block + gl.cast(key_start, gl.int64) * mask_bias_stride_s, mask=(keys < S), other=0
                 )
-                pair_bias = gl.load(
-                    pair_bias_block + gl.cast(key_start, gl.int64) * pair_bias_stride_4,
-                    mask=(keys < S)[None, :],
-                    other=0,
-                )
+                pair_bias = received(
+                    pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
+                ).load(TILE)
+                release(pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
                 logits_2 = logits + mask_bias.to(gl.float32)[None, :] + pair_bias.to(gl.float32)  # evoformer.py:13
                 if partial:
                     logits_2 = gl.where((keys < S)[None, :], logits_2, float("-inf"))
@@ -369,7 +380,7 @@ def row_attention_rows(
                 + gl.cast(row_start, gl.int64) * gate_stride_s
                 + head * gate_stride_h
                 + row_offsets[:, None] * gate_stride_s
-                + d[None, :] * gate_stride_d,
+                + d[None, :],
                 mask=(rows < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
@@ -400,9 +411,9 @@ def row_attention_kernel(
     q_stride_b, q_stride_n, q_stride_s, q_stride_h,
     k_stride_b, k_stride_n, k_stride_s, k_stride_h,
     v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
     mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
-    pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
+    pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
     # numbers
     scale,
@@ -429,6 +440,7 @@ def row_attention_kernel(
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
+    pair_bias_ring = ring_of(pair_bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, 1, 1, GROUP_ROWS, BLOCK_KEYS])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
@@ -436,10 +448,10 @@ def row_attention_kernel(
     given = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr, q_stride_b, q_stride_n, q_stride_s,
         q_stride_h, k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d, mask_bias_stride_b,
-        mask_bias_stride_n, mask_bias_stride_s, pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3,
-        pair_bias_stride_4, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S,
-        q_ring, k_ring, v_ring, output_buffer,
+        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_n,
+        mask_bias_stride_s, pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
+        output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S, q_ring, k_ring,
+        pair_bias_ring, v_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare
@@ -485,7 +497,7 @@ def column_attention_loads(
         q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
         mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
@@ -581,7 +593,7 @@ def column_attention_rows(
         q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
         mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
@@ -665,7 +677,7 @@ def column_attention_rows(
                 + s * gate_stride_s
                 + head * gate_stride_h
                 + row_offsets[:, None] * gate_stride_n
-                + d[None, :] * gate_stride_d,
+                + d[None, :],
                 mask=(rows < N)[:, None] & (d < D)[None, :],
                 other=0,
             )
@@ -696,7 +708,7 @@ def column_attention_kernel(
     q_stride_b, q_stride_n, q_stride_s, q_stride_h,
     k_stride_b, k_stride_n, k_stride_s, k_stride_h,
     v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
+    gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
     mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
     # numbers
@@ -731,9 +743,9 @@ def column_attention_kernel(
     given = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, output_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h, gate_stride_b,
-        gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d, mask_bias_stride_b, mask_bias_stride_s,
-        mask_bias_stride_n, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N,
-        q_ring, k_ring, v_ring, output_buffer,
+        gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
+        output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N, q_ring, k_ring, v_ring,
+        output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare
@@ -779,7 +791,7 @@ def triangle_attention_starting_node_loads(
         q_stride_b, q_stride_1, q_stride_2, q_stride_h,
         k_stride_b, k_stride_1, k_stride_2, k_stride_h,
         v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -876,7 +888,7 @@ def triangle_attention_starting_node_rows(
         q_stride_b, q_stride_1, q_stride_2, q_stride_h,
         k_stride_b, k_stride_1, k_stride_2, k_stride_h,
         v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -973,7 +985,7 @@ def triangle_attention_starting_node_rows(
                 + gl.cast(row_start, gl.int64) * gate_stride_2
                 + head * gate_stride_h
                 + row_offsets[:, None] * gate_stride_2
-                + d[None, :] * gate_stride_d,
+                + d[None, :],
                 mask=(rows < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
@@ -1003,7 +1015,7 @@ def triangle_attention_starting_node_kernel(
     q_stride_b, q_stride_1, q_stride_2, q_stride_h,
     k_stride_b, k_stride_1, k_stride_2, k_stride_h,
     v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-    gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+    gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
     mask_stride_b, mask_stride_1, mask_stride_2,
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -1039,8 +1051,8 @@ def triangle_attention_starting_node_kernel(
     given = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr, q_stride_b, q_stride_1, q_stride_2,
         q_stride_h, k_stride_b, k_stride_1, k_stride_2, k_stride_h, v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d, mask_stride_b, mask_stride_1,
-        mask_stride_2, triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
+        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, mask_stride_b, mask_stride_1, mask_stride_2,
+        triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring,
         output_buffer,
     )
@@ -1088,7 +1100,7 @@ def triangle_attention_ending_node_loads(
         q_stride_b, q_stride_1, q_stride_2, q_stride_h,
         k_stride_b, k_stride_1, k_stride_2, k_stride_h,
         v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -1185,7 +1197,7 @@ def triangle_attention_ending_node_rows(
         q_stride_b, q_stride_1, q_stride_2, q_stride_h,
         k_stride_b, k_stride_1, k_stride_2, k_stride_h,
         v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -1282,7 +1294,7 @@ def triangle_attention_ending_node_rows(
                 + s_2 * gate_stride_2
                 + head * gate_stride_h
                 + row_offsets[:, None] * gate_stride_1
-                + d[None, :] * gate_stride_d,
+                + d[None, :],
                 mask=(rows < S)[:, None] & (d < D)[None, :],
                 other=0,
             )
@@ -1312,7 +1324,7 @@ def triangle_attention_ending_node_kernel(
     q_stride_b, q_stride_1, q_stride_2, q_stride_h,
     k_stride_b, k_stride_1, k_stride_2, k_stride_h,
     v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-    gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d,
+    gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
     mask_stride_b, mask_stride_1, mask_stride_2,
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -1349,8 +1361,8 @@ def triangle_attention_ending_node_kernel(
     given = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr, q_stride_b, q_stride_1, q_stride_2,
         q_stride_h, k_stride_b, k_stride_1, k_stride_2, k_stride_h, v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, gate_stride_d, mask_stride_b, mask_stride_1,
-        mask_stride_2, triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
+        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, mask_stride_b, mask_stride_1, mask_stride_2,
+        triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring,
         output_buffer,
     )

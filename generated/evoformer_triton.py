@@ -233,7 +233,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    hopper = hopper_tile("row_attention", D, S, q, k, v, output)
+    hopper = hopper_tile("row_attention", D, S, q, k, pair_bias, v, gate, output)
     if hopper is not None:
         with torch.cuda.device_of(q):
             hopper_kernels().row_attention_kernel[
@@ -249,14 +249,11 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
-                *gate.stride(),
+                *gate.stride()[:-1],
                 mask_bias.stride(0),
                 mask_bias.stride(1),
                 mask_bias.stride(4),
-                pair_bias.stride(0),
-                pair_bias.stride(2),
-                pair_bias.stride(3),
-                pair_bias.stride(4),
+                *pair_bias.stride()[:-1],
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D),
                 H,
@@ -692,7 +689,7 @@ def column_attention(q, k, v, gate, mask_bias):
     expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    hopper = hopper_tile("column_attention", D, N, q, k, v, output)
+    hopper = hopper_tile("column_attention", D, N, q, k, v, gate, output)
     if hopper is not None:
         with torch.cuda.device_of(q):
             hopper_kernels().column_attention_kernel[
@@ -707,7 +704,7 @@ def column_attention(q, k, v, gate, mask_bias):
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
-                *gate.stride(),
+                *gate.stride()[:-1],
                 mask_bias.stride(0),
                 mask_bias.stride(1),
                 mask_bias.stride(4),
@@ -934,7 +931,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
-    hopper = hopper_tile("triangle_attention_starting_node", D, S, q, k, v, output)
+    hopper = hopper_tile("triangle_attention_starting_node", D, S, q, k, v, gate, output)
     if hopper is not None:
         with torch.cuda.device_of(q):
             hopper_kernels().triangle_attention_starting_node_kernel[
@@ -950,7 +947,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
-                *gate.stride(),
+                *gate.stride()[:-1],
                 *mask.stride(),
                 *triangle_bias.stride(),
                 *output.stride()[:-1],
@@ -1174,7 +1171,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
-    hopper = hopper_tile("triangle_attention_ending_node", D, S, q, k, v, output)
+    hopper = hopper_tile("triangle_attention_ending_node", D, S, q, k, v, gate, output)
     if hopper is not None:
         with torch.cuda.device_of(q):
             hopper_kernels().triangle_attention_ending_node_kernel[
@@ -1190,7 +1187,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
-                *gate.stride(),
+                *gate.stride()[:-1],
                 *mask.stride(),
                 *triangle_bias.stride(),
                 *output.stride()[:-1],

@@ -15,12 +15,25 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("grouped_query_causal", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("grouped_query_causal", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
+    ("grouped_query_causal", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("grouped_query_expand", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("grouped_query_expand", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("grouped_query_repeat_interleave", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("grouped_query_repeat_interleave", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("grouped_query_repeat_interleave", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("grouped_query_view", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("grouped_query_view", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("grouped_query_view", "sm_90", 128, 2, 1024): (64, 64, 4, 1, True),
+    ("grouped_query_view", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("grouped_query_view", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("multi_query", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("multi_query", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("multi_query_broadcast", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("multi_query_broadcast", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

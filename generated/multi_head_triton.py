@@ -25,6 +25,14 @@ TILES = {
     ("multi_head", "sm_90a", 128, 2, 1024): (128, 128, 8, 2, True),
     ("multi_head", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("multi_head", "sm_90a", 128, 2, 16384): (128, 128, 8, 2, True),
+    ("multi_head_by_name", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("multi_head_by_name", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("multi_head_scaled", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("multi_head_scaled", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("multi_head_sequence_first", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("multi_head_sequence_first", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("multi_head_split_scale", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("multi_head_split_scale", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

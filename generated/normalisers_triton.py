@@ -15,10 +15,13 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("retention", "sm_90", 64, 2, 4096): (64, 64, 4, 2, True),
     ("sigmoid_attention", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("sigmoid_attention", "sm_90", 128, 2, 4096): (64, 32, 4, 2, True),
+    ("sigmoid_attention", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("sigmoid_attention", "sm_90a", 128, 2, 4096): (192, 64, 12, 2, True),
 }
 
 

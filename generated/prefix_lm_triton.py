@@ -19,6 +19,7 @@ import triton.language as tl
 TILES = {
     ("prefix_lm", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("prefix_lm", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("prefix_lm", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("prefix_lm_shared", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("prefix_lm_shared", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("prefix_lm_shared", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),

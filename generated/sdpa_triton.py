@@ -15,13 +15,22 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("sdpa", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("sdpa", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("sdpa", "sm_90a", 64, 2, 4096): (192, 128, 12, 4, True),
+    ("sdpa", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("sdpa_additive_mask", "sm_90", 64, 2, 4096): (64, 64, 4, 2, False),
     ("sdpa_additive_mask", "sm_90", 128, 2, 4096): (64, 32, 4, 3, True),
     ("sdpa_causal", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("sdpa_causal", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("sdpa_causal", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
+    ("sdpa_causal", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("sdpa_grouped", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),
+    ("sdpa_grouped", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("sdpa_scale", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("sdpa_scale", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

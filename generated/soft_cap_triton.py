@@ -26,6 +26,9 @@ TILES = {
     ("soft_cap", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("soft_cap_causal", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("soft_cap_causal", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
+    ("soft_cap_causal", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("soft_cap_sliding_window", "sm_90a", 64, 2, 4096): (128, 128, 8, 4, True),
+    ("soft_cap_sliding_window", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

@@ -15,7 +15,9 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
+    ("sharpened", "sm_90a", 128, 2, 4096): (128, 64, 8, 4, True),
     ("thresholded", "sm_90", 64, 2, 4096): (64, 64, 4, 2, True),
     ("thresholded", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
     ("with_entropy", "sm_100", 128, 2, 4096): (128, 32, 8, 3, True),

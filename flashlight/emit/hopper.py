@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT, Block, Code
@@ -207,6 +208,8 @@ class _HopperTiles(TileWriter):
         super().__init__(*given)  # type: ignore[arg-type]
         self.shared: set[str] = set()  # variables that are blocks in shared memory
         self.rings: dict[Load, str] = {}  # the ring by which a block of keys comes
+        self.pairs: set[Load] = set()  # what is read for each row and key, by rings of its own
+        self.dense: dict[Tensor, None] = {}  # tensors read by pointers, of whose last dimension the stride is one
         self.multiplied = 0
 
     def width(self, axis: Axis) -> str:
@@ -215,6 +218,12 @@ class _HopperTiles(TileWriter):
     def _block_of_keys(self, load: Load) -> Code:
         variable = self.names.fresh(load.tensor.name)
         axes = self.tile_axes(load)
+        if load in self.pairs:
+            own = f"{self.rings[load]}, step * GROUPS + GROUP, STAGES * GROUPS"
+            self.block.add(f"{variable} = received({own}, [GROUP_ROWS, BLOCK_KEYS]).load(TILE)")
+            self.block.add(f"release({own})")
+            self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
+            return self.bound[load]
         self.block.add(f"{variable} = received({self.rings[load]}, step, STAGES, [{', '.join(map(self.width, axes))}])")
         self.shared.add(variable)
         self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
@@ -231,7 +240,35 @@ class _HopperTiles(TileWriter):
             if load not in self.rings:
                 self._describe(load)
             return
+        if self._is_pair(load):
+            self.used_tensors.setdefault(load.tensor)
+            if load not in self.rings:
+                self._describe(load)
+                self.pairs.add(load)
+            return
         super().advance(load)
+
+    def _address(self, load: Load, advancing: bool = True) -> tuple[str, list[Code]]:
+        base, vectors = super()._address(load, advancing)
+        last = load.index[-1]
+        if isinstance(last, Iota) and last.axis in self.roles.resident and self.roles.rows in load.axes:
+            # the launcher has seen to it that neighbours are neighbours: what a thread reads has one address
+            self.dense.setdefault(load.tensor)
+            step = f" * {load.tensor.name}_stride_{dimension_labels(load.tensor)[-1]}"
+            vectors = [Code(v.text.removesuffix(step), v.precedence, v.axes, v.dtype) for v in vectors]
+        return base, vectors
+
+    def _is_pair(self, load: Load) -> bool:
+        """Whether the tile is a block of a matrix of rows by keys: keys by the last dimension, the rest fixed."""
+        rows, stream = Iota(self.roles.rows), Iota(self.roles.stream)
+        others = [index for index in load.index if index is not rows and index is not stream]
+        return (
+            load.tensor.dtype == ELEMENT_TYPE
+            and load.index[-1] is stream
+            and stream.axis.extent is load.tensor.shape[-1]
+            and load.index.count(rows) == 1
+            and not any(self.tile_axes(index) for index in others)
+        )
 
     def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
         if left.dtype != ELEMENT or right.dtype != ELEMENT or right.text not in self.shared:
@@ -347,6 +384,8 @@ class _HopperWriter(KernelWriter):
         super()._step(one, variables)
         block = self.tiles.block
         for load, ring in self.tiles.rings.items():
+            if load in self.tiles.pairs:
+                continue
             code = self.tiles.bound.get(load)
             if code is None:
                 raise _Unsuitable("a block that no step reads")
@@ -434,7 +473,8 @@ class _HopperWriter(KernelWriter):
             self._function(f"{name}_rows", signature, inner, ["GROUP: tl.constexpr"], ROWS, compute),
             self._launched(signature, rings, buffers, description),
         ]
-        return self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
+        kernel = self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
+        return replace(kernel, described=tuple(dict.fromkeys([*kernel.described, *tiles.dense])))
 
     def _source(self, load: Load) -> list[str]:
         """The tensor of a load as the copy engine reads it."""
@@ -466,8 +506,14 @@ class _HopperWriter(KernelWriter):
         lines.append(body[loop].replace("tl.range", "range"))
         order = sorted(tiles.rings.items(), key=lambda item: self._first_use(body, item[1]))
         for load, ring in order:
-            place = self._place(load, "key_start")
-            lines.append(f"                send({_blocks(ring)}, {place}, {ring}, step, STAGES)")
+            if load in tiles.pairs:
+                place = self._place(load, "row_start + group * GROUP_ROWS")
+                own = f"{ring}, step * GROUPS + group, STAGES * GROUPS"
+                lines.append("                for group in tl.static_range(GROUPS):")
+                lines.append(f"                    send({_blocks(ring)}, {place}, {own})")
+            else:
+                place = self._place(load, "row_start")
+                lines.append(f"                send({_blocks(ring)}, {place}, {ring}, step, STAGES)")
         lines += ["                step += 1", "            done += 1"]
         needed = set(re.findall(r"\w+", "\n".join(lines)))
         kept: list[str] = []
@@ -485,8 +531,8 @@ class _HopperWriter(KernelWriter):
     def _first_use(body: list[str], ring: str) -> int:
         return next(n for n, line in enumerate(body) if f"received({ring}," in line)
 
-    def _place(self, load: Load, moving: str) -> str:
-        """The coordinates of a block, as integers of 32 bits."""
+    def _place(self, load: Load, row: str) -> str:
+        """The coordinates of a block whose first row is ``row``, as integers of 32 bits."""
         tiles = self.tiles
         kept = tiles.bound, tiles.uses, tiles.block
         # written out: the variables of those who compute are not those of these warps
@@ -494,7 +540,8 @@ class _HopperWriter(KernelWriter):
         texts = []
         for index in load.index:
             if isinstance(index, Iota) and index.axis in self.roles.tile:
-                texts.append("0" if index.axis in self.roles.resident else moving)
+                starts = {self.roles.rows: row, self.roles.stream: "key_start"}
+                texts.append(starts.get(index.axis, "0"))
             else:
                 texts.append(f"tl.cast({tiles.value(index, bind=False).text}, tl.int32)")
         needs = tiles.block.lines
@@ -537,8 +584,8 @@ class _HopperWriter(KernelWriter):
             shape = self._box(load)
             body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, 2 * GROUPS, 1, {shape})")
         for load, ring in tiles.rings.items():
-            shape = self._box(load)
-            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, STAGES, GROUPS, {shape})")
+            own = "STAGES * GROUPS, 1" if load in tiles.pairs else "STAGES, GROUPS"
+            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, {own}, {self._box(load)})")
         for output in self.sent_back:
             box = ["GROUP_ROWS" if axis is self.roles.rows else "1" for axis in output.axes[:-1]]
             shape = f"[{', '.join([*box, tiles.width(output.axes[-1])])}]"
