@@ -363,77 +363,53 @@ def disentangled_scores_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """disentangled_scores:
+
+        score[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * (1 / sqrt(float32(D * 3)))
+        score_2[b, h, i, j] = score[b, h, i, j] + c2p[b, h, i, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)] * (1
+            / sqrt(float32(D * 3)))
+        score_3[b, h, i, j] = score_2[b, h, i, j] + p2c[b, h, j, min(max(i + R // 2 - j, 0), R // 2 * 2 - 1)] *
+            (1 / sqrt(float32(D * 3)))
+        t[b, h, i, j] = exp(score_3[b, h, i, j] - (max_j score_3[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        c2p_ptr,
-        p2c_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        c2p_stride_b,
-        c2p_stride_h,
-        c2p_stride_s,
-        c2p_stride_r,
-        p2c_stride_b,
-        p2c_stride_h,
-        p2c_stride_s,
-        p2c_stride_r,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        R,
-        query_ring,
-        key_ring,
-        value_ring,
+        query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, c2p_stride_b,
+        c2p_stride_h, c2p_stride_s, c2p_stride_r, p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
+        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, R, query_ring, key_ring, value_ring,
         output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

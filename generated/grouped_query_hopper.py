@@ -330,71 +330,50 @@ def grouped_query_view_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """grouped_query_view:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h // (H // H_kv), j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        H_kv,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_k, S_q, H_kv, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (grouped_query_view_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (grouped_query_view_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (grouped_query_view_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (grouped_query_view_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (grouped_query_view_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (grouped_query_view_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (grouped_query_view_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -597,71 +576,50 @@ def grouped_query_repeat_interleave_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """grouped_query_repeat_interleave:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        H_kv,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_k, S_q, H_kv, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (grouped_query_repeat_interleave_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (grouped_query_repeat_interleave_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (grouped_query_repeat_interleave_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (grouped_query_repeat_interleave_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (grouped_query_repeat_interleave_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (grouped_query_repeat_interleave_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (grouped_query_repeat_interleave_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -864,71 +822,51 @@ def grouped_query_expand_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """grouped_query_expand:
+
+        attn_weights[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) * scaling
+        t[b, h, i, j] = float32(attn_weights[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h // (H // H_kv), j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        H_kv,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_k, S_q, H_kv, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (grouped_query_expand_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (grouped_query_expand_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (grouped_query_expand_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (grouped_query_expand_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (grouped_query_expand_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (grouped_query_expand_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (grouped_query_expand_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1135,70 +1073,52 @@ def grouped_query_causal_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """grouped_query_causal:
+
+        future[i, j] = j > i
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) / sqrt(float32(D))
+        t[b, h, i, j] = where(future[i, j], -inf, scores[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        H_kv,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S, H_kv, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (grouped_query_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (grouped_query_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (grouped_query_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (grouped_query_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (grouped_query_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (grouped_query_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (grouped_query_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1381,68 +1301,50 @@ def multi_query_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """multi_query:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, j, d]) * float32(D) ** -0.5
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_s,
-        value_stride_b,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_s, value_stride_b, value_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B,
+        S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (multi_query_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (multi_query_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (multi_query_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (multi_query_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (multi_query_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (multi_query_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (multi_query_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1639,67 +1541,46 @@ def multi_query_broadcast_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """multi_query_broadcast:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, 0, j, d]) / sqrt(float32(D))
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, 0, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_1,
-        key_stride_s,
-        value_stride_b,
-        value_stride_1,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_1, key_stride_s, value_stride_b, value_stride_1, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (multi_query_broadcast_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (multi_query_broadcast_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (multi_query_broadcast_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (multi_query_broadcast_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (multi_query_broadcast_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (multi_query_broadcast_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (multi_query_broadcast_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

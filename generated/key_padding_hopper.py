@@ -337,72 +337,53 @@ def key_lengths_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """key_lengths:
+
+        padding[b, j] = j >= lengths[b]
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(padding[b, j], -inf, scores[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        lengths_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        lengths_stride_b,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
+        query_ptr, key_ptr, value_ptr, lengths_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, lengths_stride_b,
+        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring,
         output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -618,73 +599,52 @@ def key_padding_mask_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """key_padding_mask:
+
+        scores[b, h, i, j] = float32(Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        scores_2[b, h, i, j] = where(key_padding_mask[b, j], -10000000000, scores[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        probs[b, h, i, j] = element(t[b, h, i, j] / (Σ_j t[b, h, i, j]))
+        output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        key_padding_mask_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        key_padding_mask_stride_b,
-        key_padding_mask_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, key_padding_mask_ptr, output_ptr, query_stride_b, query_stride_h,
+        query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
+        key_padding_mask_stride_b, key_padding_mask_stride_s, output_stride_b, output_stride_h, output_stride_s, scale,
+        H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (key_padding_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (key_padding_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (key_padding_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (key_padding_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (key_padding_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (key_padding_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (key_padding_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -901,72 +861,54 @@ def extended_attention_mask_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """extended_attention_mask:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        extended[b, j] = element(attention_mask[b, j])
+        extended_2[b, j] = (1 - extended[b, j]) * -10000
+        scores_2[b, h, i, j] = scores[b, h, i, j] + extended_2[b, j]
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        attention_probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j attention_probs[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        attention_mask_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        attention_mask_stride_b,
-        attention_mask_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
+        attention_mask_stride_b, attention_mask_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H,
+        B, S, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (extended_attention_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (extended_attention_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (extended_attention_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (extended_attention_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (extended_attention_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (extended_attention_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (extended_attention_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1184,68 +1126,51 @@ def causal_key_lengths_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """causal_key_lengths:
+
+        causal[i, j] = i >= j
+        inside[b, j] = j < lengths[b]
+        mask[b, i, j] = causal[i, j] and inside[b, j]
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(mask[b, i, j], scores[b, h, i, j], -inf)
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        lengths_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        lengths_stride_b,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        query_ring,
-        key_ring,
-        value_ring,
+        query_ptr, key_ptr, value_ptr, lengths_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, lengths_stride_b,
+        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring,
         output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (causal_key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (causal_key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (causal_key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (causal_key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (causal_key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (causal_key_lengths_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (causal_key_lengths_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

@@ -341,6 +341,18 @@ def latent_attention_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """latent_attention:
+
+        scores[b, h, i, j] = (Σ_c q_latent[b, h, i, c] * kv_latent[b, j, c]) + (Σ_r q_rope[b, h, i, r] *
+            k_rope[b, j, r])
+        t[b, h, i, j] = float32(scores[b, h, i, j] * softmax_scale)
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        scores_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
+        output[b, h, i, c] = Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     q_latent_ring = ring_of(q_latent_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_C])
     q_rope_ring = ring_of(q_rope_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_R])
@@ -348,67 +360,35 @@ def latent_attention_kernel(
     k_rope_ring = ring_of(k_rope_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_R])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
     fence_async_shared()
+    # fmt: off
     given = (
-        q_latent_ptr,
-        q_rope_ptr,
-        kv_latent_ptr,
-        k_rope_ptr,
-        output_ptr,
-        q_latent_stride_b,
-        q_latent_stride_h,
-        q_latent_stride_s,
-        q_rope_stride_b,
-        q_rope_stride_h,
-        q_rope_stride_s,
-        kv_latent_stride_b,
-        kv_latent_stride_s,
-        k_rope_stride_b,
-        k_rope_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        q_latent_ring,
-        q_rope_ring,
-        kv_latent_ring,
-        k_rope_ring,
-        output_buffer,
+        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr, q_latent_stride_b, q_latent_stride_h,
+        q_latent_stride_s, q_rope_stride_b, q_rope_stride_h, q_rope_stride_s, kv_latent_stride_b, kv_latent_stride_s,
+        k_rope_stride_b, k_rope_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q,
+        q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -630,6 +610,19 @@ def latent_attention_decode_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """latent_attention_decode:
+
+        hidden[s_q, j] = j > s_q + S_k - S_q
+        scores[b, s_q, i, j] = ((Σ_c q_nope[b, s_q, i, c] * kv_cache[b, j, c]) + (Σ_r q_pe[b, s_q, i, r] *
+            pe_cache[b, j, r])) * float32(C + R) ** -0.5
+        scores_2[b, s_q, i, j] = where(hidden[s_q, j], -inf, scores[b, s_q, i, j])
+        t[b, s_q, i, j] = exp(scores_2[b, s_q, i, j] - (max_j scores_2[b, s_q, i, j]))
+        weights[b, s_q, i, j] = t[b, s_q, i, j] / (Σ_j t[b, s_q, i, j])
+        output[b, s_q, i, c] = Σ_j weights[b, s_q, i, j] * kv_cache[b, j, c]
+
+    One program for each b, s_q and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     q_nope_ring = ring_of(q_nope_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_C])
     q_pe_ring = ring_of(q_pe_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_R])
@@ -637,91 +630,32 @@ def latent_attention_decode_kernel(
     pe_cache_ring = ring_of(pe_cache_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_R])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
     fence_async_shared()
+    # fmt: off
     given = (
-        q_nope_ptr,
-        q_pe_ptr,
-        kv_cache_ptr,
-        pe_cache_ptr,
-        output_ptr,
-        q_nope_stride_b,
-        q_nope_stride_s,
-        q_nope_stride_h,
-        q_pe_stride_b,
-        q_pe_stride_s,
-        q_pe_stride_h,
-        kv_cache_stride_b,
-        kv_cache_stride_s,
-        pe_cache_stride_b,
-        pe_cache_stride_s,
-        output_stride_b,
-        output_stride_s,
-        output_stride_h,
-        scale,
-        S_q,
-        B,
-        S_k,
-        H,
-        q_nope_ring,
-        q_pe_ring,
-        kv_cache_ring,
-        pe_cache_ring,
-        output_buffer,
+        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr, q_nope_stride_b, q_nope_stride_s,
+        q_nope_stride_h, q_pe_stride_b, q_pe_stride_s, q_pe_stride_h, kv_cache_stride_b, kv_cache_stride_s,
+        pe_cache_stride_b, pe_cache_stride_s, output_stride_b, output_stride_s, output_stride_h, scale, S_q, B, S_k, H,
+        q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (
-                    latent_attention_decode_loads,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS),
-                ),
-                (
-                    latent_attention_decode_rows,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0),
-                ),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (latent_attention_decode_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (
-                    latent_attention_decode_loads,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS),
-                ),
-                (
-                    latent_attention_decode_rows,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0),
-                ),
-                (
-                    latent_attention_decode_rows,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1),
-                ),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (latent_attention_decode_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (
-                    latent_attention_decode_loads,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS),
-                ),
-                (
-                    latent_attention_decode_rows,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0),
-                ),
-                (
-                    latent_attention_decode_rows,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1),
-                ),
-                (
-                    latent_attention_decode_rows,
-                    (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2),
-                ),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (latent_attention_decode_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

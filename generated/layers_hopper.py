@@ -337,58 +337,49 @@ def gpt_layer_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """gpt_layer:
+
+        t[b, h, i, j] = where(j > i, -inf, (Σ_g h_w_qkv[b, i, h, g] * h_w_qkv[b, j, h + n_head, g]) /
+            sqrt(float32(E // n_head)))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        y[b, i, h, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) * h_w_qkv[b,
+            j, h + n_head * 2, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    PyTorch computes h_w_qkv beforehand.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     h_w_qkv_ring = ring_of(h_w_qkv_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
     h_w_qkv_ring_2 = ring_of(h_w_qkv_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_E_n_head])
     h_w_qkv_ring_3 = ring_of(h_w_qkv_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_E_n_head])
     y_buffer = buffer_of(y_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
     fence_async_shared()
+    # fmt: off
     given = (
-        h_w_qkv_ptr,
-        y_ptr,
-        h_w_qkv_stride_b,
-        h_w_qkv_stride_s,
-        h_w_qkv_stride_n,
-        y_stride_b,
-        y_stride_s,
-        y_stride_n,
-        scale,
-        n_head,
-        B,
-        S,
-        h_w_qkv_ring,
-        h_w_qkv_ring_2,
-        h_w_qkv_ring_3,
-        y_buffer,
+        h_w_qkv_ptr, y_ptr, h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, y_stride_b, y_stride_s, y_stride_n,
+        scale, n_head, B, S, h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

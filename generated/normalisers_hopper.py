@@ -338,68 +338,45 @@ def sigmoid_attention_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
+    """sigmoid_attention:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        weights[b, h, i, j] = sigmoid(scores[b, h, i, j] - log(float32(S_k)))
+        output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        scale_2,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, scale_2, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sigmoid_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-                (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sigmoid_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
+            (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sigmoid_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-                (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-                (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sigmoid_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
+            (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sigmoid_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-                (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-                (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-                (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sigmoid_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
+            (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (sigmoid_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

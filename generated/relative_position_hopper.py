@@ -352,72 +352,55 @@ def bucketed_bias_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """bucketed_bias:
+
+        scores[b, h, i, j] = Σ_d query[b, h, i, d] * key[b, h, j, d]
+        ratio[i, j] = log(max(float32(abs(j - i)), 1) / 8) / 2.77258872
+        scores_2[b, h, i, j] = scores[b, h, i, j] + bias_table[where(j - i > 0, 16, 0) + where(abs(j - i) < 8,
+            abs(j - i), min(int64(ratio[i, j] * 8) + 8, 15)), h]
+        t[b, h, i, j] = float32(scores_2[b, h, i, j])
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        attn_weights[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        bias_table_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        bias_table_stride_0,
-        bias_table_stride_h,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, bias_table_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, bias_table_stride_0,
+        bias_table_stride_h, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (bucketed_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (bucketed_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (bucketed_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (bucketed_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (bucketed_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (bucketed_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (bucketed_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -655,76 +638,54 @@ def window_bias_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """window_bias:
+
+        attn[b, h, i, j] = Σ_d query[b, h, i, d] * float32(D) ** -0.5 * key[b, h, j, d]
+        attn_2[b, h, i, j] = attn[b, h, i, j] + relative_position_bias_table[where(relative_position_index[i, j]
+            < 0, relative_position_index[i, j] + T, relative_position_index[i, j]), h]
+        t[b, h, i, j] = exp(attn_2[b, h, i, j] - (max_j attn_2[b, h, i, j]))
+        attn_3[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
+        output[b, h, i, d] = Σ_j attn_3[b, h, i, j] * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        relative_position_bias_table_ptr,
-        relative_position_index_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        relative_position_bias_table_stride_t,
-        relative_position_bias_table_stride_h,
-        relative_position_index_stride_0,
-        relative_position_index_stride_1,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        T,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, relative_position_bias_table_ptr, relative_position_index_ptr, output_ptr,
+        query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b,
+        value_stride_h, value_stride_s, relative_position_bias_table_stride_t, relative_position_bias_table_stride_h,
+        relative_position_index_stride_0, relative_position_index_stride_1, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S, T, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (window_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (window_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (window_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (window_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (window_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (window_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (window_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -943,72 +904,51 @@ def window_bias_by_coordinates_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """window_bias_by_coordinates:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t[b, h, i, j] = scores[b, h, i, j] + table[i // 7 + 6 - j // 7, i % 7 + 6 - j % 7, h]
+        t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]) * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        table_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_2,
-        key_stride_b,
-        key_stride_h,
-        key_stride_2,
-        value_stride_b,
-        value_stride_h,
-        value_stride_2,
-        table_stride_0,
-        table_stride_1,
-        table_stride_h,
-        output_stride_b,
-        output_stride_h,
-        output_stride_n,
-        scale,
-        H,
-        B,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, table_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_2,
+        key_stride_b, key_stride_h, key_stride_2, value_stride_b, value_stride_h, value_stride_2, table_stride_0,
+        table_stride_1, table_stride_h, output_stride_b, output_stride_h, output_stride_n, scale, H, B, query_ring,
+        key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (window_bias_by_coordinates_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (window_bias_by_coordinates_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (window_bias_by_coordinates_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (window_bias_by_coordinates_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (window_bias_by_coordinates_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (window_bias_by_coordinates_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (window_bias_by_coordinates_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1227,69 +1167,48 @@ def clipped_distance_bias_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """clipped_distance_bias:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * float32(D) ** -0.5 + table[h, min(max(j
+            - i, -32), 32) + 32]
+        t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        table_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        table_stride_h,
-        table_stride_1,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, table_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, table_stride_h,
+        table_stride_1, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (clipped_distance_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (clipped_distance_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (clipped_distance_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (clipped_distance_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (clipped_distance_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (clipped_distance_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (clipped_distance_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

@@ -346,70 +346,51 @@ def sdpa_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa:
+
+        t[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d_v] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d_v]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_kv,
-        S,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_kv, S, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -622,70 +603,51 @@ def sdpa_causal_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa_causal:
+
+        t[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d_v] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d_v]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -905,74 +867,53 @@ def sdpa_boolean_mask_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa_boolean_mask:
+
+        t[b, h, i, j] = where(mask[b, 0, i, j], (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)),
+            -inf)
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        mask_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        mask_stride_b,
-        mask_stride_2,
-        mask_stride_3,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_q,
-        S_k,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
+        mask_stride_2, mask_stride_3, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_q, S_k,
+        query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -994,14 +935,14 @@ def sdpa_additive_mask_loads(
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        bias_stride_b, bias_stride_h, bias_stride_2, bias_stride_3,
+        bias_stride_b, bias_stride_h, bias_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
-        H, B, S_q, S_k,
+        H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1017,6 +958,13 @@ def sdpa_additive_mask_loads(
         [key_stride_b, key_stride_h, key_stride_s, 1],
         [1, 1, BLOCK_KEYS, BLOCK_D],
         key_ring[0].layout,
+    )
+    bias_blocks = tma.make_tensor_descriptor(
+        bias_ptr,
+        [B, H, S_q, S_k],
+        [bias_stride_b, bias_stride_h, bias_stride_2, 1],
+        [1, 1, GROUP_ROWS, BLOCK_KEYS],
+        bias_ring[0].layout,
     )
     value_blocks = tma.make_tensor_descriptor(
         value_ptr,
@@ -1050,6 +998,14 @@ def sdpa_additive_mask_loads(
                     step,
                     STAGES,
                 )
+                for group in gl.static_range(GROUPS):
+                    send(
+                        bias_blocks,
+                        [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, key_start],
+                        bias_ring,
+                        step * GROUPS + group,
+                        STAGES * GROUPS,
+                    )
                 send(
                     value_blocks,
                     [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
@@ -1081,14 +1037,14 @@ def sdpa_additive_mask_rows(
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        bias_stride_b, bias_stride_h, bias_stride_2, bias_stride_3,
+        bias_stride_b, bias_stride_h, bias_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
-        H, B, S_q, S_k,
+        H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -1109,20 +1065,10 @@ def sdpa_additive_mask_rows(
             head = (number % H).to(gl.int64)
             batch = (number // H).to(gl.int64)
             # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
-            existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
-            bias_block = (
-                bias_ptr
-                + batch * bias_stride_b
-                + head * bias_stride_h
-                + gl.cast(row_start, gl.int64) * bias_stride_2
-                + existing_rows[:, None] * bias_stride_2
-                + key_offsets[None, :] * bias_stride_3
-            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1135,9 +1081,8 @@ def sdpa_additive_mask_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                bias = gl.load(
-                    bias_block + gl.cast(key_start, gl.int64) * bias_stride_3, mask=(keys < S_k)[None, :], other=0
-                )
+                bias = received(bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]).load(TILE)
+                release(bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
                 scores = matmul(query, key.permute((1, 0)), TILE) * scale + bias.to(gl.float32)
                 release(key_ring, step, STAGES)
                 if partial:
@@ -1170,7 +1115,7 @@ def sdpa_additive_mask_rows(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["H", "B", "S_q", "S_k"])
+@gluon.jit(do_not_specialize=["H", "B", "S_k", "S_q"])
 def sdpa_additive_mask_kernel(
     # fmt: off
     # tensors
@@ -1179,87 +1124,65 @@ def sdpa_additive_mask_kernel(
     query_stride_b, query_stride_h, query_stride_s,
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
-    bias_stride_b, bias_stride_h, bias_stride_2, bias_stride_3,
+    bias_stride_b, bias_stride_h, bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
     scale,
     # sizes: one compiled kernel serves them all
-    H, B, S_q, S_k,
+    H, B, S_k, S_q,
     # head dimensions and the widths of their tiles
     D: gl.constexpr, BLOCK_D: gl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa_additive_mask:
+
+        t[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) / sqrt(float32(D)) + bias[b, h, i, j]
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    bias_ring = ring_of(bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        bias_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        bias_stride_b,
-        bias_stride_h,
-        bias_stride_2,
-        bias_stride_3,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S_q,
-        S_k,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, bias_stride_b,
+        bias_stride_h, bias_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q,
+        query_ring, key_ring, bias_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1462,70 +1385,51 @@ def sdpa_scale_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa_scale:
+
+        t[b, h, i, j] = (Σ_d query[b, h, i, d] * key[b, h, j, d]) * scale
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h, j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale_2,
-        H,
-        B,
-        S_k,
-        S_q,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale_2, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -1734,70 +1638,52 @@ def sdpa_grouped_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa_grouped:
+
+        t[b, h, i, j] = where(j > i, -inf, (Σ_d query[b, h, i, d] * key[b, h // (H // H_kv), j, d]) /
+            sqrt(float32(D)))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, h // (H // H_kv), j, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_h,
-        query_stride_s,
-        key_stride_b,
-        key_stride_h,
-        key_stride_s,
-        value_stride_b,
-        value_stride_h,
-        value_stride_s,
-        output_stride_b,
-        output_stride_h,
-        output_stride_s,
-        scale,
-        H,
-        B,
-        S,
-        H_kv,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S, H_kv, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
 
 
 @gluon.jit
@@ -2013,69 +1899,50 @@ def sdpa_merged_heads_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """sdpa_merged_heads:
+
+        t[b, h, i, j] = where(key_padding_mask[b, j], -inf, (Σ_d query[b, i, h, d] * key[b, j, h, d]) /
+            sqrt(float32(D)))
+        t_2[b, h, i] = max_j t[b, h, i, j]
+        t_3[b, h, i, j] = exp(t[b, h, i, j] - t_2[b, h, i])
+        output[b, i, h, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
+            value[b, j, h, d]
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        query_ptr,
-        key_ptr,
-        value_ptr,
-        key_padding_mask_ptr,
-        output_ptr,
-        query_stride_b,
-        query_stride_s,
-        query_stride_h,
-        key_stride_b,
-        key_stride_s,
-        key_stride_h,
-        value_stride_b,
-        value_stride_s,
-        value_stride_h,
-        key_padding_mask_stride_b,
-        key_padding_mask_stride_s,
-        output_stride_b,
-        output_stride_s,
-        output_stride_h,
-        scale,
-        H,
-        B,
-        S,
-        query_ring,
-        key_ring,
-        value_ring,
-        output_buffer,
+        query_ptr, key_ptr, value_ptr, key_padding_mask_ptr, output_ptr, query_stride_b, query_stride_s,
+        query_stride_h, key_stride_b, key_stride_s, key_stride_h, value_stride_b, value_stride_s, value_stride_h,
+        key_padding_mask_stride_b, key_padding_mask_stride_s, output_stride_b, output_stride_s, output_stride_h, scale,
+        H, B, S, query_ring, key_ring, value_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

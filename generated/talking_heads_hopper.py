@@ -503,6 +503,18 @@ def talking_heads_kernel(
     BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
+    """talking_heads:
+
+        scores[b, n4, i, j] = Σ_d q[b, n4, i, d] * float32(D) ** -0.5 * k[b, n4, j, d]
+        scores_2[b, i, j, n4_2] = Σ_n4 scores[b, n4, i, j] * proj_l[n4_2, n4]
+        t[b, i, j, n4_2] = exp(scores_2[b, i, j, n4_2] - (max_j scores_2[b, i, j, n4_2]))
+        attn[b, i, j, n4_2] = t[b, i, j, n4_2] / (Σ_j t[b, i, j, n4_2])
+        attn_2[b, n4, i, j] = Σ_n4_2 attn[b, i, j, n4_2] * proj_w[n4, n4_2]
+        output[b, n4, i, d] = Σ_j attn_2[b, n4, i, j] * v[b, n4, j, d]
+
+    One program for each b, n4 and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     q_ring_2 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
@@ -515,71 +527,32 @@ def talking_heads_kernel(
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
+    # fmt: off
     given = (
-        q_ptr,
-        k_ptr,
-        v_ptr,
-        proj_l_ptr,
-        proj_w_ptr,
-        output_ptr,
-        q_stride_b,
-        q_stride_1,
-        q_stride_s,
-        k_stride_b,
-        k_stride_1,
-        k_stride_s,
-        v_stride_b,
-        v_stride_1,
-        v_stride_s,
-        proj_l_stride_0,
-        proj_l_stride_1,
-        proj_w_stride_0,
-        proj_w_stride_1,
-        output_stride_b,
-        output_stride_n,
-        output_stride_s,
-        scale,
-        B,
-        S,
-        q_ring,
-        q_ring_2,
-        q_ring_3,
-        q_ring_4,
-        k_ring,
-        k_ring_2,
-        k_ring_3,
-        k_ring_4,
-        v_ring,
-        output_buffer,
+        q_ptr, k_ptr, v_ptr, proj_l_ptr, proj_w_ptr, output_ptr, q_stride_b, q_stride_1, q_stride_s, k_stride_b,
+        k_stride_1, k_stride_s, v_stride_b, v_stride_1, v_stride_s, proj_l_stride_0, proj_l_stride_1, proj_w_stride_0,
+        proj_w_stride_1, output_stride_b, output_stride_n, output_stride_s, scale, B, S, q_ring, q_ring_2, q_ring_3,
+        q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
     )
+    # fmt: on
     # Groups that compute get the registers that those that load can spare
+    # fmt: off
     if GROUPS == 1:
-        gl.warp_specialize(
-            [
-                (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            ],
-            [4],
-            [240],
-        )
+        gl.warp_specialize([
+            (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
     elif GROUPS == 2:
-        gl.warp_specialize(
-            [
-                (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            ],
-            [4, 4],
-            [240, 240],
-        )
+        gl.warp_specialize([
+            (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
     elif GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-                (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-                (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-                (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
-            ],
-            [4, 4, 4],
-            [160, 160, 160],
-        )
+        gl.warp_specialize([
+            (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on

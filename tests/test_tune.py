@@ -170,7 +170,7 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
 
     class Prepared:
         asked = ("attend", torch.zeros(1, dtype=torch.bfloat16), 64, 4096)
-        before, describes = (64, 64, 4, 2, True), True
+        before, describes, own_hopper = (64, 64, 4, 2, True), True, None
         module = type("module", (), {"architecture": lambda device: "sm_90", "padded": lambda size: size})
 
         def __init__(self, job: tune.Job) -> None:

@@ -250,7 +250,7 @@ class _HopperTiles(TileWriter):
 
     def _address(self, load: Load, advancing: bool = True) -> tuple[str, list[Code]]:
         base, vectors = super()._address(load, advancing)
-        last = load.index[-1]
+        last = load.index[-1] if load.index else None
         if isinstance(last, Iota) and last.axis in self.roles.resident and self.roles.rows in load.axes:
             # the launcher has seen to it that neighbours are neighbours: what a thread reads has one address
             self.dense.setdefault(load.tensor)
