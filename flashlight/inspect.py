@@ -83,15 +83,21 @@ class _Recorder:
 def launches(module: ModuleType, name: str, arguments: Mapping[str, Any], architecture: str) -> list[Call]:
     """What the launcher ``name`` of a kernel module would launch on ``architecture`` for these (meta) tensors."""
     calls: list[Call] = []
-    kernels = {n: value for n, value in vars(module).items() if n.endswith("_kernel") and hasattr(value, "arg_names")}
-    saved = dict(vars(module))
+    modules = [module]
+    if architecture == "sm_90" and hasattr(module, "hopper_kernels"):
+        modules.append(module.hopper_kernels())
+    saved = [dict(vars(one)) for one in modules]
     try:
-        for kernel_name, kernel in kernels.items():
-            setattr(module, kernel_name, _Recorder(kernel, calls))
-        module.architecture = lambda device: architecture  # type: ignore[attr-defined]
+        for one in modules:
+            for kernel_name, kernel in list(vars(one).items()):
+                if kernel_name.endswith("_kernel") and hasattr(kernel, "arg_names"):
+                    setattr(one, kernel_name, _Recorder(kernel, calls))
+        stand_ins: Any = module
+        stand_ins.architecture, stand_ins.multiprocessors = lambda device: architecture, lambda device: 1
         getattr(module, name)(**arguments)
     finally:
-        vars(module).update(saved)
+        for one, before in zip(modules, saved, strict=True):
+            vars(one).update(before)
     return calls
 
 
@@ -120,6 +126,8 @@ def compile_call(call: Call, architecture: str) -> Compiled:
         else:
             signature[name] = "*" + _element(value.dtype)
             attributes[(position,)] = [["tt.divisibility", 16]]
+    if call.kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
     source = ASTSource(call.kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget(*TARGETS[architecture]), options=dict(call.options))
     return _report(call, architecture, compiled)

@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
 
     def emit(source, units, origin, command, phases):
         header = HEADER.format(source=origin, digest="0" * 12, command=command)
-        return SimpleNamespace(wrapper=f"{header}{units}\n", kernels=header + source.read_text())
+        return SimpleNamespace(wrapper=f"{header}{units}\n", kernels=header + source.read_text(), hopper=None)
 
     for stub in (read, unit, emit):
         monkeypatch.setattr(pipeline, stub.__name__, stub)

@@ -12,11 +12,11 @@ GENERATED = ROOT / "generated"
 
 
 def wrappers() -> list[Path]:
-    """Every generated wrapper: the kernels' files are those that end in _triton."""
+    """Every generated wrapper: the kernels' files are those that end in _triton and _hopper."""
     return sorted(
         path
         for path in GENERATED.glob("*.py")
-        if not path.stem.endswith("_triton") and read_header(path.read_text(encoding="utf-8"))
+        if not path.stem.endswith(("_triton", "_hopper")) and read_header(path.read_text(encoding="utf-8"))
     )
 
 
