@@ -109,6 +109,7 @@ def sliding_window_kernel(
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
+        partial = (key_start < full_start) | (key_start >= full_stop)
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
         else:
@@ -118,10 +119,11 @@ def sliding_window_kernel(
                 other=0,
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:21
-        if key_start >= full_stop:
-            scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
-        if key_start < full_start:
-            scores = tl.where(keys[None, :] > (rows - window)[:, None], scores, float("-inf"))
+        if partial:
+            if key_start < full_start:
+                scores = tl.where(keys[None, :] > (rows - window)[:, None], scores, float("-inf"))
+            if key_start >= full_stop:
+                scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -456,6 +458,7 @@ def sliding_window_band_kernel(
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
+        partial = (key_start < full_start) | (key_start >= full_stop)
         if DESCRIPTORS:
             k = k_blocks.load([key_start, 0])
         else:
@@ -465,10 +468,11 @@ def sliding_window_band_kernel(
                 other=0,
             )
         att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # sliding_window.py:46
-        if key_start < full_start:
-            att = tl.where(keys[None, :] > (rows - window)[:, None], att, float("-inf"))
-        if key_start >= full_stop:
-            att = tl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
+        if partial:
+            if key_start < full_start:
+                att = tl.where(keys[None, :] > (rows - window)[:, None], att, float("-inf"))
+            if key_start >= full_stop:
+                att = tl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(att, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -618,6 +622,7 @@ def sliding_window_bottom_right_kernel(
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
+        partial = (key_start < full_start) | (key_start >= full_stop)
         if DESCRIPTORS:
             key = key_blocks.load([key_start, 0])
         else:
@@ -627,10 +632,11 @@ def sliding_window_bottom_right_kernel(
                 other=0,
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:61
-        if key_start >= full_stop:
-            scores = tl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
-        if key_start < full_start:
-            scores = tl.where(keys[None, :] > (rows + S_k - S_q - 128)[:, None], scores, float("-inf"))
+        if partial:
+            if key_start < full_start:
+                scores = tl.where(keys[None, :] > (rows + S_k - S_q - 128)[:, None], scores, float("-inf"))
+            if key_start >= full_stop:
+                scores = tl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

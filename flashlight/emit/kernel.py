@@ -13,7 +13,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, is_wide, representative
+from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter, is_wide, representative
 from flashlight.ir.expr import (
     BOOL,
     Axis,
@@ -36,8 +36,6 @@ from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name, is_size
 
 UNMASKED = "blocks that need no mask"
-EARLY, LATE = "key_start < full_start", "key_start >= full_stop"
-"""Whether a block begins before the full ones, and whether it ends after them."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
@@ -49,6 +50,8 @@ from rewriters.expand import Expansion
 INT_CODE = "int"
 MASKED = "part > 0"
 """True in the loops over blocks that are not full, the full ones being the first part."""
+EARLY, LATE = "key_start < full_start", "key_start >= full_stop"
+"""Where one loop serves all blocks: whether one begins before the full ones, and whether it ends after them."""
 
 
 class TileWriter:
@@ -438,17 +441,30 @@ class TileWriter:
             self.bound.pop(yes, None)
         elif unmasked is not None:
             self.bound[yes] = unmasked
-        conditions = [one.condition for one in mask.ranged]
-        for flag in dict.fromkeys(self.flags.get(condition, self.masked) for condition in conditions):
-            self.block.add(f"if {flag}:")
-            outer, self.block = self.block, self.block.nested()
-            before = dict(self.bound)
-            test = self._conjunction([c for c in conditions if self.flags.get(c, self.masked) == flag])
-            self.block.add(f"{bound.text} = tl.where({test.along(axes)}, {bound.text}, {fill_code.text})")
-            outer.close(self.block)
-            self.block = outer
-            self.bound = before
+        tests: dict[str, list[Expr]] = {}
+        for one in mask.ranged:
+            tests.setdefault(self.flags.get(one.condition, self.masked), []).append(one.condition)
+        select = f"{bound.text} = tl.where({{}}, {bound.text}, {fill_code.text})"
+        if EARLY in tests and LATE in tests:
+            # within one test, so that full blocks do not compute what both need
+            with self._only_if(self.masked):
+                for flag in (EARLY, LATE):
+                    with self._only_if(flag):
+                        self.block.add(select.format(self._conjunction(tests.pop(flag)).along(axes)))
+        for flag, conditions in tests.items():
+            with self._only_if(flag):
+                self.block.add(select.format(self._conjunction(conditions).along(axes)))
         return bound
+
+    @contextmanager
+    def _only_if(self, flag: str) -> Iterator[None]:
+        """Write into a block that is entered where the flag is true, and whose variables end with it."""
+        self.block.add(f"if {flag}:")
+        outer, before = self.block, dict(self.bound)
+        self.block = outer.nested()
+        yield
+        outer.close(self.block)
+        self.block, self.bound = outer, before
 
     def _is_shared(self, code: Code) -> bool:
         """Whether the code is a variable whose value more than one expression needs."""
