@@ -215,7 +215,7 @@ def packed_documents_kernel(
     document_id_stop = tl.load(document_id_range + 3)
     live_start = tl.load(document_id_range)
     live_stop = tl.maximum(live_start, tl.minimum(BLOCK_ROWS + row_start, tl.load(document_id_range + 1)))
-    full_stop = tl.maximum(live_start, tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+    full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
@@ -427,7 +427,7 @@ def packed_documents_bidirectional_kernel(
     segment_ids_stop = tl.load(segment_ids_range + 3)
     live_start = tl.load(segment_ids_range)
     live_stop = tl.maximum(live_start, tl.load(segment_ids_range + 1))
-    full_stop = tl.maximum(live_start, S // BLOCK_KEYS * BLOCK_KEYS)
+    full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
@@ -636,7 +636,7 @@ def packed_documents_cross_kernel(
     key_document_stop = tl.load(key_document_range + 3)
     live_start = tl.load(key_document_range)
     live_stop = tl.maximum(live_start, tl.load(key_document_range + 1))
-    full_stop = tl.maximum(live_start, S_k // BLOCK_KEYS * BLOCK_KEYS)
+    full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)

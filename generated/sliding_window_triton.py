@@ -115,8 +115,8 @@ def sliding_window_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_start = tl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
     live_stop = tl.minimum(S, BLOCK_ROWS + row_start)
-    full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
-    full_stop = tl.maximum(full_start, tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+    full_start = tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
+    full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
@@ -131,8 +131,10 @@ def sliding_window_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:21
         if partial:
-            distance = rows[:, None] - keys[None, :]  # sliding_window.py:18
-            scores = tl.where((distance >= 0) & (distance < window), scores, float("-inf"))
+            if key_start < full_start:
+                scores = tl.where(keys[None, :] > (rows - window)[:, None], scores, float("-inf"))
+            if key_start >= full_stop:
+                scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -487,8 +489,8 @@ def sliding_window_band_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_start = tl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
     live_stop = tl.minimum(S, BLOCK_ROWS + row_start)
-    full_start = tl.minimum(tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop)
-    full_stop = tl.maximum(full_start, tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+    full_start = tl.cdiv(tl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
+    full_stop = tl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
@@ -503,9 +505,10 @@ def sliding_window_band_kernel(
             )
         att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # sliding_window.py:46
         if partial:
-            att = tl.where(
-                (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]), att, float("-inf")
-            )
+            if key_start < full_start:
+                att = tl.where(keys[None, :] > (rows - window)[:, None], att, float("-inf"))
+            if key_start >= full_stop:
+                att = tl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(att, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -677,12 +680,8 @@ def sliding_window_bottom_right_kernel(
     # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
     live_start = tl.maximum(0, S_k + row_start - S_q - 127) // BLOCK_KEYS * BLOCK_KEYS
     live_stop = tl.minimum(S_k, tl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q))
-    full_start = tl.minimum(
-        tl.cdiv(tl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q - 128), BLOCK_KEYS) * BLOCK_KEYS, live_stop
-    )
-    full_stop = tl.maximum(
-        full_start, tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
-    )
+    full_start = tl.cdiv(tl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q - 128), BLOCK_KEYS) * BLOCK_KEYS
+    full_stop = tl.minimum(S_k, tl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
 
     for key_start in tl.range(live_start, live_stop, BLOCK_KEYS):
         keys = key_start + tl.arange(0, BLOCK_KEYS)
@@ -697,8 +696,10 @@ def sliding_window_bottom_right_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:61
         if partial:
-            distance = (rows + S_k)[:, None] - keys[None, :] - S_q  # sliding_window.py:59
-            scores = tl.where((distance >= 0) & (distance < 128), scores, float("-inf"))
+            if key_start < full_start:
+                scores = tl.where(keys[None, :] > (rows + S_k - S_q - 128)[:, None], scores, float("-inf"))
+            if key_start >= full_stop:
+                scores = tl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -13,7 +13,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import INT_CODE, MASKED, TileWriter, is_wide, representative
+from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter, is_wide, representative
 from flashlight.ir.expr import (
     BOOL,
     Axis,
@@ -321,14 +321,33 @@ class KernelWriter:
                 live_stop = f"tl.maximum(live_start, {live_stop})"  # what lies outside is visited once
             block.add(f"live_stop = {live_stop}")
             ranges["live_stop"] = "live_stop"
-        if full_start:
-            full_start = ["live_start", *full_start] if matched else full_start
-            block.add(f"full_start = tl.minimum({_folded('tl.maximum', full_start)}, {ranges['live_stop']})")
-            ranges["full_start"] = "full_start"
         end = _folded("tl.minimum", full_stop)
-        if ranges["full_start"] != "0":
-            end = f"tl.maximum({ranges['full_start']}, {end})"
+        if self.joint:
+            # each block asks on which side of the full ones it lies, which may be both
+            if full_start:
+                block.add(f"full_start = {_folded('tl.maximum', full_start)}")
+                ranges["full_start"] = "full_start"
+                self._side_flags()
+        else:
+            # the parts of the loop meet, also where no block is full
+            if full_start:
+                full_start = ["live_start", *full_start] if matched else full_start
+                block.add(f"full_start = tl.minimum({_folded('tl.maximum', full_start)}, {ranges['live_stop']})")
+                ranges["full_start"] = "full_start"
+            if ranges["full_start"] != "0":
+                end = f"tl.maximum({ranges['full_start']}, {end})"
         block.add(f"full_stop = {end}")
+
+    def _side_flags(self) -> None:
+        """Have conditions tested only on the side of the full blocks where they can fail.
+
+        Not beside one that can fail on both sides: a second selection would cost what the other side saves.
+        """
+        flags = self.tiles.flags
+        for mask in self.schedule.masks:
+            ranged = [one for one in mask.ranged if one.condition not in flags]
+            if all(one.before != one.after for one in ranged):
+                flags.update({one.condition: EARLY if one.before else LATE for one in ranged})
 
     def _matching(self, match: Matched) -> str:
         """Name the place of what the launcher found out about this block of rows: four ends of ranges of keys."""
@@ -418,12 +437,7 @@ class KernelWriter:
         before = dict(tiles.bound)
         body.add("keys = key_start + tl.arange(0, BLOCK_KEYS)")
         if self.joint:
-            late = "key_start >= full_stop"
-            early = f"key_start < {ranges['full_start']}"
-            if ranges["full_start"] in ("0", ranges["live_start"]):
-                body.add(f"partial = {late}")
-            else:
-                body.add(f"partial = ({early}) | ({late})")
+            body.add(f"partial = ({EARLY}) | ({LATE})" if ranges["full_start"] == "full_start" else f"partial = {LATE}")
             for flag, test in self.mixed.items():
                 body.add(f"{flag} = {test}")
         for scan, total in totals.items():

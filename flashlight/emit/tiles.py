@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
@@ -37,7 +38,7 @@ from flashlight.ir.expr import (
     unrounded,
     walk,
 )
-from flashlight.ir.ops import NEUTRAL
+from flashlight.ir.ops import COMPARISONS, NEUTRAL
 from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name, tensors
 from flashlight.ir.signs import is_relative
@@ -49,6 +50,8 @@ from rewriters.expand import Expansion
 INT_CODE = "int"
 MASKED = "part > 0"
 """True in the loops over blocks that are not full, the full ones being the first part."""
+EARLY, LATE = "key_start < full_start", "key_start >= full_stop"
+"""Where one loop serves all blocks: whether one begins before the full ones, and whether it ends after them."""
 
 
 class TileWriter:
@@ -80,6 +83,7 @@ class TileWriter:
         self.sizes: dict[Scalar, None] = {}
         self.numbers: dict[Expr, str] = {}
         self.uses: dict[Expr, int] = {}
+        self.readers: dict[Expr, list[Expr]] = {}
         program = schedule.program
         self.rounded: dict[Expr, Name] = {}
         for node, name in program.names.items():
@@ -92,6 +96,7 @@ class TileWriter:
                 self.chosen.update(node.args[1:])
             for child in node.children:
                 self.uses[child] = self.uses.get(child, 0) + 1
+                self.readers.setdefault(child, []).append(node)
             if isinstance(node, Map) and node.op in ("mul", "div"):
                 self.normalised.update(sum_ for sum_ in map(unrounded, node.args) if isinstance(sum_, Reduce))
 
@@ -269,6 +274,7 @@ class TileWriter:
         summed = self._added_to(expr, axes)
         if summed is not None:
             return summed
+        expr = self._apart(expr)
         args = [self.value(arg) for arg in expr.args]
         if expr.op == "cast":
             return self._cast(expr, args[0])
@@ -314,6 +320,33 @@ class TileWriter:
                 if started.axes == axes and product.op == "sum":
                     return self.dot(product.arg, product.axis, started.text)
         return None
+
+    def _apart(self, expr: Map) -> Map:
+        """A comparison that needs arithmetic for each pair of a row and a key, with the key alone on one side.
+
+        One comparison a score is left of ``row - key < window``. Not where the difference has a variable anyway.
+        """
+        alone = self._isolated(expr)
+        pairs = [arg for arg in expr.args if self._is_pairwise(arg)]
+        return alone if alone is not None and pairs and all(map(self._is_only_compared, pairs)) else expr
+
+    def _isolated(self, expr: Expr) -> Map | None:
+        """The comparison of integers with the key alone on its left, if its other side fits 32 bits."""
+        if not (isinstance(expr, Map) and expr.op in COMPARISONS and all(map(is_int, expr.args))):
+            return None
+        alone = integers.isolated(expr, Iota(self.roles.stream))
+        return alone if alone is not None and _magnitude(alone.args[1]) < 2**31 else None
+
+    def _is_pairwise(self, expr: Expr) -> bool:
+        return {self.roles.rows, self.roles.stream} <= expr.axes
+
+    def _is_only_compared(self, expr: Expr) -> bool:
+        """Whether nothing reads the integer, or what is made of it, but comparisons with the key on one side."""
+        return expr not in self.bound and all(
+            self._isolated(reader) is not None
+            or (isinstance(reader, Map) and reader.op in _GROWING and self._is_only_compared(reader))
+            for reader in self.readers.get(expr, ())
+        )
 
     def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:
         """Quotients round down in the program and towards zero in Triton: they agree from zero up."""
@@ -408,16 +441,30 @@ class TileWriter:
             self.bound.pop(yes, None)
         elif unmasked is not None:
             self.bound[yes] = unmasked
-        for flag in dict.fromkeys(self.flags.get(condition, self.masked) for condition in mask.ranged):
-            self.block.add(f"if {flag}:")
-            outer, self.block = self.block, self.block.nested()
-            before = dict(self.bound)
-            test = self._conjunction([c for c in mask.ranged if self.flags.get(c, self.masked) == flag])
-            self.block.add(f"{bound.text} = tl.where({test.along(axes)}, {bound.text}, {fill_code.text})")
-            outer.close(self.block)
-            self.block = outer
-            self.bound = before
+        tests: dict[str, list[Expr]] = {}
+        for one in mask.ranged:
+            tests.setdefault(self.flags.get(one.condition, self.masked), []).append(one.condition)
+        select = f"{bound.text} = tl.where({{}}, {bound.text}, {fill_code.text})"
+        if EARLY in tests and LATE in tests:
+            # within one test, so that full blocks do not compute what both need
+            with self._only_if(self.masked):
+                for flag in (EARLY, LATE):
+                    with self._only_if(flag):
+                        self.block.add(select.format(self._conjunction(tests.pop(flag)).along(axes)))
+        for flag, conditions in tests.items():
+            with self._only_if(flag):
+                self.block.add(select.format(self._conjunction(conditions).along(axes)))
         return bound
+
+    @contextmanager
+    def _only_if(self, flag: str) -> Iterator[None]:
+        """Write into a block that is entered where the flag is true, and whose variables end with it."""
+        self.block.add(f"if {flag}:")
+        outer, before = self.block, dict(self.bound)
+        self.block = outer.nested()
+        yield
+        outer.close(self.block)
+        self.block, self.bound = outer, before
 
     def _is_shared(self, code: Code) -> bool:
         """Whether the code is a variable whose value more than one expression needs."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from flashlight.ir.expr import BOOL, INT, Const, Expr, Iota, Map, Scalar, walk
+from flashlight.ir.ops import MIRRORED
 from flashlight.ir.order import sort_key
 
 Monomial = tuple[Expr, ...]
@@ -156,6 +157,17 @@ def solved(expr: Expr, unknown: Expr) -> tuple[Expr, Expr] | None:
             return None
         (rest if len(left) == len(monomial) else with_unknown)[left] = coefficient
     return (expression(with_unknown), expression(rest)) if with_unknown else None
+
+
+def isolated(comparison: Map, unknown: Expr) -> Map | None:
+    """The same comparison of integers with the unknown alone on its left; None where its factor is not 1 or -1."""
+    found = solved(sub(*comparison.args), unknown)
+    if found is None or found[0] not in (constant(1), constant(-1)):
+        return None
+    factor, rest = found
+    if factor is constant(1):
+        return Map(comparison.op, (unknown, sub(constant(0), rest)), comparison.dtype)
+    return Map(MIRRORED[comparison.op], (unknown, rest), comparison.dtype)
 
 
 def is_nonnegative_below(poly: Polynomial, bound: Expr) -> bool:

@@ -30,7 +30,7 @@ from flashlight.ir.program import Program, factors, mapped, rebuilt, substitute
 from flashlight.ir.signs import covers, difference, is_positive
 from flashlight.schedule import intervals, roles, scans
 from flashlight.schedule.intervals import Keys
-from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Schedule, Statistic
+from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Ranged, Schedule, Statistic
 from flashlight.schedule.prologue import Step, prologues
 from flashlight.schedule.undefined import undefined
 from rewriters.dead import vanishes
@@ -275,7 +275,7 @@ def _ranges(
             for condition in conditions:
                 guarded.setdefault(condition, set()).update(reaching)
     for node in selections:
-        ranged: list[Expr] = []
+        ranged: list[Ranged] = []
         tested: list[Expr] = []
         for condition in intervals.conjuncts(node.args[0]):
             if stream not in condition.axes:
@@ -288,7 +288,7 @@ def _ranges(
             found = intervals.keys(condition, rows, stream)
             match = intervals.matched(condition, rows, stream) if dead and still and found is None else None
             if condition is inside:
-                ranged.append(condition)  # the loop's own end
+                ranged.append(Ranged(condition, before=False, after=True))  # the loop's own end
             elif found is not None:
                 if dead and not still:
                     # dead keys that the scans meet first count in them; those that they meet last do not matter
@@ -299,14 +299,14 @@ def _ranges(
                 elif almost and node in guards:
                     fills.append(guards[node])
                 keys = intervals.both(keys, found)
-                ranged.append(condition)
+                ranged.append(Ranged(condition, found.full_start is not None, found.full_stop is not None))
             elif match is not None:
                 matches[condition] = match
-                ranged.append(condition)
+                ranged.append(Ranged(condition, before=True, after=True))
             else:
                 tested.append(condition)
-        if any(intervals.within(condition, stream) for condition in ranged if condition is not inside):
-            ranged = [condition for condition in ranged if condition is not inside]
+        if any(intervals.within(one.condition, stream) for one in ranged if one.condition is not inside):
+            ranged = [one for one in ranged if one.condition is not inside]
         masks.append(Mask(node, tuple(ranged), tuple(tested)))
     fills = list(dict.fromkeys(fills))
     return tuple(masks), keys, tuple(matches.values()), tuple(fills)

@@ -55,15 +55,24 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Ranged:
+    """A condition that holds on every full block; it can fail ``before`` those, ``after`` those, or on both sides."""
+
+    condition: Expr
+    before: bool
+    after: bool
+
+
+@dataclass(frozen=True)
 class Mask:
     """A selection ``where(condition, value, fill)`` in the chain.
 
-    ``ranged`` are the conditions that hold on every full block, so that only partial blocks test them; ``tested`` are
-    tested on every block.
+    ``ranged`` are the conditions that only partial blocks test, and of those only the ones where each can fail;
+    ``tested`` are tested on every block.
     """
 
     node: Expr
-    ranged: tuple[Expr, ...]
+    ranged: tuple[Ranged, ...]
     tested: tuple[Expr, ...]
 
 
@@ -123,6 +132,10 @@ class Schedule:
         start, stop = roles.stream.extent, roles.stream.extent
         lines.append(f"live      {_end(ends.live_start, '0')} <= {stream} < {_end(ends.live_stop, show(stop))}")
         lines.append(f"full      {_end(ends.full_start, '0')} <= {stream} < {_end(ends.full_stop, show(start))}")
+        for ranged in dict.fromkeys(ranged for mask in self.masks for ranged in mask.ranged):
+            if ranged.before != ranged.after:
+                side = "before" if ranged.before else "after"
+                lines.append(f"tested    {_short(ranged.condition)}, {side} the full keys")
         for squared in self.expansions:
             lines.append(f"expanded  {_short(squared.distance)} as a matrix product, in bfloat16")
         for match in self.matched:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from flashlight.ir import build
 from flashlight.ir.evaluate import evaluate_expr
-from flashlight.ir.expr import INT, Axis, Expr, Iota, Scalar
-from flashlight.ir.integers import simplified
+from flashlight.ir.expr import BOOL, INT, Axis, Expr, Iota, Map, Scalar
+from flashlight.ir.integers import isolated, simplified
 
 H, KV = Scalar("H", INT, True), Scalar("H_kv", INT, True)
 GROUP = build.op("floordiv", H, KV)
@@ -72,3 +72,27 @@ def test_comparisons_that_the_extents_decide() -> None:
     assert simplified(build.op("ge", build.op("add", position, build.integer(1)), build.integer(1))) is build.true()
     both = [build.op("add", one, build.integer(4)) for one in (position, Iota(BATCH))]
     assert simplified(build.op("le", *both)) is build.op("le", position, Iota(BATCH))
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(["lt", "le", "gt", "ge", "eq", "ne"]), integers(), integers())
+def test_comparisons_hold_for_the_same_positions_once_isolated(
+    name: str, one: tuple[Expr, int], other: tuple[Expr, int]
+) -> None:
+    (left, a), (right, b) = one, other
+    after = isolated(Map(name, (left, right), BOOL), Iota(HEAD))
+    if after is None:
+        return
+    assert after.args[0] is Iota(HEAD) and HEAD not in after.args[1].axes
+    truth = bool(evaluate_expr(after, {}, {"H": 12, "H_kv": 4, "B": 2}, (HEAD,)).expand(12)[5])
+    assert truth == getattr(operator, name)(a, b)
+
+
+def test_what_has_the_position_once_is_isolated() -> None:
+    position, row, two = Iota(HEAD), Iota(BATCH), build.integer(2)
+    distance = build.op("sub", row, position)
+    window = Map("lt", (distance, two), BOOL)
+    assert isolated(window, position) is Map("gt", (position, build.op("sub", row, two)), BOOL)
+    assert isolated(window, row) is Map("lt", (row, build.op("add", position, two)), BOOL)
+    for left in (build.op("mul", distance, two), build.op("mod", distance, two), build.op("abs", distance), row):
+        assert isolated(Map("lt", (left, two), BOOL), position) is None
