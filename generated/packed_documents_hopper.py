@@ -307,7 +307,7 @@ def packed_documents_rows(
             document_id_stop = gl.load(document_id_range + 3)
             live_start = gl.load(document_id_range)
             live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
-            full_stop = gl.maximum(live_start, gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
@@ -591,7 +591,7 @@ def packed_documents_bidirectional_rows(
             segment_ids_stop = gl.load(segment_ids_range + 3)
             live_start = gl.load(segment_ids_range)
             live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
-            full_stop = gl.maximum(live_start, S // BLOCK_KEYS * BLOCK_KEYS)
+            full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
@@ -879,7 +879,7 @@ def packed_documents_cross_rows(
             key_document_stop = gl.load(key_document_range + 3)
             live_start = gl.load(key_document_range)
             live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
-            full_stop = gl.maximum(live_start, S_k // BLOCK_KEYS * BLOCK_KEYS)
+            full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets

@@ -278,10 +278,8 @@ def sliding_window_rows(
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_start = gl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_start = gl.minimum(
-                gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop
-            )
-            full_stop = gl.maximum(full_start, gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
@@ -290,8 +288,10 @@ def sliding_window_rows(
                 scores = matmul(query, key.permute((1, 0)), TILE)  # sliding_window.py:21
                 release(key_ring, step, STAGES)
                 if partial:
-                    distance = rows[:, None] - keys[None, :]  # sliding_window.py:18
-                    scores = gl.where((distance >= 0) & (distance < window), scores, float("-inf"))
+                    if key_start < full_start:
+                        scores = gl.where(keys[None, :] > (rows - window)[:, None], scores, float("-inf"))
+                    if key_start >= full_stop:
+                        scores = gl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
@@ -515,10 +515,8 @@ def sliding_window_band_rows(
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_start = gl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_start = gl.minimum(
-                gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop
-            )
-            full_stop = gl.maximum(full_start, gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
@@ -527,11 +525,10 @@ def sliding_window_band_rows(
                 att = matmul(q, k.permute((1, 0)), TILE)  # sliding_window.py:46
                 release(k_ring, step, STAGES)
                 if partial:
-                    att = gl.where(
-                        (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]),
-                        att,
-                        float("-inf"),
-                    )
+                    if key_start < full_start:
+                        att = gl.where(keys[None, :] > (rows - window)[:, None], att, float("-inf"))
+                    if key_start >= full_stop:
+                        att = gl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(att, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
@@ -775,12 +772,8 @@ def sliding_window_bottom_right_rows(
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_start = gl.maximum(0, S_k + row_start - S_q - 127) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S_k, gl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q))
-            full_start = gl.minimum(
-                gl.cdiv(gl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q - 128), BLOCK_KEYS) * BLOCK_KEYS, live_stop
-            )
-            full_stop = gl.maximum(
-                full_start, gl.minimum(S_k, gl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
-            )
+            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q - 128), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S_k, gl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
@@ -789,8 +782,10 @@ def sliding_window_bottom_right_rows(
                 scores = matmul(query, key.permute((1, 0)), TILE)  # sliding_window.py:61
                 release(key_ring, step, STAGES)
                 if partial:
-                    distance = (rows + S_k)[:, None] - keys[None, :] - S_q  # sliding_window.py:59
-                    scores = gl.where((distance >= 0) & (distance < 128), scores, float("-inf"))
+                    if key_start < full_start:
+                        scores = gl.where(keys[None, :] > (rows + S_k - S_q - 128)[:, None], scores, float("-inf"))
+                    if key_start >= full_stop:
+                        scores = gl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)

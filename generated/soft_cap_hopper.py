@@ -802,10 +802,8 @@ def soft_cap_sliding_window_rows(
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_start = gl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_start = gl.minimum(
-                gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS, live_stop
-            )
-            full_stop = gl.maximum(full_start, gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS)
+            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
             for key_start in range(live_start, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
@@ -814,8 +812,10 @@ def soft_cap_sliding_window_rows(
                 attn_weights = tanh(matmul(query, key.permute((1, 0)), TILE) * scale, APPROXIMATE)  # soft_cap.py:51
                 release(key_ring, step, STAGES)
                 if partial:
-                    distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
-                    attn_weights = gl.where((distance >= 0) & (distance < window), attn_weights, float("-inf"))
+                    if key_start < full_start:
+                        attn_weights = gl.where(keys[None, :] > (rows - window)[:, None], attn_weights, float("-inf"))
+                    if key_start >= full_stop:
+                        attn_weights = gl.where(keys[None, :] <= rows[:, None], attn_weights, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(attn_weights, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
