@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,10 @@ VALUES = ("normal", "large", "infinities", "lowest", "special")
 """What floats hold: normal; normal times 8; normal with many -inf (a mask's numbers);
 normal with many of the lowest number, whole rows too (likewise); normal with a few NaN and inf."""
 
-DTYPES = ("float32", "float16", "bfloat16")
-
 
 @dataclass(frozen=True)
 class Ranges:
-    """The sizes to draw from, the simplest first: hypothesis shrinks towards the front."""
+    """The sizes, dtypes and layouts to draw from, the simplest first: hypothesis shrinks towards the front."""
 
     batch: tuple[int, ...] = (1, 2, 3, 0)
     heads: tuple[int, ...] = (1, 2, 3, 4, 6)
@@ -41,6 +39,8 @@ class Ranges:
     head_dim: tuple[int, ...] = (16, 32, 64, 80, 24, 96, 17)
     largest: int = 2**20
     """The most elements of an input, and of what eager makes of them, such as the scores."""
+    dtype: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    layout: tuple[str, ...] = LAYOUTS
 
 
 SMALL = Ranges()
@@ -108,12 +108,14 @@ def cases(traced: Traced, ranges: Ranges = SMALL) -> st.SearchStrategy[Case]:
         for load in added_loads(node.args[0])
     }
     tensors = {
-        key(p): _drawn(p, _is_operand(p, kinds), p.tensor in masks) for p in traced.parameters if p.tensor is not None
+        key(p): _drawn(p, _is_operand(p, kinds), p.tensor in masks, ranges.layout)
+        for p in traced.parameters
+        if p.tensor is not None
     }
     return st.builds(
         Case,
         numbers=numbers,
-        dtype=st.sampled_from(DTYPES),
+        dtype=st.sampled_from(ranges.dtype),
         tensors=st.fixed_dictionaries(tensors),
         seed=st.integers(0, 2**16),
     )
@@ -187,7 +189,7 @@ def _is_operand(parameter: Parameter, kinds: Mapping[str, str]) -> bool:
     return isinstance(last, Scalar) and kinds.get(last.name) == "head_dim"
 
 
-def _drawn(parameter: Parameter, operand: bool, added: bool) -> st.SearchStrategy[Drawn]:
+def _drawn(parameter: Parameter, operand: bool, added: bool, layouts: Sequence[str]) -> st.SearchStrategy[Drawn]:
     tensor = parameter.tensor
     assert tensor is not None
     rank = len(tensor.shape)
@@ -200,7 +202,7 @@ def _drawn(parameter: Parameter, operand: bool, added: bool) -> st.SearchStrateg
     # most tensors are ordinary: what is drawn twice is drawn twice as often
     return st.builds(
         Drawn,
-        layout=st.sampled_from(("contiguous", *LAYOUTS)),
+        layout=st.sampled_from(("contiguous", *layouts)),
         values=st.sampled_from(("normal", "normal", "normal", *values)),
         ones=_subsets(rank) if parameter.broadcast else st.just(()),
         dropped=st.sampled_from(range(rank + 1)) if parameter.broadcast and not parameter.whole else st.just(0),

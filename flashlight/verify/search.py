@@ -18,6 +18,7 @@ from flashlight.verify import worker
 
 if TYPE_CHECKING:
     from flashlight.trace.traced import Traced
+    from flashlight.verify.draw import Ranges
 
 REPLY = "flashlight-verify-reply "
 """What the line with the reply begins with in a worker's output."""
@@ -122,14 +123,25 @@ def run(request: Request) -> list[Outcome]:
     return outcomes
 
 
-def search(name: str, traced: Traced, original: ModuleType, generated: ModuleType, request: Request) -> Outcome:
-    """Draw inputs for one target until one fails, and shrink that; or until there were enough."""
+def search(
+    name: str,
+    traced: Traced,
+    original: ModuleType,
+    generated: ModuleType,
+    request: Request,
+    ranges: Ranges | None = None,
+) -> Outcome:
+    """Draw inputs for one target until one fails, and shrink that; or until there were enough.
+
+    Without ``ranges`` the sizes are those that suit the request's device.
+    """
     import hypothesis
     from hypothesis import HealthCheck, Phase
 
     from flashlight.verify import draw
     from flashlight.verify.compare import Measured, Mismatch, Rejected, compare
 
+    ranges = ranges or (draw.SMALL if request.device == "cpu" else draw.LARGE)
     worst = Measured(0.0, 0.0, 0.0)
     count = 0
     failing: list[tuple[draw.Case, Mismatch]] = []
@@ -146,7 +158,7 @@ def search(name: str, traced: Traced, original: ModuleType, generated: ModuleTyp
         print_blob=False,
         verbosity=hypothesis.Verbosity.quiet,
     )
-    @hypothesis.given(draw.cases(traced, draw.SMALL if request.device == "cpu" else draw.LARGE))
+    @hypothesis.given(draw.cases(traced, ranges))
     def agrees(case: draw.Case) -> None:
         nonlocal worst, count
         if request.journal is not None:

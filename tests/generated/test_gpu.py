@@ -2,6 +2,8 @@
 
 import math
 import os
+import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,15 +11,22 @@ import torch
 from flashlight import api, pipeline, region
 from flashlight.ir import integers
 from flashlight.output import read_header
+from flashlight.tune import HOPPER, entries
 from flashlight.verify import draw
 from flashlight.verify.compare import flatten
-from flashlight.verify.search import load
+from flashlight.verify.search import Request, load, search
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 
+ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "generated"
+TUNED_FOR_HOPPER = sorted(
+    {(path.with_name(f"{path.stem.removesuffix('_triton')}.py"), key[0], key[2])
+     for path in GENERATED.glob("*_triton.py") for key in entries(path.read_text(encoding="utf-8")) if key[1] == HOPPER}
+)
 SIZES = {"batch": 2, "heads": 8, "length": 4096, "head_dim": 64}
 
 
@@ -25,6 +34,46 @@ def test_agrees_with_the_original(wrapper, example, function):
     examples = int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20"))
     (outcome,) = api.verify(example, "cuda", targets=[function], out=wrapper.parent, examples=examples)
     assert not outcome.failure, outcome.failure
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "head_dim"),
+    [pytest.param(*one, id=f"{one[0].stem}:{one[1]}:{one[2]}") for one in TUNED_FOR_HOPPER],
+)
+def test_hopper_kernels_agree(path, name, head_dim, monkeypatch):
+    """As above, at the dtypes and head dimensions of their tiles; what is drawn has to launch them."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs a Hopper GPU")
+    header = read_header(path.read_text(encoding="utf-8"))
+    phases = pipeline.Phases()
+    source, (target,) = pipeline.read(ROOT / header.source, [name], phases)
+    traced = pipeline.trace(source, target, header.shapes, phases)
+    original, generated = load(ROOT / header.source, "original"), load(path, "generated")
+    kernels = vars(generated)[f"{path.stem}_triton"]
+    tile_of, launched = kernels.hopper_tile, []
+
+    def spied(*given):
+        tile = tile_of(*given)
+        launched.append(tile is not None)
+        return tile
+
+    monkeypatch.setattr(kernels, "hopper_tile", spied)
+    ranges = draw.Ranges(
+        batch=draw.LARGE.batch,
+        heads=draw.LARGE.heads,
+        length=draw.LARGE.length,
+        head_dim=(head_dim, head_dim - 8, head_dim - 16),
+        largest=2**26,
+        dtype=("bfloat16", "float16"),
+        layout=("contiguous", "swapped"),
+    )
+    examples = int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20"))
+    seed = random.randrange(2**16)
+    print(f"seed {seed}")
+    request = Request(header.source, "cuda", (name,), "generated", examples, seed)
+    outcome = search(name, traced, original, generated, request, ranges)
+    assert not outcome.failure, outcome.failure
+    assert 2 * sum(launched) >= examples, f"launched for {sum(launched)} of {examples} inputs"
 
 
 def test_peak_memory(wrapper, example, function):
