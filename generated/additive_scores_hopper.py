@@ -150,15 +150,18 @@ def graph_attention_scores_loads(
         source_ptr, target_ptr, features_ptr, output_ptr,
         # their strides, in elements
         source_stride_b, source_stride_h, source_stride_n,
-        target_stride_b, target_stride_h, target_stride_n,
+        target_stride_b, target_stride_h,
         features_stride_b, features_stride_h, features_stride_n,
         output_stride_b, output_stride_h, output_stride_n,
         # sizes: one compiled kernel serves them all
         H, B, N,
         # rings in shared memory
-        features_ring, output_buffer,
+        target_ring, features_ring, output_buffer,
         # fmt: on
     ) = given
+    target_blocks = tma.make_tensor_descriptor(
+        target_ptr, [B, H, N], [target_stride_b, target_stride_h, 1], [1, 1, BLOCK_KEYS], target_ring[0].layout
+    )
     features_blocks = tma.make_tensor_descriptor(
         features_ptr,
         [B, H, N, D],
@@ -175,6 +178,13 @@ def graph_attention_scores_loads(
             head = (number % H).to(gl.int64)
             batch = (number // H).to(gl.int64)
             for key_start in range(0, N, BLOCK_KEYS):
+                send(
+                    target_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start],
+                    target_ring,
+                    step,
+                    STAGES,
+                )
                 send(
                     features_blocks,
                     [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
@@ -204,13 +214,13 @@ def graph_attention_scores_rows(
         source_ptr, target_ptr, features_ptr, output_ptr,
         # their strides, in elements
         source_stride_b, source_stride_h, source_stride_n,
-        target_stride_b, target_stride_h, target_stride_n,
+        target_stride_b, target_stride_h,
         features_stride_b, features_stride_h, features_stride_n,
         output_stride_b, output_stride_h, output_stride_n,
         # sizes: one compiled kernel serves them all
         H, B, N,
         # rings in shared memory
-        features_ring, output_buffer,
+        target_ring, features_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -245,7 +255,6 @@ def graph_attention_scores_rows(
                 mask=(rows < N),
                 other=0,
             )
-            target_block = target_ptr + batch * target_stride_b + head * target_stride_h + key_offsets * target_stride_n
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -257,9 +266,8 @@ def graph_attention_scores_rows(
             for key_start in range(0, N, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                target = gl.load(
-                    target_block + gl.cast(key_start, gl.int64) * target_stride_n, mask=(keys < N), other=0
-                )
+                target = received(target_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
+                release(target_ring, step, STAGES)
                 pairs = source.to(gl.float32)[:, None] + target.to(gl.float32)[None, :]  # additive_scores.py:43
                 scores = gl.where(pairs > 0.0, pairs, pairs * 0.2)  # additive_scores.py:44
                 if partial:
@@ -298,7 +306,7 @@ def graph_attention_scores_kernel(
     source_ptr, target_ptr, features_ptr, output_ptr,
     # their strides, in elements
     source_stride_b, source_stride_h, source_stride_n,
-    target_stride_b, target_stride_h, target_stride_n,
+    target_stride_b, target_stride_h,
     features_stride_b, features_stride_h, features_stride_n,
     output_stride_b, output_stride_h, output_stride_n,
     # sizes: one compiled kernel serves them all
@@ -320,14 +328,15 @@ def graph_attention_scores_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    target_ring = ring_of(target_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS])
     features_ring = ring_of(features_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
     given = (
         source_ptr, target_ptr, features_ptr, output_ptr, source_stride_b, source_stride_h, source_stride_n,
-        target_stride_b, target_stride_h, target_stride_n, features_stride_b, features_stride_h, features_stride_n,
-        output_stride_b, output_stride_h, output_stride_n, H, B, N, features_ring, output_buffer,
+        target_stride_b, target_stride_h, features_stride_b, features_stride_h, features_stride_n, output_stride_b,
+        output_stride_h, output_stride_n, H, B, N, target_ring, features_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare

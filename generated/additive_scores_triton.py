@@ -526,7 +526,7 @@ def graph_attention_scores(source, target, features):
     expect("features", features, (B, H, N, D), (source.dtype,), source.device)
 
     output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
-    hopper = hopper_tile("graph_attention_scores", D, N, features, output)
+    hopper = hopper_tile("graph_attention_scores", D, N, target, features, output)
     if hopper is not None:
         with torch.cuda.device_of(source):
             hopper_kernels().graph_attention_scores_kernel[
@@ -537,7 +537,7 @@ def graph_attention_scores(source, target, features):
                 features,
                 output,
                 *source.stride(),
-                *target.stride(),
+                *target.stride()[:-1],
                 *features.stride()[:-1],
                 *output.stride()[:-1],
                 H,

@@ -534,12 +534,12 @@ def cross_attention_masked_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                context_key = received(context_key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 context_mask = gl.load(
                     context_mask_block + gl.cast(key_start, gl.int64) * context_mask_stride_s,
                     mask=(keys < S_k),
                     other=0,
                 )
+                context_key = received(context_key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(
                     context_mask[None, :], matmul(query, context_key.permute((1, 0)), TILE) * scale, fill
                 )  # cross_attention.py:29

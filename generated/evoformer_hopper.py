@@ -171,7 +171,7 @@ def row_attention_loads(
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-        mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
+        mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3,
         pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
@@ -179,7 +179,7 @@ def row_attention_loads(
         # sizes: one compiled kernel serves them all
         H, N, B, S,
         # rings in shared memory
-        q_ring, k_ring, pair_bias_ring, v_ring, output_buffer,
+        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -196,6 +196,13 @@ def row_attention_loads(
         [1, 1, BLOCK_KEYS, 1, BLOCK_D],
         k_ring[0].layout,
     )
+    mask_bias_blocks = tma.make_tensor_descriptor(
+        mask_bias_ptr,
+        [B, N, 1, 1, S],
+        [mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3, 1],
+        [1, 1, 1, 1, BLOCK_KEYS],
+        mask_bias_ring[0].layout,
+    )
     pair_bias_blocks = tma.make_tensor_descriptor(
         pair_bias_ptr,
         [B, 1, H, S, S],
@@ -209,6 +216,13 @@ def row_attention_loads(
         [v_stride_b, v_stride_n, v_stride_s, v_stride_h, 1],
         [1, 1, BLOCK_KEYS, 1, BLOCK_D],
         v_ring[0].layout,
+    )
+    gate_blocks = tma.make_tensor_descriptor(
+        gate_ptr,
+        [B, N, S, H, D],
+        [gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, 1],
+        [1, 1, GROUP_ROWS, 1, BLOCK_D],
+        gate_ring[0].layout,
     )
     step = 0
     done = 0
@@ -242,6 +256,19 @@ def row_attention_loads(
                     step,
                     STAGES,
                 )
+                send(
+                    mask_bias_blocks,
+                    [
+                        gl.cast(batch, gl.int32),
+                        gl.cast(n_index, gl.int32),
+                        gl.cast(0, gl.int32),
+                        gl.cast(0, gl.int32),
+                        key_start,
+                    ],
+                    mask_bias_ring,
+                    step,
+                    STAGES,
+                )
                 for group in gl.static_range(GROUPS):
                     send(
                         pair_bias_blocks,
@@ -264,6 +291,20 @@ def row_attention_loads(
                     STAGES,
                 )
                 step += 1
+            for group in gl.static_range(GROUPS):
+                send(
+                    gate_blocks,
+                    [
+                        gl.cast(batch, gl.int32),
+                        gl.cast(n_index, gl.int32),
+                        row_start + group * GROUP_ROWS,
+                        gl.cast(head, gl.int32),
+                        0,
+                    ],
+                    gate_ring,
+                    done * GROUPS + group,
+                    GROUPS,
+                )
             done += 1
 
 
@@ -289,7 +330,7 @@ def row_attention_rows(
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-        mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
+        mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3,
         pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
@@ -297,7 +338,7 @@ def row_attention_rows(
         # sizes: one compiled kernel serves them all
         H, N, B, S,
         # rings in shared memory
-        q_ring, k_ring, pair_bias_ring, v_ring, output_buffer,
+        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -319,19 +360,10 @@ def row_attention_rows(
             n_index = (number // H % N).to(gl.int64)
             batch = (number // H // N).to(gl.int64)
             # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            rows = row_start + row_offsets
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE)).to(gl.int64)
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
-            mask_bias_block = (
-                mask_bias_ptr
-                + batch * mask_bias_stride_b
-                + n_index * mask_bias_stride_n
-                + key_offsets * mask_bias_stride_s
-            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -346,9 +378,8 @@ def row_attention_rows(
                 k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:11
                 release(k_ring, step, STAGES)
-                mask_bias = gl.load(
-                    mask_bias_block + gl.cast(key_start, gl.int64) * mask_bias_stride_s, mask=(keys < S), other=0
-                )
+                mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
+                release(mask_bias_ring, step, STAGES)
                 pair_bias = received(
                     pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
                 ).load(TILE)
@@ -373,17 +404,8 @@ def row_attention_rows(
                 step += 1
             release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
 
-            gate = gl.load(
-                gate_ptr
-                + batch * gate_stride_b
-                + n_index * gate_stride_n
-                + gl.cast(row_start, gl.int64) * gate_stride_s
-                + head * gate_stride_h
-                + row_offsets[:, None] * gate_stride_s
-                + d[None, :],
-                mask=(rows < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
+            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
+            release(gate_ring, done * GROUPS + GROUP, GROUPS)
             weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
@@ -412,7 +434,7 @@ def row_attention_kernel(
     k_stride_b, k_stride_n, k_stride_s, k_stride_h,
     v_stride_b, v_stride_n, v_stride_s, v_stride_h,
     gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-    mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
+    mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3,
     pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
     # numbers
@@ -440,8 +462,10 @@ def row_attention_kernel(
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
+    mask_bias_ring = ring_of(mask_bias_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, 1, BLOCK_KEYS])
     pair_bias_ring = ring_of(pair_bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, 1, 1, GROUP_ROWS, BLOCK_KEYS])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
+    gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
@@ -449,9 +473,9 @@ def row_attention_kernel(
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr, q_stride_b, q_stride_n, q_stride_s,
         q_stride_h, k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h,
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_n,
-        mask_bias_stride_s, pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
-        output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S, q_ring, k_ring,
-        pair_bias_ring, v_ring, output_buffer,
+        mask_bias_stride_2, mask_bias_stride_3, pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h,
+        pair_bias_stride_3, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S,
+        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare
@@ -498,14 +522,14 @@ def column_attention_loads(
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-        mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
+        mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         H, S, B, N,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -522,12 +546,26 @@ def column_attention_loads(
         [1, BLOCK_KEYS, 1, 1, BLOCK_D],
         k_ring[0].layout,
     )
+    mask_bias_blocks = tma.make_tensor_descriptor(
+        mask_bias_ptr,
+        [B, S, 1, 1, N],
+        [mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3, 1],
+        [1, 1, 1, 1, BLOCK_KEYS],
+        mask_bias_ring[0].layout,
+    )
     v_blocks = tma.make_tensor_descriptor(
         v_ptr,
         [B, N, S, H, D],
         [v_stride_b, v_stride_n, v_stride_s, v_stride_h, 1],
         [1, BLOCK_KEYS, 1, 1, BLOCK_D],
         v_ring[0].layout,
+    )
+    gate_blocks = tma.make_tensor_descriptor(
+        gate_ptr,
+        [B, N, S, H, D],
+        [gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, 1],
+        [1, GROUP_ROWS, 1, 1, BLOCK_D],
+        gate_ring[0].layout,
     )
     step = 0
     done = 0
@@ -562,6 +600,19 @@ def column_attention_loads(
                     STAGES,
                 )
                 send(
+                    mask_bias_blocks,
+                    [
+                        gl.cast(batch, gl.int32),
+                        gl.cast(s, gl.int32),
+                        gl.cast(0, gl.int32),
+                        gl.cast(0, gl.int32),
+                        key_start,
+                    ],
+                    mask_bias_ring,
+                    step,
+                    STAGES,
+                )
+                send(
                     v_blocks,
                     [gl.cast(batch, gl.int32), key_start, gl.cast(s, gl.int32), gl.cast(head, gl.int32), 0],
                     v_ring,
@@ -569,6 +620,20 @@ def column_attention_loads(
                     STAGES,
                 )
                 step += 1
+            for group in gl.static_range(GROUPS):
+                send(
+                    gate_blocks,
+                    [
+                        gl.cast(batch, gl.int32),
+                        row_start + group * GROUP_ROWS,
+                        gl.cast(s, gl.int32),
+                        gl.cast(head, gl.int32),
+                        0,
+                    ],
+                    gate_ring,
+                    done * GROUPS + group,
+                    GROUPS,
+                )
             done += 1
 
 
@@ -594,14 +659,14 @@ def column_attention_rows(
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-        mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
+        mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         H, S, B, N,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -623,16 +688,10 @@ def column_attention_rows(
             s = (number // H % S).to(gl.int64)
             batch = (number // H // S).to(gl.int64)
             # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            rows = row_start + row_offsets
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE)).to(gl.int64)
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
-            mask_bias_block = (
-                mask_bias_ptr + batch * mask_bias_stride_b + s * mask_bias_stride_s + key_offsets * mask_bias_stride_n
-            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -647,9 +706,8 @@ def column_attention_rows(
                 k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:11
                 release(k_ring, step, STAGES)
-                mask_bias = gl.load(
-                    mask_bias_block + gl.cast(key_start, gl.int64) * mask_bias_stride_n, mask=(keys < N), other=0
-                )
+                mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
+                release(mask_bias_ring, step, STAGES)
                 logits_2 = logits + mask_bias.to(gl.float32)[None, :]  # evoformer.py:13
                 if partial:
                     logits_2 = gl.where((keys < N)[None, :], logits_2, float("-inf"))
@@ -670,17 +728,8 @@ def column_attention_rows(
                 step += 1
             release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
 
-            gate = gl.load(
-                gate_ptr
-                + batch * gate_stride_b
-                + gl.cast(row_start, gl.int64) * gate_stride_n
-                + s * gate_stride_s
-                + head * gate_stride_h
-                + row_offsets[:, None] * gate_stride_n
-                + d[None, :],
-                mask=(rows < N)[:, None] & (d < D)[None, :],
-                other=0,
-            )
+            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
+            release(gate_ring, done * GROUPS + GROUP, GROUPS)
             weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
@@ -709,7 +758,7 @@ def column_attention_kernel(
     k_stride_b, k_stride_n, k_stride_s, k_stride_h,
     v_stride_b, v_stride_n, v_stride_s, v_stride_h,
     gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-    mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
+    mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
     # numbers
     scale,
@@ -736,16 +785,18 @@ def column_attention_kernel(
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
+    mask_bias_ring = ring_of(mask_bias_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, 1, BLOCK_KEYS])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
+    gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
     given = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, output_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h, gate_stride_b,
-        gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
-        output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N, q_ring, k_ring, v_ring,
-        output_buffer,
+        gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2,
+        mask_bias_stride_3, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N,
+        q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare
@@ -800,7 +851,7 @@ def triangle_attention_starting_node_loads(
         # sizes: one compiled kernel serves them all
         H, S, B,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -823,6 +874,13 @@ def triangle_attention_starting_node_loads(
         [v_stride_b, v_stride_1, v_stride_2, v_stride_h, 1],
         [1, 1, BLOCK_KEYS, 1, BLOCK_D],
         v_ring[0].layout,
+    )
+    gate_blocks = tma.make_tensor_descriptor(
+        gate_ptr,
+        [B, S, S, H, D],
+        [gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, 1],
+        [1, 1, GROUP_ROWS, 1, BLOCK_D],
+        gate_ring[0].layout,
     )
     step = 0
     done = 0
@@ -864,6 +922,20 @@ def triangle_attention_starting_node_loads(
                     STAGES,
                 )
                 step += 1
+            for group in gl.static_range(GROUPS):
+                send(
+                    gate_blocks,
+                    [
+                        gl.cast(batch, gl.int32),
+                        gl.cast(s, gl.int32),
+                        row_start + group * GROUP_ROWS,
+                        gl.cast(head, gl.int32),
+                        0,
+                    ],
+                    gate_ring,
+                    done * GROUPS + group,
+                    GROUPS,
+                )
             done += 1
 
 
@@ -897,7 +969,7 @@ def triangle_attention_starting_node_rows(
         # sizes: one compiled kernel serves them all
         H, S, B,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -920,9 +992,7 @@ def triangle_attention_starting_node_rows(
             batch = (number // H // S).to(gl.int64)
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            rows = row_start + row_offsets
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE)).to(gl.int64)
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -947,15 +1017,15 @@ def triangle_attention_starting_node_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:65
-                release(k_ring, step, STAGES)
                 triangle_bias = gl.load(
                     triangle_bias_block + gl.cast(key_start, gl.int64) * triangle_bias_stride_2,
                     mask=(keys < S)[None, :],
                     other=0,
                 )
                 mask = gl.load(mask_block + gl.cast(key_start, gl.int64) * mask_stride_2, mask=(keys < S), other=0)
+                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:65
+                release(k_ring, step, STAGES)
                 logits_2 = gl.where(
                     mask[None, :], logits + triangle_bias.to(gl.float32), -1000000000.0
                 )  # evoformer.py:67
@@ -978,17 +1048,8 @@ def triangle_attention_starting_node_rows(
                 step += 1
             release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
 
-            gate = gl.load(
-                gate_ptr
-                + batch * gate_stride_b
-                + s * gate_stride_1
-                + gl.cast(row_start, gl.int64) * gate_stride_2
-                + head * gate_stride_h
-                + row_offsets[:, None] * gate_stride_2
-                + d[None, :],
-                mask=(rows < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
+            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
+            release(gate_ring, done * GROUPS + GROUP, GROUPS)
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
             send_back(
                 output_blocks,
@@ -1045,6 +1106,7 @@ def triangle_attention_starting_node_kernel(
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
+    gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
@@ -1054,7 +1116,7 @@ def triangle_attention_starting_node_kernel(
         gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring,
-        output_buffer,
+        gate_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare
@@ -1109,7 +1171,7 @@ def triangle_attention_ending_node_loads(
         # sizes: one compiled kernel serves them all
         H, S, B,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -1132,6 +1194,13 @@ def triangle_attention_ending_node_loads(
         [v_stride_b, v_stride_1, v_stride_2, v_stride_h, 1],
         [1, BLOCK_KEYS, 1, 1, BLOCK_D],
         v_ring[0].layout,
+    )
+    gate_blocks = tma.make_tensor_descriptor(
+        gate_ptr,
+        [B, S, S, H, D],
+        [gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, 1],
+        [1, GROUP_ROWS, 1, 1, BLOCK_D],
+        gate_ring[0].layout,
     )
     step = 0
     done = 0
@@ -1173,6 +1242,20 @@ def triangle_attention_ending_node_loads(
                     STAGES,
                 )
                 step += 1
+            for group in gl.static_range(GROUPS):
+                send(
+                    gate_blocks,
+                    [
+                        gl.cast(batch, gl.int32),
+                        row_start + group * GROUP_ROWS,
+                        gl.cast(s_2, gl.int32),
+                        gl.cast(head, gl.int32),
+                        0,
+                    ],
+                    gate_ring,
+                    done * GROUPS + group,
+                    GROUPS,
+                )
             done += 1
 
 
@@ -1206,7 +1289,7 @@ def triangle_attention_ending_node_rows(
         # sizes: one compiled kernel serves them all
         H, S, B,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -1229,9 +1312,7 @@ def triangle_attention_ending_node_rows(
             batch = (number // H // S).to(gl.int64)
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            rows = row_start + row_offsets
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE)).to(gl.int64)
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -1256,15 +1337,15 @@ def triangle_attention_ending_node_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:81
-                release(k_ring, step, STAGES)
                 triangle_bias = gl.load(
                     triangle_bias_block + gl.cast(key_start, gl.int64) * triangle_bias_stride_1,
                     mask=(keys < S)[None, :],
                     other=0,
                 )
                 mask = gl.load(mask_block + gl.cast(key_start, gl.int64) * mask_stride_1, mask=(keys < S), other=0)
+                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:81
+                release(k_ring, step, STAGES)
                 logits_2 = gl.where(
                     mask[None, :], logits + triangle_bias.to(gl.float32), -1000000000.0
                 )  # evoformer.py:83
@@ -1287,17 +1368,8 @@ def triangle_attention_ending_node_rows(
                 step += 1
             release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
 
-            gate = gl.load(
-                gate_ptr
-                + batch * gate_stride_b
-                + gl.cast(row_start, gl.int64) * gate_stride_1
-                + s_2 * gate_stride_2
-                + head * gate_stride_h
-                + row_offsets[:, None] * gate_stride_1
-                + d[None, :],
-                mask=(rows < S)[:, None] & (d < D)[None, :],
-                other=0,
-            )
+            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
+            release(gate_ring, done * GROUPS + GROUP, GROUPS)
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
             send_back(
                 output_blocks,
@@ -1355,6 +1427,7 @@ def triangle_attention_ending_node_kernel(
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
+    gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
@@ -1364,7 +1437,7 @@ def triangle_attention_ending_node_kernel(
         gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring,
-        output_buffer,
+        gate_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare

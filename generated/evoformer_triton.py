@@ -233,7 +233,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    hopper = hopper_tile("row_attention", D, S, q, k, pair_bias, v, gate, output)
+    hopper = hopper_tile("row_attention", D, S, q, k, mask_bias, pair_bias, v, gate, output)
     if hopper is not None:
         with torch.cuda.device_of(q):
             hopper_kernels().row_attention_kernel[
@@ -250,9 +250,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 *k.stride()[:-1],
                 *v.stride()[:-1],
                 *gate.stride()[:-1],
-                mask_bias.stride(0),
-                mask_bias.stride(1),
-                mask_bias.stride(4),
+                *mask_bias.stride()[:-1],
                 *pair_bias.stride()[:-1],
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D),
@@ -689,7 +687,7 @@ def column_attention(q, k, v, gate, mask_bias):
     expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
 
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
-    hopper = hopper_tile("column_attention", D, N, q, k, v, gate, output)
+    hopper = hopper_tile("column_attention", D, N, q, k, mask_bias, v, gate, output)
     if hopper is not None:
         with torch.cuda.device_of(q):
             hopper_kernels().column_attention_kernel[
@@ -705,9 +703,7 @@ def column_attention(q, k, v, gate, mask_bias):
                 *k.stride()[:-1],
                 *v.stride()[:-1],
                 *gate.stride()[:-1],
-                mask_bias.stride(0),
-                mask_bias.stride(1),
-                mask_bias.stride(4),
+                *mask_bias.stride()[:-1],
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D),
                 H,

@@ -302,10 +302,10 @@ def forgetting_attention_rows(
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 cumulative_2 = gl.load(
                     cumulative_block + gl.cast(key_start, gl.int64) * cumulative_stride_s, mask=(keys < S), other=0
                 )  # forgetting.py:16
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = matmul(query, key.permute((1, 0)), TILE) * scale + (
                     cumulative_scaled[:, None] - (cumulative_2.to(gl.float32) * LOG2_E)[None, :]
                 )

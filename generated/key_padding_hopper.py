@@ -538,12 +538,12 @@ def key_padding_mask_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 key_padding_mask = gl.load(
                     key_padding_mask_block + gl.cast(key_start, gl.int64) * key_padding_mask_stride_s,
                     mask=(keys < S_k),
                     other=0,
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(
                     (~key_padding_mask)[None, :], matmul(query, key.permute((1, 0)), TILE) * scale, -14426950408.889633
                 )  # key_padding.py:33
@@ -799,14 +799,14 @@ def extended_attention_mask_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE) * scale  # key_padding.py:47
-                release(key_ring, step, STAGES)
                 attention_mask = gl.load(
                     attention_mask_block + gl.cast(key_start, gl.int64) * attention_mask_stride_s,
                     mask=(keys < S),
                     other=0,
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                scores = matmul(query, key.permute((1, 0)), TILE) * scale  # key_padding.py:47
+                release(key_ring, step, STAGES)
                 extended = attention_mask.to(gl.float32)  # key_padding.py:45
                 extended_2 = -14426.950408889634 - extended * -14426.950408889634  # key_padding.py:46
                 scores_2 = scores + extended_2[None, :]  # key_padding.py:48

@@ -292,10 +292,10 @@ def boolean_mask_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 mask = gl.load(
                     mask_block + gl.cast(key_start, gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE), float("-inf"))  # masks.py:18
                 release(key_ring, step, STAGES)
                 if partial:
@@ -555,10 +555,10 @@ def boolean_mask_per_batch_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 mask = gl.load(
                     mask_block + gl.cast(key_start, gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE) * scale, fill)  # masks.py:31
                 release(key_ring, step, STAGES)
                 if partial:
@@ -817,10 +817,10 @@ def boolean_mask_shared_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 hidden = gl.load(
                     hidden_block + gl.cast(key_start, gl.int64) * hidden_stride_1, mask=(keys < S_k)[None, :], other=0
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(~hidden, matmul(query, key.permute((1, 0)), TILE), float("-inf"))  # masks.py:43
                 release(key_ring, step, STAGES)
                 if partial:
@@ -1079,10 +1079,10 @@ def boolean_mask_optional_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 mask = gl.load(
                     mask_block + gl.cast(key_start, gl.int64) * mask_stride_2, mask=(keys < S_k)[None, :], other=0
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(
                     mask, matmul(query, key.permute((1, 0)), TILE) * scale, -14426.950408889634
                 )  # masks.py:57
@@ -1747,14 +1747,14 @@ def additive_mask_keys_loads(
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_s,
+        mask_stride_b, mask_stride_1, mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, mask_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1770,6 +1770,13 @@ def additive_mask_keys_loads(
         [key_stride_b, key_stride_h, key_stride_s, 1],
         [1, 1, BLOCK_KEYS, BLOCK_D],
         key_ring[0].layout,
+    )
+    mask_blocks = tma.make_tensor_descriptor(
+        mask_ptr,
+        [B, 1, 1, S_k],
+        [mask_stride_b, mask_stride_1, mask_stride_2, 1],
+        [1, 1, 1, BLOCK_KEYS],
+        mask_ring[0].layout,
     )
     value_blocks = tma.make_tensor_descriptor(
         value_ptr,
@@ -1804,6 +1811,13 @@ def additive_mask_keys_loads(
                     STAGES,
                 )
                 send(
+                    mask_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), gl.cast(0, gl.int32), key_start],
+                    mask_ring,
+                    step,
+                    STAGES,
+                )
+                send(
                     value_blocks,
                     [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
                     value_ring,
@@ -1834,14 +1848,14 @@ def additive_mask_keys_rows(
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_s,
+        mask_stride_b, mask_stride_1, mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, mask_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -1866,7 +1880,6 @@ def additive_mask_keys_rows(
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
-            mask_block = mask_ptr + batch * mask_stride_b + key_offsets * mask_stride_s
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1881,7 +1894,8 @@ def additive_mask_keys_rows(
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = matmul(query, key.permute((1, 0)), TILE)  # masks.py:96
                 release(key_ring, step, STAGES)
-                mask = gl.load(mask_block + gl.cast(key_start, gl.int64) * mask_stride_s, mask=(keys < S_k), other=0)
+                mask = received(mask_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
+                release(mask_ring, step, STAGES)
                 scores_2 = scores * scale + mask.to(gl.float32)[None, :]  # masks.py:97
                 if partial:
                     scores_2 = gl.where((keys < S_k)[None, :], scores_2, float("-inf"))
@@ -1922,7 +1936,7 @@ def additive_mask_keys_kernel(
     query_stride_b, query_stride_h, query_stride_s,
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
-    mask_stride_b, mask_stride_s,
+    mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
     scale,
@@ -1948,6 +1962,7 @@ def additive_mask_keys_kernel(
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    mask_ring = ring_of(mask_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
@@ -1955,8 +1970,8 @@ def additive_mask_keys_kernel(
     given = (
         query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
-        mask_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
-        value_ring, output_buffer,
+        mask_stride_1, mask_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q,
+        query_ring, key_ring, mask_ring, value_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare
@@ -2001,7 +2016,7 @@ def additive_pair_loads(
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_bias_stride_b, mask_bias_stride_s,
+        mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2,
         pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -2009,7 +2024,7 @@ def additive_pair_loads(
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, pair_bias_ring, value_ring, output_buffer,
+        query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -2025,6 +2040,13 @@ def additive_pair_loads(
         [key_stride_b, key_stride_h, key_stride_s, 1],
         [1, 1, BLOCK_KEYS, BLOCK_D],
         key_ring[0].layout,
+    )
+    mask_bias_blocks = tma.make_tensor_descriptor(
+        mask_bias_ptr,
+        [B, 1, 1, S],
+        [mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2, 1],
+        [1, 1, 1, BLOCK_KEYS],
+        mask_bias_ring[0].layout,
     )
     pair_bias_blocks = tma.make_tensor_descriptor(
         pair_bias_ptr,
@@ -2062,6 +2084,13 @@ def additive_pair_loads(
                     key_blocks,
                     [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
                     key_ring,
+                    step,
+                    STAGES,
+                )
+                send(
+                    mask_bias_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), gl.cast(0, gl.int32), key_start],
+                    mask_bias_ring,
                     step,
                     STAGES,
                 )
@@ -2104,7 +2133,7 @@ def additive_pair_rows(
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_bias_stride_b, mask_bias_stride_s,
+        mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2,
         pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -2112,7 +2141,7 @@ def additive_pair_rows(
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, pair_bias_ring, value_ring, output_buffer,
+        query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -2137,7 +2166,6 @@ def additive_pair_rows(
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
-            mask_bias_block = mask_bias_ptr + batch * mask_bias_stride_b + key_offsets * mask_bias_stride_s
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -2152,9 +2180,8 @@ def additive_pair_rows(
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = matmul(query, key.permute((1, 0)), TILE) * scale  # masks.py:110
                 release(key_ring, step, STAGES)
-                mask_bias = gl.load(
-                    mask_bias_block + gl.cast(key_start, gl.int64) * mask_bias_stride_s, mask=(keys < S), other=0
-                )
+                mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
+                release(mask_bias_ring, step, STAGES)
                 pair_bias = received(
                     pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
                 ).load(TILE)
@@ -2199,7 +2226,7 @@ def additive_pair_kernel(
     query_stride_b, query_stride_h, query_stride_s,
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
-    mask_bias_stride_b, mask_bias_stride_s,
+    mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2,
     pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
@@ -2226,6 +2253,7 @@ def additive_pair_kernel(
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    mask_bias_ring = ring_of(mask_bias_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, BLOCK_KEYS])
     pair_bias_ring = ring_of(pair_bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
@@ -2234,9 +2262,9 @@ def additive_pair_kernel(
     given = (
         query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr, query_stride_b, query_stride_h,
         query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
-        mask_bias_stride_b, mask_bias_stride_s, pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
-        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, pair_bias_ring,
-        value_ring, output_buffer,
+        mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2, pair_bias_stride_0, pair_bias_stride_h,
+        pair_bias_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare

@@ -1448,7 +1448,7 @@ def additive_mask_keys(query, key, value, mask):
     expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    hopper = hopper_tile("additive_mask_keys", D, S_k, query, key, value, output)
+    hopper = hopper_tile("additive_mask_keys", D, S_k, query, key, mask, value, output)
     if hopper is not None:
         with torch.cuda.device_of(query):
             hopper_kernels().additive_mask_keys_kernel[
@@ -1462,8 +1462,7 @@ def additive_mask_keys(query, key, value, mask):
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
-                mask.stride(0),
-                mask.stride(3),
+                *mask.stride()[:-1],
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D),
                 H,
@@ -1664,7 +1663,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
 
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
-    hopper = hopper_tile("additive_pair", D, S, query, key, pair_bias, value, output)
+    hopper = hopper_tile("additive_pair", D, S, query, key, mask_bias, pair_bias, value, output)
     if hopper is not None:
         with torch.cuda.device_of(query):
             hopper_kernels().additive_pair_kernel[
@@ -1679,8 +1678,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
-                mask_bias.stride(0),
-                mask_bias.stride(3),
+                *mask_bias.stride()[:-1],
                 *pair_bias.stride()[:-1],
                 *output.stride()[:-1],
                 D ** (-0.5),

@@ -562,9 +562,6 @@ def window_bias_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn = matmul(query, key.permute((1, 0)), TILE) * scale  # relative_position.py:52
-                release(key_ring, step, STAGES)
                 relative_position_index = gl.load(
                     relative_position_index_block + gl.cast(key_start, gl.int64) * relative_position_index_stride_1,
                     mask=(rows < S)[:, None] & (keys < S)[None, :],
@@ -585,6 +582,9 @@ def window_bias_rows(
                     & (keys < S)[None, :],
                     other=0,
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                attn = matmul(query, key.permute((1, 0)), TILE) * scale  # relative_position.py:52
+                release(key_ring, step, STAGES)
                 attn_2 = attn + relative_position_bias_table.to(gl.float32)  # relative_position.py:53
                 if partial:
                     attn_2 = gl.where((keys < S)[None, :], attn_2, float("-inf"))
@@ -839,9 +839,6 @@ def window_bias_by_coordinates_rows(
             for key_start in range(0, 49, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE) * scale  # relative_position.py:70
-                release(key_ring, step, STAGES)
                 table = gl.load(
                     table_ptr
                     + gl.cast(6, gl.int64) * table_stride_0
@@ -852,6 +849,9 @@ def window_bias_by_coordinates_rows(
                     mask=(rows < 49)[:, None] & (keys < 49)[None, :],
                     other=0,
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                scores = matmul(query, key.permute((1, 0)), TILE) * scale  # relative_position.py:70
+                release(key_ring, step, STAGES)
                 scores_2 = scores + table.to(gl.float32)
                 if partial:
                     scores_2 = gl.where((keys < 49)[None, :], scores_2, float("-inf"))

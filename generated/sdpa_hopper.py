@@ -808,10 +808,10 @@ def sdpa_boolean_mask_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 mask = gl.load(
                     mask_block + gl.cast(key_start, gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE), float("-inf"))
                 release(key_ring, step, STAGES)
                 if partial:
@@ -1838,12 +1838,12 @@ def sdpa_merged_heads_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 key_padding_mask = gl.load(
                     key_padding_mask_block + gl.cast(key_start, gl.int64) * key_padding_mask_stride_s,
                     mask=(keys < S),
                     other=0,
                 )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where((~key_padding_mask)[None, :], matmul(query, key.permute((1, 0)), TILE), float("-inf"))
                 release(key_ring, step, STAGES)
                 if partial:

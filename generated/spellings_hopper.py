@@ -1828,18 +1828,21 @@ def with_baddbmm_bias_loads(
         query_stride_b, query_stride_s,
         key_stride_b, key_stride_s,
         value_stride_b, value_stride_s,
-        alibi_stride_b, alibi_stride_s,
+        alibi_stride_b, alibi_stride_1,
         output_stride_b, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, alibi_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
         query_ptr, [B, S_q, D], [query_stride_b, query_stride_s, 1], [1, GROUP_ROWS, BLOCK_D], query_ring[0].layout
+    )
+    alibi_blocks = tma.make_tensor_descriptor(
+        alibi_ptr, [B, 1, S_k], [alibi_stride_b, alibi_stride_1, 1], [1, 1, BLOCK_KEYS], alibi_ring[0].layout
     )
     key_blocks = tma.make_tensor_descriptor(
         key_ptr, [B, S_k, D], [key_stride_b, key_stride_s, 1], [1, BLOCK_KEYS, BLOCK_D], key_ring[0].layout
@@ -1864,6 +1867,9 @@ def with_baddbmm_bias_loads(
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
+                send(
+                    alibi_blocks, [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), key_start], alibi_ring, step, STAGES
+                )
                 send(key_blocks, [gl.cast(batch, gl.int32), key_start, 0], key_ring, step, STAGES)
                 send(value_blocks, [gl.cast(batch, gl.int32), key_start, 0], value_ring, step, STAGES)
                 step += 1
@@ -1890,14 +1896,14 @@ def with_baddbmm_bias_rows(
         query_stride_b, query_stride_s,
         key_stride_b, key_stride_s,
         value_stride_b, value_stride_s,
-        alibi_stride_b, alibi_stride_s,
+        alibi_stride_b, alibi_stride_1,
         output_stride_b, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, alibi_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -1917,7 +1923,6 @@ def with_baddbmm_bias_rows(
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
-            alibi_block = alibi_ptr + batch * alibi_stride_b + key_offsets * alibi_stride_s
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1929,7 +1934,8 @@ def with_baddbmm_bias_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                alibi = gl.load(alibi_block + gl.cast(key_start, gl.int64) * alibi_stride_s, mask=(keys < S_k), other=0)
+                alibi = received(alibi_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
+                release(alibi_ring, step, STAGES)
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = (
                     alibi.to(gl.float32)[None, :] + matmul(query, key.permute((1, 0)), TILE) * scale
@@ -1974,7 +1980,7 @@ def with_baddbmm_bias_kernel(
     query_stride_b, query_stride_s,
     key_stride_b, key_stride_s,
     value_stride_b, value_stride_s,
-    alibi_stride_b, alibi_stride_s,
+    alibi_stride_b, alibi_stride_1,
     output_stride_b, output_stride_s,
     # numbers
     scale,
@@ -1998,6 +2004,7 @@ def with_baddbmm_bias_kernel(
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, BLOCK_D])
+    alibi_ring = ring_of(alibi_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
@@ -2005,8 +2012,8 @@ def with_baddbmm_bias_kernel(
     # fmt: off
     given = (
         query_ptr, key_ptr, value_ptr, alibi_ptr, output_ptr, query_stride_b, query_stride_s, key_stride_b,
-        key_stride_s, value_stride_b, value_stride_s, alibi_stride_b, alibi_stride_s, output_stride_b, output_stride_s,
-        scale, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+        key_stride_s, value_stride_b, value_stride_s, alibi_stride_b, alibi_stride_1, output_stride_b, output_stride_s,
+        scale, B, S_k, S_q, query_ring, alibi_ring, key_ring, value_ring, output_buffer,
     )
     # fmt: on
     # Groups that compute get the registers that those that load can spare

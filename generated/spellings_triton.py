@@ -1538,7 +1538,7 @@ def with_baddbmm_bias(query, key, value, alibi):
     expect("alibi", alibi, (B, 1, S_k), (query.dtype,), query.device)
 
     output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
-    hopper = hopper_tile("with_baddbmm_bias", D, S_k, query, key, value, output)
+    hopper = hopper_tile("with_baddbmm_bias", D, S_k, query, alibi, key, value, output)
     if hopper is not None:
         with torch.cuda.device_of(query):
             hopper_kernels().with_baddbmm_bias_kernel[
@@ -1552,8 +1552,7 @@ def with_baddbmm_bias(query, key, value, alibi):
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
-                alibi.stride(0),
-                alibi.stride(2),
+                *alibi.stride()[:-1],
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D),
                 B,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT, Block, Code
@@ -32,7 +31,7 @@ from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import TileWriter
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
-from flashlight.ir.expr import Axis, Iota, Load, Reduce, Tensor, is_float, walk
+from flashlight.ir.expr import Axis, Expr, Iota, Load, Reduce, Tensor, walk
 from flashlight.ir.program import Name, Output
 from flashlight.schedule.model import Pass, Schedule
 
@@ -209,7 +208,8 @@ class _HopperTiles(TileWriter):
         self.shared: set[str] = set()  # variables that are blocks in shared memory
         self.rings: dict[Load, str] = {}  # the ring by which a block of keys comes
         self.pairs: set[Load] = set()  # what is read for each row and key, by rings of its own
-        self.dense: dict[Tensor, None] = {}  # tensors read by pointers, of whose last dimension the stride is one
+        self.vectors: set[Load] = set()  # what is read for each key alone
+        self.ends: dict[Load, str] = {}  # rows that a result needs, and the ring by which they come
         self.multiplied = 0
 
     def width(self, axis: Axis) -> str:
@@ -218,9 +218,11 @@ class _HopperTiles(TileWriter):
     def _block_of_keys(self, load: Load) -> Code:
         variable = self.names.fresh(load.tensor.name)
         axes = self.tile_axes(load)
-        if load in self.pairs:
-            own = f"{self.rings[load]}, step * GROUPS + GROUP, STAGES * GROUPS"
-            self.block.add(f"{variable} = received({own}, [GROUP_ROWS, BLOCK_KEYS]).load(TILE)")
+        if load in self.pairs or load in self.vectors:
+            pair = load in self.pairs
+            own = f"{self.rings[load]}, " + ("step * GROUPS + GROUP, STAGES * GROUPS" if pair else "step, STAGES")
+            layout = "TILE" if pair else "gl.SliceLayout(0, TILE)"
+            self.block.add(f"{variable} = received({own}, [{', '.join(map(self.width, axes))}]).load({layout})")
             self.block.add(f"release({own})")
             self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
             return self.bound[load]
@@ -240,34 +242,48 @@ class _HopperTiles(TileWriter):
             if load not in self.rings:
                 self._describe(load)
             return
-        if self._is_pair(load):
+        if self._is_read_along(load):
             self.used_tensors.setdefault(load.tensor)
             if load not in self.rings:
                 self._describe(load)
-                self.pairs.add(load)
+                (self.pairs if self.roles.rows in load.axes else self.vectors).add(load)
             return
         super().advance(load)
 
-    def _address(self, load: Load, advancing: bool = True) -> tuple[str, list[Code]]:
-        base, vectors = super()._address(load, advancing)
-        last = load.index[-1] if load.index else None
-        if isinstance(last, Iota) and last.axis in self.roles.resident and self.roles.rows in load.axes:
-            # the launcher has seen to it that neighbours are neighbours: what a thread reads has one address
-            self.dense.setdefault(load.tensor)
-            step = f" * {load.tensor.name}_stride_{dimension_labels(load.tensor)[-1]}"
-            vectors = [Code(v.text.removesuffix(step), v.precedence, v.axes, v.dtype) for v in vectors]
-        return base, vectors
+    def _written(self, expr: Expr) -> Code:
+        if not (isinstance(expr, Load) and not self.in_loop and self.is_block_of_rows(expr)):
+            return super()._written(expr)
+        self.used_tensors.setdefault(expr.tensor)
+        if expr not in self.ends:
+            self._describe(expr)
+            self.ends[expr] = self.rings.pop(expr)
+        own = f"{self.ends[expr]}, done * GROUPS + GROUP, GROUPS"
+        variable, axes = self.names.fresh(expr.tensor.name), self.tile_axes(expr)
+        self.block.add(f"{variable} = received({own}, [{', '.join(map(self.width, axes))}]).load(TILE)")
+        self.block.add(f"release({own})")
+        return Code(variable, ATOM, axes, ELEMENT)
 
-    def _is_pair(self, load: Load) -> bool:
-        """Whether the tile is a block of a matrix of rows by keys: keys by the last dimension, the rest fixed."""
+    def is_block_of_rows(self, load: Load) -> bool:
+        """Whether the tile is a block of whole rows of a matrix, the other dimensions fixed."""
+        last = load.index[-1] if load.index else None
+        return (
+            load.tensor.dtype == ELEMENT_TYPE
+            and isinstance(last, Iota)
+            and last.axis in self.roles.resident
+            and last.axis.extent is load.tensor.shape[-1]
+            and load.index.count(Iota(self.roles.rows)) == 1
+            and not any(self.tile_axes(i) for i in load.index[:-1] if i is not Iota(self.roles.rows))
+        )
+
+    def _is_read_along(self, load: Load) -> bool:
+        """Whether the tile is a block of a matrix of rows by keys, or of a vector of keys, by the last dimension."""
         rows, stream = Iota(self.roles.rows), Iota(self.roles.stream)
-        others = [index for index in load.index if index is not rows and index is not stream]
         return (
             load.tensor.dtype == ELEMENT_TYPE
             and load.index[-1] is stream
             and stream.axis.extent is load.tensor.shape[-1]
-            and load.index.count(rows) == 1
-            and not any(self.tile_axes(index) for index in others)
+            and load.index.count(rows) <= 1
+            and not any(self.tile_axes(i) for i in load.index[:-1] if i is not rows)
         )
 
     def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
@@ -364,11 +380,7 @@ class _HopperWriter(KernelWriter):
                 continue
             if not any(axis in self.roles.resident for axis in node.axes):
                 continue
-            last = node.index[-1]
-            plain = any(index is Iota(rows) for index in node.index)
-            spans = isinstance(last, Iota) and last.axis.extent is node.tensor.shape[-1]
-            others = [i for i in node.index[:-1] if i is not Iota(rows)]
-            if not (plain and spans and is_float(node)) or any(tiles.tile_axes(index) for index in others):
+            if not tiles.is_block_of_rows(node):
                 raise _Unsuitable(f"{node.tensor.name} is not read in blocks of rows")
             tiles.used_tensors.setdefault(node.tensor)
             variable, ring = tiles.names.fresh(node.tensor.name), tiles.names.fresh(f"{node.tensor.name}_ring")
@@ -383,8 +395,9 @@ class _HopperWriter(KernelWriter):
     def _step(self, one: Pass, variables: dict[Reduce, Code]) -> None:
         super()._step(one, variables)
         block = self.tiles.block
+        self._load_first(block)
         for load, ring in self.tiles.rings.items():
-            if load in self.tiles.pairs:
+            if load in self.tiles.pairs or load in self.tiles.vectors:
                 continue
             code = self.tiles.bound.get(load)
             if code is None:
@@ -392,6 +405,22 @@ class _HopperWriter(KernelWriter):
             last = max(n for n, line in enumerate(block.lines) if re.search(rf"\b{code.text}\b", line))
             block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step, STAGES)")
         block.add("step += 1")
+
+    @staticmethod
+    def _load_first(block: Block) -> None:
+        """What a step reads by pointers is on its way before the step waits for anything."""
+        lines = block.lines
+        first = next((n for n, line in enumerate(lines) if "received(" in line), len(lines))
+        made: set[str] = set()
+        for n in range(first, len(lines)):
+            found = re.match(rf"{'    ' * block.depth}(\w+) = (tl\.load|load_tile)?", lines[n])
+            if found is None:
+                continue
+            if found[2] and made.isdisjoint(_words(lines[n])):
+                lines.insert(first, lines.pop(n))
+                first += 1
+            else:
+                made.add(found[1])
 
     # --- results ----------------------------------------------------------------------------------------------------
 
@@ -447,7 +476,7 @@ class _HopperWriter(KernelWriter):
             f"        block, number, exists = tile_of(turn, row_blocks, {heads}, {growing})",
             "        if exists:",
         ]
-        described = {load: load.tensor for load in (*self.row_rings, *tiles.rings)}
+        described = {load: load.tensor for load in (*self.row_rings, *tiles.rings, *tiles.ends)}
         sources = [line for load in described for line in self._source(load)]
         targets = [line for output in self.sent_back for line in self._target(output)]
         compute = [
@@ -460,7 +489,7 @@ class _HopperWriter(KernelWriter):
             *["    tma.store_wait(0)"] * bool(targets),
         ]
         feed = self._feed(body)
-        rings = [ring for _, ring in self.row_rings.values()] + list(tiles.rings.values())
+        rings = [*(ring for _, ring in self.row_rings.values()), *tiles.rings.values(), *tiles.ends.values()]
         buffers = [f"{output.name}_buffer" for output in self.sent_back]
         everything = "\n".join([*sources, *loop, *compute, *feed])
         signature = self._signature(everything)
@@ -473,12 +502,11 @@ class _HopperWriter(KernelWriter):
             self._function(f"{name}_rows", signature, inner, ["GROUP: tl.constexpr"], ROWS, compute),
             self._launched(signature, rings, buffers, description),
         ]
-        kernel = self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
-        return replace(kernel, described=tuple(dict.fromkeys([*kernel.described, *tiles.dense])))
+        return self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
 
     def _source(self, load: Load) -> list[str]:
         """The tensor of a load as the copy engine reads it."""
-        ring = self.row_rings[load][1] if load in self.row_rings else self.tiles.rings[load]
+        ring = self.tiles.descriptors[load]
         return [self._described(_blocks(ring), load.tensor, self._box(load), f"{ring}[0].layout")]
 
     def _target(self, output: Output) -> list[str]:
@@ -514,13 +542,18 @@ class _HopperWriter(KernelWriter):
             else:
                 place = self._place(load, "row_start")
                 lines.append(f"                send({_blocks(ring)}, {place}, {ring}, step, STAGES)")
-        lines += ["                step += 1", "            done += 1"]
+        lines.append("                step += 1")
+        for load, ring in tiles.ends.items():
+            place = self._place(load, "row_start + group * GROUP_ROWS")
+            lines.append("            for group in tl.static_range(GROUPS):")
+            lines.append(f"                send({_blocks(ring)}, {place}, {ring}, done * GROUPS + group, GROUPS)")
+        lines.append("            done += 1")
         needed = set(re.findall(r"\w+", "\n".join(lines)))
         kept: list[str] = []
         for line in reversed(body[:loop]):
             made = re.match(r" *(\w+) = ", line)
             if made and made[1] in needed:
-                words = set(re.findall(r"\w+", line.partition("#")[0]))
+                words = _words(line)
                 if words & {"rows", "row_offsets", "keys", "key_offsets", "TILE", "GROUP"}:
                     raise _Unsuitable("ends of the loop that depend on each row")
                 needed |= words
@@ -586,6 +619,9 @@ class _HopperWriter(KernelWriter):
         for load, ring in tiles.rings.items():
             own = "STAGES * GROUPS, 1" if load in tiles.pairs else "STAGES, GROUPS"
             body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, {own}, {self._box(load)})")
+        for load, ring in tiles.ends.items():
+            shape = self._box(load)
+            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, GROUPS, 1, {shape})")
         for output in self.sent_back:
             box = ["GROUP_ROWS" if axis is self.roles.rows else "1" for axis in output.axes[:-1]]
             shape = f"[{', '.join([*box, tiles.width(output.axes[-1])])}]"
@@ -624,6 +660,10 @@ class _HopperWriter(KernelWriter):
         last = load.index[-1]
         assert isinstance(last, Iota)
         return self.tiles.width(last.axis)
+
+
+def _words(line: str) -> set[str]:
+    return set(re.findall(r"\w+", line.partition("#")[0]))
 
 
 def _blocks(ring: str) -> str:
