@@ -6,7 +6,13 @@ with `flashlight transpile examples/evoformer.py`; change the source and run tha
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 # Triton has called these otherwise since version 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -28,6 +34,14 @@ def matmul(left, right, TILE: gl.constexpr):
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
     return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def start_matmul(left, right, TILE: gl.constexpr):
+    """The same, to be waited for."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -376,14 +390,15 @@ def row_attention_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:11
-                release(k_ring, step, STAGES)
+                logits_product = start_matmul(q, k.permute((1, 0)), TILE)
                 mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
                 release(mask_bias_ring, step, STAGES)
                 pair_bias = received(
                     pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
                 ).load(TILE)
                 release(pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                logits = warpgroup_mma_wait(0, [logits_product]) * scale  # evoformer.py:11
+                release(k_ring, step, STAGES)
                 logits_2 = logits + mask_bias.to(gl.float32)[None, :] + pair_bias.to(gl.float32)  # evoformer.py:13
                 if partial:
                     logits_2 = gl.where((keys < S)[None, :], logits_2, float("-inf"))
@@ -704,10 +719,11 @@ def column_attention_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:11
-                release(k_ring, step, STAGES)
+                logits_product = start_matmul(q, k.permute((1, 0)), TILE)
                 mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
                 release(mask_bias_ring, step, STAGES)
+                logits = warpgroup_mma_wait(0, [logits_product]) * scale  # evoformer.py:11
+                release(k_ring, step, STAGES)
                 logits_2 = logits + mask_bias.to(gl.float32)[None, :]  # evoformer.py:13
                 if partial:
                     logits_2 = gl.where((keys < N)[None, :], logits_2, float("-inf"))
@@ -1004,7 +1020,6 @@ def triangle_attention_starting_node_rows(
                 + gl.cast(row_start, gl.int64) * triangle_bias_stride_1
                 + head * triangle_bias_stride_h
                 + existing_rows[:, None] * triangle_bias_stride_1
-                + key_offsets[None, :] * triangle_bias_stride_2
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
@@ -1018,7 +1033,7 @@ def triangle_attention_starting_node_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 triangle_bias = gl.load(
-                    triangle_bias_block + gl.cast(key_start, gl.int64) * triangle_bias_stride_2,
+                    triangle_bias_block + gl.cast(keys[None, :], gl.int64) * triangle_bias_stride_2,
                     mask=(keys < S)[None, :],
                     other=0,
                 )
@@ -1323,7 +1338,6 @@ def triangle_attention_ending_node_rows(
                 + batch * triangle_bias_stride_b
                 + gl.cast(row_start, gl.int64) * triangle_bias_stride_2
                 + head * triangle_bias_stride_h
-                + key_offsets[None, :] * triangle_bias_stride_1
                 + existing_rows[:, None] * triangle_bias_stride_2
             )
 
@@ -1338,7 +1352,7 @@ def triangle_attention_ending_node_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 triangle_bias = gl.load(
-                    triangle_bias_block + gl.cast(key_start, gl.int64) * triangle_bias_stride_1,
+                    triangle_bias_block + gl.cast(keys[None, :], gl.int64) * triangle_bias_stride_1,
                     mask=(keys < S)[None, :],
                     other=0,
                 )

@@ -6,7 +6,13 @@ with `flashlight transpile examples/masks.py`; change the source and run that ag
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 # Triton has called these otherwise since version 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -28,6 +34,14 @@ def matmul(left, right, TILE: gl.constexpr):
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
     return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def start_matmul(left, right, TILE: gl.constexpr):
+    """The same, to be waited for."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -279,7 +293,6 @@ def boolean_mask_rows(
                 + head * mask_stride_h
                 + gl.cast(row_start, gl.int64) * mask_stride_2
                 + existing_rows[:, None] * mask_stride_2
-                + key_offsets[None, :] * mask_stride_3
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
@@ -293,7 +306,7 @@ def boolean_mask_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 mask = gl.load(
-                    mask_block + gl.cast(key_start, gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
+                    mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE), float("-inf"))  # masks.py:18
@@ -542,7 +555,6 @@ def boolean_mask_per_batch_rows(
                 + batch * mask_stride_b
                 + gl.cast(row_start, gl.int64) * mask_stride_2
                 + existing_rows[:, None] * mask_stride_2
-                + key_offsets[None, :] * mask_stride_3
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
@@ -556,7 +568,7 @@ def boolean_mask_per_batch_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 mask = gl.load(
-                    mask_block + gl.cast(key_start, gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
+                    mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE) * scale, fill)  # masks.py:31
@@ -801,10 +813,7 @@ def boolean_mask_shared_rows(
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
             hidden_block = (
-                hidden_ptr
-                + gl.cast(row_start, gl.int64) * hidden_stride_0
-                + existing_rows[:, None] * hidden_stride_0
-                + key_offsets[None, :] * hidden_stride_1
+                hidden_ptr + gl.cast(row_start, gl.int64) * hidden_stride_0 + existing_rows[:, None] * hidden_stride_0
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
@@ -818,7 +827,9 @@ def boolean_mask_shared_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 hidden = gl.load(
-                    hidden_block + gl.cast(key_start, gl.int64) * hidden_stride_1, mask=(keys < S_k)[None, :], other=0
+                    hidden_block + gl.cast(keys[None, :], gl.int64) * hidden_stride_1,
+                    mask=(keys < S_k)[None, :],
+                    other=0,
                 )
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(~hidden, matmul(query, key.permute((1, 0)), TILE), float("-inf"))  # masks.py:43
@@ -1066,7 +1077,6 @@ def boolean_mask_optional_rows(
                 + batch * mask_stride_b
                 + gl.cast(row_start, gl.int64) * mask_stride_1
                 + existing_rows[:, None] * mask_stride_1
-                + key_offsets[None, :] * mask_stride_2
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
@@ -1080,7 +1090,7 @@ def boolean_mask_optional_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 mask = gl.load(
-                    mask_block + gl.cast(key_start, gl.int64) * mask_stride_2, mask=(keys < S_k)[None, :], other=0
+                    mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_2, mask=(keys < S_k)[None, :], other=0
                 )
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(
@@ -1351,12 +1361,13 @@ def additive_mask_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights = matmul(query, key.permute((1, 0)), TILE) * scaling  # masks.py:70
-                release(key_ring, step, STAGES)
+                attn_weights_product = start_matmul(query, key.permute((1, 0)), TILE)
                 attention_mask = received(
                     attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
                 ).load(TILE)
                 release(attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                attn_weights = warpgroup_mma_wait(0, [attn_weights_product]) * scaling  # masks.py:70
+                release(key_ring, step, STAGES)
                 attn_weights_2 = attn_weights + attention_mask.to(gl.float32)  # masks.py:71
                 if partial:
                     attn_weights_2 = gl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
@@ -1892,10 +1903,11 @@ def additive_mask_keys_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)  # masks.py:96
-                release(key_ring, step, STAGES)
+                scores_product = start_matmul(query, key.permute((1, 0)), TILE)
                 mask = received(mask_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
                 release(mask_ring, step, STAGES)
+                scores = warpgroup_mma_wait(0, [scores_product])  # masks.py:96
+                release(key_ring, step, STAGES)
                 scores_2 = scores * scale + mask.to(gl.float32)[None, :]  # masks.py:97
                 if partial:
                     scores_2 = gl.where((keys < S_k)[None, :], scores_2, float("-inf"))
@@ -2178,14 +2190,15 @@ def additive_pair_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE) * scale  # masks.py:110
-                release(key_ring, step, STAGES)
+                scores_product = start_matmul(query, key.permute((1, 0)), TILE)
                 mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
                 release(mask_bias_ring, step, STAGES)
                 pair_bias = received(
                     pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
                 ).load(TILE)
                 release(pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                scores = warpgroup_mma_wait(0, [scores_product]) * scale  # masks.py:110
+                release(key_ring, step, STAGES)
                 scores_2 = scores + mask_bias.to(gl.float32)[None, :] + pair_bias.to(gl.float32)  # masks.py:112
                 if partial:
                     scores_2 = gl.where((keys < S)[None, :], scores_2, float("-inf"))

@@ -7,7 +7,13 @@ with `flashlight transpile examples/sdpa.py`; change the source and run that aga
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 # Triton has called these otherwise since version 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -29,6 +35,14 @@ def matmul(left, right, TILE: gl.constexpr):
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
     return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def start_matmul(left, right, TILE: gl.constexpr):
+    """The same, to be waited for."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -795,7 +809,6 @@ def sdpa_boolean_mask_rows(
                 + batch * mask_stride_b
                 + gl.cast(row_start, gl.int64) * mask_stride_2
                 + existing_rows[:, None] * mask_stride_2
-                + key_offsets[None, :] * mask_stride_3
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
@@ -809,7 +822,7 @@ def sdpa_boolean_mask_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 mask = gl.load(
-                    mask_block + gl.cast(key_start, gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
+                    mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
                 scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE), float("-inf"))

@@ -6,7 +6,13 @@ with `flashlight transpile examples/spellings.py`; change the source and run tha
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 # Triton has called these otherwise since version 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -28,6 +34,14 @@ def matmul(left, right, TILE: gl.constexpr):
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
     return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def start_matmul(left, right, TILE: gl.constexpr):
+    """The same, to be waited for."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -1483,12 +1497,13 @@ def with_bmm_reshaped_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights = matmul(query, key.permute((1, 0)), TILE) * scale  # spellings.py:73
-                release(key_ring, step, STAGES)
+                attn_weights_product = start_matmul(query, key.permute((1, 0)), TILE)
                 attention_mask = received(
                     attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
                 ).load(TILE)
                 release(attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                attn_weights = warpgroup_mma_wait(0, [attn_weights_product]) * scale  # spellings.py:73
+                release(key_ring, step, STAGES)
                 attn_weights_2 = attn_weights + attention_mask.to(gl.float32)  # spellings.py:74
                 if partial:
                     attn_weights_2 = gl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))

@@ -29,7 +29,7 @@ from flashlight.emit.kernel import (
 )
 from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import TileWriter
+from flashlight.emit.tiles import INT_CODE, TileWriter
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
 from flashlight.ir.expr import Axis, Expr, Iota, Load, Reduce, Tensor, walk
 from flashlight.ir.program import Name, Output
@@ -38,7 +38,13 @@ from flashlight.schedule.model import Pass, Schedule
 IMPORTS = """
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 """
 
 HELPERS = '''
@@ -62,6 +68,14 @@ def matmul(left, right, TILE: gl.constexpr):
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
     return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+
+
+@gluon.jit
+def start_matmul(left, right, TILE: gl.constexpr):
+    """The same, to be waited for."""
+    ROWS: gl.constexpr = left.shape[0]
+    COLUMNS: gl.constexpr = right.shape[1]
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -169,6 +183,8 @@ NAMES = (
     (
         "product_layout",
         "matmul",
+        "start_matmul",
+        "warpgroup_mma_wait",
         "ring_of",
         "buffer_of",
         "send",
@@ -248,7 +264,17 @@ class _HopperTiles(TileWriter):
                 self._describe(load)
                 (self.pairs if self.roles.rows in load.axes else self.vectors).add(load)
             return
+        if load in self.pointers:
+            return
         super().advance(load)
+        axes, stream = self.tile_axes(load), self.roles.stream
+        if load in self.pointers and self.roles.rows in axes and stream in axes:
+            # the addresses of a whole tile would take half of the registers: only those of its rows are kept
+            name, moving = self.pointers[load]
+            step = moving.rpartition(" * ")[2]
+            offsets, keys = (Code(text, ATOM, (stream,), INT_CODE).along(axes) for text in ("key_offsets", "keys"))
+            self.block.lines[-1] = self.block.lines[-1].replace(f" + {offsets} * {step}", "")
+            self.pointers[load] = (name, f"tl.cast({keys}, tl.int64) * {step}")
 
     def _written(self, expr: Expr) -> Code:
         if not (isinstance(expr, Load) and not self.in_loop and self.is_block_of_rows(expr)):
@@ -404,7 +430,29 @@ class _HopperWriter(KernelWriter):
                 raise _Unsuitable("a block that no step reads")
             last = max(n for n, line in enumerate(block.lines) if re.search(rf"\b{code.text}\b", line))
             block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step, STAGES)")
+        self._read_meanwhile(block)
         block.add("step += 1")
+
+    def _read_meanwhile(self, block: Block) -> None:
+        """What comes by rings into registers, to be added to a product, is read while that is computed."""
+        lines = block.lines
+        place = next((n for n, line in enumerate(lines) if " = matmul(" in line), len(lines))
+        end = place + 2
+        if end > len(lines) or not lines[place + 1].lstrip().startswith("release("):
+            return  # its block of keys is needed again
+        while end < len(lines) and re.search(r"^ *release\(|received\(.*\.load\(", lines[end]):
+            end += 1
+        if end <= place + 2:
+            return
+        before, _, rest = lines[place].partition(" = matmul(")
+        arguments, after = rest.split(", TILE)", 1)
+        product = self.names.fresh(f"{before.strip()}_product")
+        lines[place:end] = [
+            f"{'    ' * block.depth}{product} = start_matmul({arguments}, TILE)",
+            *lines[place + 2 : end],
+            f"{before} = warpgroup_mma_wait(0, [{product}]){after}",
+            lines[place + 1],
+        ]
 
     @staticmethod
     def _load_first(block: Block) -> None:
