@@ -6,13 +6,7 @@ with `flashlight transpile examples/additive_scores.py`; change the source and r
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
 # Triton has called these otherwise since version 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -26,22 +20,6 @@ GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
 def product_layout(*widths):
     """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
-
-
-@gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
-    """left @ right, of which the right is in shared memory."""
-    ROWS: gl.constexpr = left.shape[0]
-    COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
-
-
-@gluon.jit
-def start_matmul(left, right, TILE: gl.constexpr):
-    """The same, to be waited for."""
-    ROWS: gl.constexpr = left.shape[0]
-    COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
 
 
 @gluon.jit

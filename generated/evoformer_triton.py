@@ -15,15 +15,26 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
+    ("column_attention", "sm_90a", 64, 2, 256): (128, 128, 8, 2, True),
+    ("column_attention", "sm_90a", 128, 2, 256): (128, 64, 8, 2, True),
     ("row_attention", "sm_100", 64, 2, 4096): (128, 16, 8, 2, True),
     ("row_attention", "sm_90", 64, 2, 4096): (64, 64, 4, 2, False),
     ("row_attention", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
+    ("row_attention", "sm_90a", 64, 2, 256): (128, 128, 8, 2, True),
+    ("row_attention", "sm_90a", 128, 2, 256): (128, 64, 8, 2, True),
     ("row_attention_with_mask", "sm_100", 64, 2, 4096): (64, 32, 4, 2, True),
+    ("row_attention_with_mask", "sm_90", 64, 2, 256): (64, 32, 4, 2, True),
+    ("row_attention_with_mask", "sm_90", 128, 2, 256): (64, 16, 4, 2, True),
     ("row_attention_with_mask", "sm_90", 128, 2, 4096): (64, 16, 4, 2, True),
     ("triangle_attention_ending_node", "sm_100", 64, 2, 4096): (128, 16, 8, 2, True),
+    ("triangle_attention_ending_node", "sm_90", 128, 2, 256): (64, 16, 4, 3, True),
     ("triangle_attention_ending_node", "sm_90", 128, 2, 4096): (64, 16, 4, 3, True),
+    ("triangle_attention_ending_node", "sm_90a", 64, 2, 256): (128, 64, 8, 4, True),
     ("triangle_attention_starting_node", "sm_100", 64, 2, 4096): (64, 16, 4, 2, True),
+    ("triangle_attention_starting_node", "sm_90", 128, 2, 256): (64, 32, 4, 3, True),
+    ("triangle_attention_starting_node", "sm_90a", 64, 2, 256): (128, 64, 8, 4, True),
 }
 
 

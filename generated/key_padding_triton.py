@@ -18,11 +18,14 @@ import triton.language as tl
 # Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("causal_key_lengths", "sm_90a", 128, 2, 4096): (192, 64, 12, 2, True),
-    ("extended_attention_mask", "sm_90a", 128, 2, 4096): (192, 64, 12, 2, True),
+    ("extended_attention_mask", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("extended_attention_mask", "sm_90a", 128, 2, 4096): (128, 64, 8, 4, True),
     ("key_lengths", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("key_lengths", "sm_90", 128, 2, 4096): (64, 64, 4, 3, False),
     ("key_lengths", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
     ("key_lengths", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
+    ("key_padding_mask", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
+    ("key_padding_mask", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
 }
 
 

@@ -15,12 +15,19 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
+# Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
     ("additive_bias_per_head", "sm_100", 64, 2, 4096): (128, 16, 8, 2, True),
+    ("additive_bias_per_head", "sm_90a", 64, 2, 4096): (192, 64, 12, 2, True),
+    ("additive_bias_per_head", "sm_90a", 128, 2, 4096): (128, 64, 8, 2, True),
     ("additive_mask", "sm_100", 64, 2, 4096): (128, 16, 8, 2, True),
     ("additive_mask", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("additive_mask", "sm_90", 128, 2, 4096): (64, 32, 4, 2, True),
+    ("additive_mask_keys", "sm_90a", 64, 2, 4096): (192, 128, 12, 2, True),
+    ("additive_mask_keys", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("additive_pair", "sm_100", 64, 2, 4096): (128, 16, 8, 2, True),
+    ("additive_pair", "sm_90a", 64, 2, 4096): (192, 64, 12, 2, True),
+    ("additive_pair", "sm_90a", 128, 2, 4096): (128, 64, 8, 2, True),
     ("boolean_mask", "sm_100", 128, 2, 4096): (128, 32, 8, 3, True),
     ("boolean_mask", "sm_90", 64, 2, 4096): (64, 64, 4, 3, True),
     ("boolean_mask", "sm_90", 128, 2, 4096): (64, 32, 4, 2, True),

@@ -23,6 +23,8 @@ TILES = {
     ("sdpa", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("sdpa_additive_mask", "sm_90", 64, 2, 4096): (64, 64, 4, 2, False),
     ("sdpa_additive_mask", "sm_90", 128, 2, 4096): (64, 32, 4, 3, True),
+    ("sdpa_additive_mask", "sm_90a", 64, 2, 2048): (128, 128, 8, 2, True),
+    ("sdpa_additive_mask", "sm_90a", 128, 2, 2048): (128, 64, 8, 2, True),
     ("sdpa_causal", "sm_90", 64, 2, 4096): (64, 128, 4, 2, True),
     ("sdpa_causal", "sm_90", 128, 2, 4096): (64, 64, 4, 3, True),
     ("sdpa_causal", "sm_90a", 64, 2, 4096): (128, 128, 8, 2, True),

@@ -38,14 +38,11 @@ from flashlight.schedule.model import Pass, Schedule
 IMPORTS = """
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
 """
+
+HOPPER = "triton.experimental.gluon.language.nvidia.hopper"
+PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
+"""What of that module kernels may need."""
 
 HELPERS = '''
 # Triton has called these otherwise since version 3.7

@@ -76,12 +76,17 @@ def _hopper_module(kernels: Sequence[Kernel], provenance: str, source_name: str)
     if not kernels:
         return None
     helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
-    parts = [hopper.HELPERS.strip(), *[hopper.in_gluon(_LOAD_TILE.strip())] * ("load_tile" in helpers)]
+    texts = [kernel.text for kernel in kernels]
+    aliases, *functions = hopper.HELPERS.strip().split("\n\n\n")
+    parts = [aliases, *_used(functions, "\n".join(texts))]
+    parts += [hopper.in_gluon(_LOAD_TILE.strip())] * ("load_tile" in helpers)
     parts += [hopper.in_gluon(HELPERS[name].strip()) for name in sorted(helpers & HELPERS.keys() - {"matching_ranges"})]
-    parts += [kernel.text for kernel in kernels]
-    imports = "import triton.language as tl\n" * ("tl.PropagateNan" in "\n".join(parts)) + hopper.IMPORTS.strip()
+    body = "\n\n\n".join([*parts, *texts])
+    needed = ", ".join(name for name in hopper.PARTS if re.search(rf"\b{name}\b", body))
+    imports = "import triton.language as tl\n" * ("tl.PropagateNan" in body)
+    imports += f"{hopper.IMPORTS.strip()}\nfrom {hopper.HOPPER} import {needed}"
     head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n"""'
-    return formatted("\n\n\n".join([head, imports, *parts]) + "\n")
+    return formatted(f"{head}\n\n{imports}\n\n\n{body}\n")
 
 
 def _clash(launch: str) -> str | None:
