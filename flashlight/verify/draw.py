@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ class Ranges:
     """The most elements of an input, and of what eager makes of them, such as the scores."""
     dtype: tuple[str, ...] = ("float32", "float16", "bfloat16")
     layout: tuple[str, ...] = LAYOUTS
+    broadcast: bool = True
+    """Whether a dimension that may be 1 is at times, and leading ones are missing."""
 
 
 SMALL = Ranges()
@@ -108,7 +110,7 @@ def cases(traced: Traced, ranges: Ranges = SMALL) -> st.SearchStrategy[Case]:
         for load in added_loads(node.args[0])
     }
     tensors = {
-        key(p): _drawn(p, _is_operand(p, kinds), p.tensor in masks, ranges.layout)
+        key(p): _drawn(p, _is_operand(p, kinds), p.tensor in masks, ranges)
         for p in traced.parameters
         if p.tensor is not None
     }
@@ -189,7 +191,7 @@ def _is_operand(parameter: Parameter, kinds: Mapping[str, str]) -> bool:
     return isinstance(last, Scalar) and kinds.get(last.name) == "head_dim"
 
 
-def _drawn(parameter: Parameter, operand: bool, added: bool, layouts: Sequence[str]) -> st.SearchStrategy[Drawn]:
+def _drawn(parameter: Parameter, operand: bool, added: bool, ranges: Ranges) -> st.SearchStrategy[Drawn]:
     tensor = parameter.tensor
     assert tensor is not None
     rank = len(tensor.shape)
@@ -199,13 +201,14 @@ def _drawn(parameter: Parameter, operand: bool, added: bool, layouts: Sequence[s
         values = tuple(value for value in values if value != "infinities")
     if not added:
         values = tuple(value for value in values if value != "lowest")
+    broadcast = parameter.broadcast and ranges.broadcast
     # most tensors are ordinary: what is drawn twice is drawn twice as often
     return st.builds(
         Drawn,
-        layout=st.sampled_from(("contiguous", *layouts)),
+        layout=st.sampled_from(("contiguous", *ranges.layout)),
         values=st.sampled_from(("normal", "normal", "normal", *values)),
-        ones=_subsets(rank) if parameter.broadcast else st.just(()),
-        dropped=st.sampled_from(range(rank + 1)) if parameter.broadcast and not parameter.whole else st.just(0),
+        ones=_subsets(rank) if broadcast else st.just(()),
+        dropped=st.sampled_from(range(rank + 1)) if broadcast and not parameter.whole else st.just(0),
     )
 
 

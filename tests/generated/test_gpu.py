@@ -1,5 +1,6 @@
 """Every generated kernel on an NVIDIA GPU: against float64 on larger shapes, and the memory that it takes."""
 
+import functools
 import math
 import os
 import random
@@ -41,7 +42,7 @@ def test_agrees_with_the_original(wrapper, example, function):
     [pytest.param(*one, id=f"{one[0].stem}:{one[1]}:{one[2]}") for one in TUNED_FOR_HOPPER],
 )
 def test_hopper_kernels_agree(path, name, head_dim, monkeypatch):
-    """As above, at the dtypes and head dimensions of their tiles; what is drawn has to launch them."""
+    """As above, at what launches them: dtypes and head dimensions of their tiles, strides of whole 16 bytes."""
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("needs a Hopper GPU")
     header = read_header(path.read_text(encoding="utf-8"))
@@ -51,6 +52,9 @@ def test_hopper_kernels_agree(path, name, head_dim, monkeypatch):
     original, generated = load(ROOT / header.source, "original"), load(path, "generated")
     kernels = vars(generated)[f"{path.stem}_triton"]
     tile_of, launched = kernels.hopper_tile, []
+    # at every length, also where another kernel is faster
+    monkeypatch.setattr(kernels, "TILES", {key: tile for key, tile in kernels.TILES.items() if key[1] == HOPPER})
+    monkeypatch.setattr(kernels, "tuned_for_hopper", functools.cache(kernels.tuned_for_hopper.__wrapped__))
 
     def spied(*given):
         tile = tile_of(*given)
@@ -61,11 +65,12 @@ def test_hopper_kernels_agree(path, name, head_dim, monkeypatch):
     ranges = draw.Ranges(
         batch=draw.LARGE.batch,
         heads=draw.LARGE.heads,
-        length=draw.LARGE.length,
+        length=(8, 24, 129, 136, 296, 520, 1000, 1024, 2040, 2047),
         head_dim=(head_dim, head_dim - 8, head_dim - 16),
         largest=2**26,
         dtype=("bfloat16", "float16"),
         layout=("contiguous", "swapped"),
+        broadcast=False,
     )
     examples = int(os.environ.get("FLASHLIGHT_GPU_EXAMPLES", "20"))
     seed = random.randrange(2**16)
@@ -73,7 +78,7 @@ def test_hopper_kernels_agree(path, name, head_dim, monkeypatch):
     request = Request(header.source, "cuda", (name,), "generated", examples, seed)
     outcome = search(name, traced, original, generated, request, ranges)
     assert not outcome.failure, outcome.failure
-    assert 2 * sum(launched) >= examples, f"launched for {sum(launched)} of {examples} inputs"
+    assert 5 * sum(launched) >= examples, f"launched for {sum(launched)} of {examples} inputs"
 
 
 def test_peak_memory(wrapper, example, function):
