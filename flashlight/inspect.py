@@ -83,9 +83,8 @@ class _Recorder:
 def launches(module: ModuleType, name: str, arguments: Mapping[str, Any], architecture: str) -> list[Call]:
     """What the launcher ``name`` of a kernel module would launch on ``architecture`` for these (meta) tensors."""
     calls: list[Call] = []
-    modules = [module]
-    if architecture == "sm_90" and hasattr(module, "hopper_kernels"):
-        modules.append(module.hopper_kernels())
+    hopper = module.hopper_kernels() if architecture == "sm_90" and hasattr(module, "hopper_kernels") else None
+    modules = [module, *[hopper] * (hopper is not None)]
     saved = [dict(vars(one)) for one in modules]
     try:
         for one in modules:

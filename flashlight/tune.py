@@ -177,7 +177,8 @@ class Prepared:
         types = arguments.annotated(path, job.function)
         self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, device)
         self.own = self.module.configuration
-        self.own_hopper = getattr(self.module, "hopper_tile", None)
+        hopper = getattr(self.module, "hopper_kernels", lambda: None)()
+        self.own_hopper = self.module.hopper_tile if hopper is not None else None
         self.asked: tuple[Any, ...] | None = None
         self.before: Tile = (0, 0, 0, 0, False)
         kernel = getattr(self.module, f"{job.function}_kernel", None)

@@ -614,13 +614,16 @@ def tuned_for_hopper(function, chip, width, size, length):
 
 @functools.lru_cache(maxsize=None)
 def hopper_kernels():
-    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    """The module of Hopper kernels beside this one, its name ending in _hopper.
+
+    None where that file was left behind, or Triton lacks the parts of such kernels: the others serve.
+    """
     name = __name__.removesuffix("_triton") + "_hopper"
     spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, AttributeError):
+    except (FileNotFoundError, ImportError, AttributeError):
         return None
     return module
 

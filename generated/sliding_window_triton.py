@@ -17,6 +17,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 # Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
+    ("sliding_window", "sm_80", 128, 2, 1024): (64, 16, 4, 2, True),
     ("sliding_window", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("sliding_window", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("sliding_window", "sm_90", 64, 2, 16384): (64, 64, 4, 3, False),
@@ -929,13 +930,16 @@ def tuned_for_hopper(function, chip, width, size, length):
 
 @functools.lru_cache(maxsize=None)
 def hopper_kernels():
-    """The module of Hopper kernels beside this one, its name ending in _hopper; None where Triton lacks their parts."""
+    """The module of Hopper kernels beside this one, its name ending in _hopper.
+
+    None where that file was left behind, or Triton lacks the parts of such kernels: the others serve.
+    """
     name = __name__.removesuffix("_triton") + "_hopper"
     spec = importlib.util.spec_from_file_location(name, __file__.removesuffix("_triton.py") + "_hopper.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, AttributeError):
+    except (FileNotFoundError, ImportError, AttributeError):
         return None
     return module
 

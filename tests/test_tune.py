@@ -278,8 +278,10 @@ def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pyte
 
 @pytest.mark.aot
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
-def test_ahead_replaces_a_tile_that_spills(tmp_path: Path) -> None:
-    for name in ("prefix_lm.py", "prefix_lm_triton.py"):
+@pytest.mark.parametrize("hopper", [True, False], ids=["with_hopper_kernels", "without"])
+def test_ahead_replaces_a_tile_that_spills(hopper: bool, tmp_path: Path) -> None:
+    """Also where the file with Hopper kernels was left behind."""
+    for name in ("prefix_lm.py", "prefix_lm_triton.py", *["prefix_lm_hopper.py"] * hopper):
         shutil.copy(GENERATED / name, tmp_path)
     path = tmp_path / "prefix_lm_triton.py"
     function = arguments.launchers(path.read_text())[0].name
