@@ -63,7 +63,9 @@ def test_compiles(wrapper, example, subtests):
             counts = lengths(tiles, target.name, architecture) or [0] * (architecture == chip)
             for head_dim, length in itertools.product(head_dims, counts):
                 module.TILES = {key: tile for key, tile in tiles.items() if key[1] == architecture and key[4] == length}
-                if architecture == HOPPER and not any(key[:3] == (target.name, HOPPER, head_dim) for key in module.TILES):
+                if architecture == HOPPER and not any(
+                    key[:3] == (target.name, HOPPER, head_dim) for key in module.TILES
+                ):
                     continue
                 module.tile_for.cache_clear()
                 if hasattr(module, "tuned_for_hopper"):

@@ -25,8 +25,12 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "generated"
 TUNED_FOR_HOPPER = sorted(
-    {(path.with_name(f"{path.stem.removesuffix('_triton')}.py"), key[0], key[2])
-     for path in GENERATED.glob("*_triton.py") for key in entries(path.read_text(encoding="utf-8")) if key[1] == HOPPER}
+    {
+        (path.with_name(f"{path.stem.removesuffix('_triton')}.py"), key[0], key[2])
+        for path in GENERATED.glob("*_triton.py")
+        for key in entries(path.read_text(encoding="utf-8"))
+        if key[1] == HOPPER
+    }
 )
 SIZES = {"batch": 2, "heads": 8, "length": 4096, "head_dim": 64}
 
