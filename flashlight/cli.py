@@ -141,8 +141,8 @@ def verify(
             _say(outcome.summary())
             if outcome.failure:
                 _say(outcome.failure, error=True)
-        failed = sum(outcome.failure is not None for outcome in outcomes)
-        _say(_verdict(failed, len(outcomes) - failed))
+        failed = {outcome.target for outcome in outcomes if outcome.failure is not None}
+        _say(_verdict(len(failed), len({outcome.target for outcome in outcomes} - failed)))
         raise typer.Exit(1 if failed else 0)
 
 

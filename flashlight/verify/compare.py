@@ -42,7 +42,7 @@ class Mismatch(AssertionError):
 
 
 class Rejected(Exception):
-    """The original does not accept these inputs: there is nothing to compare."""
+    """One of the two does not take these inputs: there is nothing to compare."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     """Run both functions and compare.
 
     Raises:
-        Rejected: the original raises on these arguments.
+        Rejected: the original raises on these arguments, or the generated function is not to be tried on them.
         Mismatch: the generated function raises, or its outputs are not as good as the original's.
     """
     if any(tensor.is_cuda for tensor in flatten(list(arguments.values()))):
@@ -70,6 +70,8 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     try:
         with poisoned():
             outputs = flatten(generated(**arguments))
+    except Rejected:
+        raise
     except Exception as error:
         raise Mismatch(f"the generated function raised {type(error).__name__}: {error}") from error
     if not _same(arguments, before):

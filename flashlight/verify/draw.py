@@ -58,6 +58,17 @@ LARGE = Ranges(
 """For a GPU: 2 GiB in float64."""
 
 
+HOPPER = Ranges(
+    batch=(1, 2, 3),
+    length=(8, 24, 64, 72, 136, 200, 264, 17, 129),
+    head_dim=(16, 32, 64, 80, 24),
+    dtype=("bfloat16", "float16"),
+    layout=("contiguous", "swapped"),
+    broadcast=False,
+)
+"""For Hopper kernels on a CPU: mostly what the copy engine can read, rows of whole 16 bytes."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """How one tensor is made; ``ones`` are broadcast dimensions of size 1, ``dropped`` missing leading dimensions."""

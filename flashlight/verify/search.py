@@ -29,7 +29,7 @@ class Outcome:
     """What the search found for one target.
 
     ``error`` and ``eager_error`` are those of the worst case that passed: the largest share of what was allowed.
-    ``failure`` is the smallest failing case and how it fails.
+    ``failure`` is the smallest failing case and how it fails. ``lowering`` says which of a function's kernels ran.
     """
 
     target: str
@@ -37,13 +37,15 @@ class Outcome:
     error: float = 0.0
     eager_error: float = 0.0
     failure: str | None = None
+    lowering: str = "Triton"
 
     def summary(self) -> str:
         """One line."""
+        kernel = self.target if self.lowering == "Triton" else f"{self.target}, its {self.lowering} kernel"
         if self.failure is not None:
-            return f"{self.target}: DIFFERS"
+            return f"{kernel}: DIFFERS"
         return (
-            f"{self.target}: agrees on {self.examples} drawn inputs; "
+            f"{kernel}: agrees on {self.examples} drawn inputs; "
             f"worst error {self.error:.2g} against float64, where eager has {self.eager_error:.2g}"
         )
 
@@ -64,6 +66,8 @@ class Request:
 
 def verify(path: Path, device: str, targets: Sequence[str], out: Path, examples: int, seed: int) -> list[Outcome]:
     """One outcome for each target. On a CPU the kernels run under Triton's interpreter, in a process of their own.
+
+    There a target with a Hopper kernel has an outcome for that too (`flashlight.verify.hopper`).
 
     Raises `flashlight.diagnostics.Diagnostic` as `flashlight.api.verify` says.
     """
@@ -105,7 +109,7 @@ def _interpreted(request: Request) -> list[Outcome]:
 def run(request: Request) -> list[Outcome]:
     """The same in this process."""
     from flashlight.output import read_header
-    from flashlight.verify import interpreter
+    from flashlight.verify import hopper, interpreter
 
     if interpreter.interpreting():
         interpreter.repair()
@@ -120,7 +124,18 @@ def run(request: Request) -> list[Outcome]:
     for target in chosen:
         traced = pipeline.trace(source, target, header.shapes if header else {}, phases)
         outcomes.append(search(target.name, traced, original, generated, request))
+        if request.device == "cpu" and hopper.has_kernel(generated, target.name):
+            outcomes.append(_on_hopper(target.name, traced, original, generated, request))
     return outcomes
+
+
+def _on_hopper(name: str, traced: Traced, original: ModuleType, generated: ModuleType, request: Request) -> Outcome:
+    """The search of a target's Hopper kernel, on a CPU."""
+    from flashlight.verify import draw, hopper
+
+    with hopper.launched(generated, hopper.tile(request.seed), request.seed):
+        outcome = search(name, traced, original, generated, request, draw.HOPPER)
+    return replace(outcome, lowering="Hopper")
 
 
 def search(
@@ -180,7 +195,7 @@ def search(
         case, mismatch = failing[-1]
         return Outcome(name, count, failure=f"{name}({case})\n  {mismatch}\n  (drawn from --seed {request.seed})")
     except hypothesis.errors.Unsatisfiable:
-        return Outcome(name, count, failure=f"{name}: the original accepts none of the inputs that were drawn")
+        return Outcome(name, count, failure=f"{name}: none of the inputs that were drawn is one that it takes")
     return Outcome(name, count, worst.generated, worst.eager)
 
 
