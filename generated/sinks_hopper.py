@@ -131,6 +131,16 @@ def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
     return block, head, exists
 
 
+@gluon.jit
+def load_tile(pointers, exists, masked: gl.constexpr):
+    """A tile, zero where it does not exist; only tiles that may reach past an end test that."""
+    if masked:
+        tile = gl.load(pointers, mask=exists, other=0)
+    else:
+        tile = gl.load(pointers)
+    return tile
+
+
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
 
 
@@ -650,5 +660,290 @@ def softmax_off_by_one_kernel(
             (softmax_off_by_one_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
             (softmax_off_by_one_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
             (softmax_off_by_one_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+        ], [4, 4, 4], [160, 160, 160])
+    # fmt: on
+
+
+@gluon.jit
+def attention_with_null_key_loads(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+):
+    """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, null_key_value_ptr, key_mask_ptr, output_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
+        key_mask_stride_b, key_mask_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale, fill,
+        # sizes: one compiled kernel serves them all
+        H, B, S_k, S_q,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    query_blocks = tma.make_tensor_descriptor(
+        query_ptr,
+        [B, H, S_q, D],
+        [query_stride_b, query_stride_h, query_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        query_ring[0].layout,
+    )
+    key_blocks = tma.make_tensor_descriptor(
+        key_ptr,
+        [B, H, S_k, D],
+        [key_stride_b, key_stride_h, key_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        key_ring[0].layout,
+    )
+    value_blocks = tma.make_tensor_descriptor(
+        value_ptr,
+        [B, H, S_k, D],
+        [value_stride_b, value_stride_h, value_stride_s, 1],
+        [1, 1, BLOCK_KEYS, BLOCK_D],
+        value_ring[0].layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            for group in gl.static_range(GROUPS):
+                send(
+                    query_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    query_ring,
+                    done * GROUPS + group,
+                    2 * GROUPS,
+                )
+            for key_start in range(0, S_k, BLOCK_KEYS):
+                send(
+                    key_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    key_ring,
+                    step,
+                    STAGES,
+                )
+                send(
+                    value_blocks,
+                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
+                    value_ring,
+                    step,
+                    STAGES,
+                )
+                step += 1
+            done += 1
+
+
+@gluon.jit
+def attention_with_null_key_rows(
+    given,
+    D: gl.constexpr,
+    BLOCK_D: gl.constexpr,
+    BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUPS: gl.constexpr,
+    GROUP: gl.constexpr,
+):
+    """What the kernel computes, for 64 rows of each of its tiles."""
+    (
+        # fmt: off
+        # tensors
+        query_ptr, key_ptr, value_ptr, null_key_value_ptr, key_mask_ptr, output_ptr,
+        # their strides, in elements
+        query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s,
+        value_stride_b, value_stride_h, value_stride_s,
+        null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
+        key_mask_stride_b, key_mask_stride_s,
+        output_stride_b, output_stride_h, output_stride_s,
+        # numbers
+        scale, fill,
+        # sizes: one compiled kernel serves them all
+        H, B, S_k, S_q,
+        # rings in shared memory
+        query_ring, key_ring, value_ring, output_buffer,
+        # fmt: on
+    ) = given
+    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    output_blocks = tma.make_tensor_descriptor(
+        output_ptr,
+        [B, H, S_q, D],
+        [output_stride_b, output_stride_h, output_stride_s, 1],
+        [1, 1, GROUP_ROWS, BLOCK_D],
+        output_buffer.layout,
+    )
+    step = 0
+    done = 0
+    row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
+    for turn in range(turn_count(row_blocks, B * H, False)):
+        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+        if exists:
+            row_start = block * BLOCK_ROWS
+            head = (number % H).to(gl.int64)
+            batch = (number // H).to(gl.int64)
+            # The rows of this group
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE)).to(gl.int64)
+            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
+            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+
+            # Read once: the rows, and what is the same for every block of keys
+            key_mask_block = key_mask_ptr + batch * key_mask_stride_b + key_offsets * key_mask_stride_s
+            null_key_value = load_tile(
+                null_key_value_ptr + head * null_key_value_stride_h + d * null_key_value_stride_d, (d < D), BLOCK_D != D
+            )
+            factor = gl.sum(query.to(gl.float32) * null_key_value.to(gl.float32)[None, :], 1) * scale
+
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+
+            # The last block may reach past the keys
+            full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+
+            for key_start in range(0, S_k, BLOCK_KEYS):
+                keys = key_start + key_offsets
+                partial = key_start >= full_stop
+                key_mask = gl.load(
+                    key_mask_block + gl.cast(key_start, gl.int64) * key_mask_stride_s, mask=(keys < S_k), other=0
+                )
+                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                scores = gl.where(
+                    key_mask[None, :],
+                    matmul(gl.convert_layout(query, gl.DotOperandLayout(0, TILE, 2)), key.permute((1, 0)), TILE)
+                    * scale,
+                    fill,
+                )
+                release(key_ring, step, STAGES)
+                if partial:
+                    scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
+                new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
+                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+                highest = nan_max(finite_max, factor)
+                rescale = gl.exp2(nan_max(running_max, factor) - highest)
+                weights = gl.exp2(scores - highest[:, None])
+                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                accumulator = warpgroup_mma(
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    value,
+                    accumulator * rescale[:, None],
+                )
+                release(value_ring, step, STAGES)
+                running_sum = running_sum * rescale + gl.sum(weights, 1)
+                running_max = new_max
+                step += 1
+
+            highest_2 = nan_max(running_max, factor)
+            exponential_max = gl.exp2(factor - highest_2)
+            term = running_sum + exponential_max
+            null_key_value_2 = load_tile(
+                null_key_value_ptr
+                + 1 * null_key_value_stride_0
+                + head * null_key_value_stride_h
+                + d * null_key_value_stride_d,
+                (d < D),
+                BLOCK_D != D,
+            )
+            output = (
+                accumulator / term[:, None]
+                + (exponential_max / term)[:, None] * null_key_value_2.to(gl.float32)[None, :]
+            )
+            send_back(
+                output_blocks,
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                output_buffer.index(GROUP),
+                output.to(output_ptr.dtype.element_ty),
+            )
+            done += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["H", "B", "S_k", "S_q"])
+def attention_with_null_key_kernel(
+    # fmt: off
+    # tensors
+    query_ptr, key_ptr, value_ptr, null_key_value_ptr, key_mask_ptr, output_ptr,
+    # their strides, in elements
+    query_stride_b, query_stride_h, query_stride_s,
+    key_stride_b, key_stride_h, key_stride_s,
+    value_stride_b, value_stride_h, value_stride_s,
+    null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
+    key_mask_stride_b, key_mask_stride_s,
+    output_stride_b, output_stride_h, output_stride_s,
+    # numbers
+    scale, fill,
+    # sizes: one compiled kernel serves them all
+    H, B, S_k, S_q,
+    # head dimensions and the widths of their tiles
+    D: gl.constexpr, BLOCK_D: gl.constexpr,
+    # rows and keys of a tile, how blocks are read and float32 multiplied
+    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # fmt: on
+):
+    """attention_with_null_key:
+
+        scores[b, h, i, j] = (Σ_d query[b, h, i, d] * where(j < 1, null_key_value[0, h, d], key[b, h, j - 1,
+            d])) * float32(D) ** -0.5
+        scores_2[b, h, i, j] = where(j >= 1 and not key_mask[b, j - 1], element(-finfo_max), scores[b, h, i, j])
+        t[b, h, i, j] = exp(scores_2[b, h, i, j] - (max_j scores_2[b, h, i, j]))
+        output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * where(j < 1, null_key_value[1, h, d],
+            value[b, h, j - 1, d])
+
+    One program for each b, h and block of i; one pass over j in blocks.
+    Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
+    """
+    GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
+    key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
+    output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
+    fence_async_shared()
+    # fmt: off
+    given = (
+        query_ptr, key_ptr, value_ptr, null_key_value_ptr, key_mask_ptr, output_ptr, query_stride_b, query_stride_h,
+        query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
+        null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d, key_mask_stride_b,
+        key_mask_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, fill, H, B, S_k, S_q, query_ring,
+        key_ring, value_ring, output_buffer,
+    )
+    # fmt: on
+    # Groups that compute get the registers that those that load can spare
+    # fmt: off
+    if GROUPS == 1:
+        gl.warp_specialize([
+            (attention_with_null_key_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (attention_with_null_key_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+        ], [4], [240])
+    elif GROUPS == 2:
+        gl.warp_specialize([
+            (attention_with_null_key_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (attention_with_null_key_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (attention_with_null_key_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+        ], [4, 4], [240, 240])
+    elif GROUPS == 3:
+        gl.warp_specialize([
+            (attention_with_null_key_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (attention_with_null_key_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (attention_with_null_key_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (attention_with_null_key_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -586,39 +586,69 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
     expect("key_mask", key_mask, (B, S_k), (torch.bool,), query.device)
 
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "attention_with_null_key", query, D, S_k, accumulators=1, scores=2
-    )
-    descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        attention_with_null_key_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            null_key_value,
-            key_mask,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *null_key_value.stride(),
-            *key_mask.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
+    hopper = hopper_tile("attention_with_null_key", D, S_k, query, key, value, output)
+    if hopper is not None:
+        with torch.cuda.device_of(query):
+            hopper_kernels().attention_with_null_key_kernel[
+                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
+            ](
+                query,
+                key,
+                value,
+                null_key_value,
+                key_mask,
+                output,
+                *query.stride()[:-1],
+                *key.stride()[:-1],
+                *value.stride()[:-1],
+                *null_key_value.stride(),
+                *key_mask.stride(),
+                *output.stride()[:-1],
+                D ** (-0.5) * math.log2(math.e),
+                max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
+                H,
+                B,
+                S_k,
+                S_q,
+                D=D,
+                BLOCK_D=padded(D),
+                num_warps=4,
+                **hopper,
+            )
+    else:
+        block_rows, block_keys, warps, stages, descriptors = configuration(
+            "attention_with_null_key", query, D, S_k, accumulators=1, scores=2
         )
+        descriptors = descriptors and describable(key, value)
+        with torch.cuda.device_of(query):
+            attention_with_null_key_kernel[(-(-S_q // block_rows) * B * H,)](
+                query,
+                key,
+                value,
+                null_key_value,
+                key_mask,
+                output,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *null_key_value.stride(),
+                *key_mask.stride(),
+                *output.stride(),
+                D ** (-0.5) * math.log2(math.e),
+                max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
+                S_q,
+                H,
+                S_k,
+                D=D,
+                BLOCK_D=padded(D),
+                BLOCK_ROWS=block_rows,
+                BLOCK_KEYS=block_keys,
+                WHOLE=S_k % block_keys == 0,
+                DESCRIPTORS=descriptors,
+                PRECISION=precision(query),
+                num_warps=warps,
+                num_stages=stages,
+            )
     return output
 
 

@@ -11,9 +11,12 @@ says None for the others, which lose nothing but speed.
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
+import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT, Block, Code
@@ -197,8 +200,19 @@ NAMES = (
 """What Hopper kernels call their own beside what all kernels do."""
 
 
+_PRODUCTS = ("matmul", "start_matmul", "warpgroup_mma")
+
+
 class _Unsuitable(Exception):
     """The schedule is none for this lowering; the message says why."""
+
+
+class _InRegisters(Exception):
+    """Some blocks of rows are more than multiplied: they have to be read from shared memory first."""
+
+    def __init__(self, loads: frozenset[Load]) -> None:
+        super().__init__()
+        self.loads = loads
 
 
 def write_hopper_kernel(
@@ -206,7 +220,10 @@ def write_hopper_kernel(
 ) -> Kernel | None:
     """The Hopper kernel of a schedule, if it can have one; the arguments are those of `write_kernel`."""
     try:
-        return _HopperWriter(schedule, source_name, labels).written(description)
+        try:
+            return _HopperWriter(schedule, source_name, labels).written(description)
+        except _InRegisters as found:
+            return _HopperWriter(schedule, source_name, labels, found.loads).written(description)
     except (_Unsuitable, Diagnostic):
         return None
 
@@ -220,6 +237,7 @@ class _HopperTiles(TileWriter):
         super().__init__(*given)  # type: ignore[arg-type]
         self.shared: set[str] = set()  # variables that are blocks in shared memory
         self.rings: dict[Load, str] = {}  # the ring by which a block of keys comes
+        self.sources: dict[Load, str] = {}  # the tensor as the copy engine reads it
         self.pairs: set[Load] = set()  # what is read for each row and key, by rings of its own
         self.vectors: set[Load] = set()  # what is read for each key alone
         self.ends: dict[Load, str] = {}  # rows that a result needs, and the ring by which they come
@@ -245,7 +263,13 @@ class _HopperTiles(TileWriter):
         return self.bound[load]
 
     def _describe(self, load: Load) -> None:
-        self.rings[load] = self.descriptors[load] = self.names.fresh(f"{load.tensor.name}_ring")
+        self.rings[load] = self.ring(load)
+
+    def ring(self, load: Load) -> str:
+        """The names of a ring, and of the tensor as the copy engine reads it."""
+        self.descriptors[load] = self.names.fresh(f"{load.tensor.name}_ring")
+        self.sources[load] = self.names.fresh(f"{load.tensor.name}_blocks")
+        return self.descriptors[load]
 
     def advance(self, load: Load) -> None:
         if self.roles.stream in load.axes and any(axis in self.roles.resident for axis in load.axes):
@@ -331,13 +355,20 @@ class _HopperWriter(KernelWriter):
     tile_writer = _HopperTiles
     tiles: _HopperTiles
 
-    def __init__(self, schedule: Schedule, source_name: str, labels: Mapping[Name, str]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        source_name: str,
+        labels: Mapping[Name, str],
+        in_registers: frozenset[Load] = frozenset(),
+    ) -> None:
         super().__init__(schedule, source_name, labels)
+        self.in_registers = in_registers
         own = {name for names in NAMES for name in names}
         if not own.isdisjoint(self.names.taken):
             raise _Unsuitable("a size has the name of something of the kernel's own")
         self.names.taken |= own
-        self.sent: list[str] = []
+        self.sent_back: dict[Output, tuple[str, str]] = {}  # as the copy engine writes it, and its tiles on their way
         self.row_rings: dict[Load, tuple[str, str]] = {}
 
     @functools.cached_property
@@ -367,11 +398,12 @@ class _HopperWriter(KernelWriter):
         from_start = "key_start + tl.arange(0, BLOCK_KEYS)"
         body = [line.replace(from_start, "key_start + key_offsets") for line in self.block.lines]
         body = used(without_unused(body))
-        for line in body:
-            if not re.search(r"received\(|matmul\(|warpgroup_mma\(", line) and tiles.shared & set(
-                re.findall(r"\w+", line)
-            ):
-                raise _Unsuitable("blocks in shared memory that are not only multiplied")
+        worked_on = _worked_on(body, tiles.shared)
+        rows = frozenset(load for load, (variable, _) in self.row_rings.items() if variable in worked_on)
+        if len(rows) < len(worked_on):
+            raise _Unsuitable("blocks of keys that are not only multiplied")
+        if rows:
+            raise _InRegisters(rows)
         if "dot_in_range" in tiles.helpers:
             raise _Unsuitable("weights that leave the range of float16")
         return self._assembled(body, description)
@@ -406,14 +438,21 @@ class _HopperWriter(KernelWriter):
             if not tiles.is_block_of_rows(node):
                 raise _Unsuitable(f"{node.tensor.name} is not read in blocks of rows")
             tiles.used_tensors.setdefault(node.tensor)
-            variable, ring = tiles.names.fresh(node.tensor.name), tiles.names.fresh(f"{node.tensor.name}_ring")
+            variable, ring = tiles.names.fresh(node.tensor.name), tiles.ring(node)
             axes = tiles.tile_axes(node)
             self.row_rings[node] = variable, ring
-            tiles.descriptors[node] = ring
             shape = f"[{', '.join(map(tiles.width, axes))}]"
-            self.block.add(f"{variable} = received({ring}, done * GROUPS + GROUP, 2 * GROUPS, {shape})")
-            tiles.shared.add(variable)
+            received = f"{variable} = received({ring}, done * GROUPS + GROUP, 2 * GROUPS, {shape})"
+            if node in self.in_registers:
+                self.block.add(f"{received}.load(TILE)")
+                self._release_rows(ring)
+            else:
+                self.block.add(received)
+                tiles.shared.add(variable)
             tiles.bound[node] = Code(variable, ATOM, axes, ELEMENT)
+
+    def _release_rows(self, ring: str) -> None:
+        self.block.add(f"release({ring}, done * GROUPS + GROUP, 2 * GROUPS)")
 
     def _step(self, one: Pass, variables: dict[Reduce, Code]) -> None:
         super()._step(one, variables)
@@ -474,9 +513,9 @@ class _HopperWriter(KernelWriter):
         super()._store()
         lines = self.block.lines[before:]
         del self.block.lines[before:]
-        for _, ring in self.row_rings.values():
-            self.block.add(f"release({ring}, done * GROUPS + GROUP, 2 * GROUPS)")
-        self.sent_back: list[Output] = []
+        for load, (_, ring) in self.row_rings.items():
+            if load not in self.in_registers:
+                self._release_rows(ring)
         outputs = {output.name: output for output in self.schedule.program.outputs}
         for line in lines:
             found = re.match(r"( *)tl\.store\((\w+)_ptr .*?, (\w+)\.to\(\2_ptr\.dtype\.element_ty\), mask=", line)
@@ -484,16 +523,17 @@ class _HopperWriter(KernelWriter):
             if found is None or output is None or not self._comes_in_blocks(output):
                 self.block.lines.append(line)
                 continue
-            self.sent_back.append(output)
+            name = output.name
+            blocks, buffer = self.names.fresh(f"{name}_blocks"), self.names.fresh(f"{name}_buffer")
+            self.sent_back[output] = blocks, buffer
             place = [
                 "row_start + GROUP * GROUP_ROWS" if axis is self.roles.rows
                 else f"tl.cast({self.tiles.grid[axis]}, tl.int32)" if axis in self.roles.grid
                 else "0"
                 for axis in output.axes
             ]  # fmt: skip
-            name = output.name
             value = f"{found[3]}.to({name}_ptr.dtype.element_ty)"
-            self.block.add(f"send_back({name}_blocks, [{', '.join(place)}], {name}_buffer.index(GROUP), {value})")
+            self.block.add(f"send_back({blocks}, [{', '.join(place)}], {buffer}.index(GROUP), {value})")
         self.block.add("done += 1")
 
     def _comes_in_blocks(self, output: Output) -> bool:
@@ -535,7 +575,7 @@ class _HopperWriter(KernelWriter):
         ]
         feed = self._feed(body)
         rings = [*(ring for _, ring in self.row_rings.values()), *tiles.rings.values(), *tiles.ends.values()]
-        buffers = [f"{output.name}_buffer" for output in self.sent_back]
+        buffers = [buffer for _, buffer in self.sent_back.values()]
         everything = "\n".join([*sources, *loop, *compute, *feed])
         signature = self._signature(everything)
         if any(len(tensor.shape) > 5 for tensor in described.values()):
@@ -547,18 +587,22 @@ class _HopperWriter(KernelWriter):
             self._function(f"{name}_rows", signature, inner, ["GROUP: tl.constexpr"], ROWS, compute),
             self._launched(signature, rings, buffers, description),
         ]
-        return self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
+        kernel = self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
+        return replace(kernel, written=tuple(self.sent_back))
 
     def _source(self, load: Load) -> list[str]:
         """The tensor of a load as the copy engine reads it."""
-        ring = self.tiles.descriptors[load]
-        return [self._described(_blocks(ring), load.tensor, self._box(load), f"{ring}[0].layout")]
+        tiles = self.tiles
+        return [
+            self._described(tiles.sources[load], load.tensor, self._box(load), f"{tiles.descriptors[load]}[0].layout")
+        ]
 
     def _target(self, output: Output) -> list[str]:
         rows = self.roles.rows
         box = ["GROUP_ROWS" if axis is rows else "1" for axis in output.axes[:-1]]
         shape = f"[{', '.join([*box, self.tiles.width(output.axes[-1])])}]"
-        return [self._described(f"{output.name}_blocks", output, shape, f"{output.name}_buffer.layout")]
+        blocks, buffer = self.sent_back[output]
+        return [self._described(blocks, output, shape, f"{buffer}.layout")]
 
     def _described(self, name: str, item: Tensor | Output, box: str, layout: str) -> str:
         labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
@@ -575,7 +619,9 @@ class _HopperWriter(KernelWriter):
         for load, (_, ring) in self.row_rings.items():
             lines.append("            for group in tl.static_range(GROUPS):")
             place = self._place(load, "row_start + group * GROUP_ROWS")
-            lines.append(f"                send({_blocks(ring)}, {place}, {ring}, done * GROUPS + group, 2 * GROUPS)")
+            lines.append(
+                f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group, 2 * GROUPS)"
+            )
         lines.append(body[loop].replace("tl.range", "range"))
         order = sorted(tiles.rings.items(), key=lambda item: self._first_use(body, item[1]))
         for load, ring in order:
@@ -583,15 +629,15 @@ class _HopperWriter(KernelWriter):
                 place = self._place(load, "row_start + group * GROUP_ROWS")
                 own = f"{ring}, step * GROUPS + group, STAGES * GROUPS"
                 lines.append("                for group in tl.static_range(GROUPS):")
-                lines.append(f"                    send({_blocks(ring)}, {place}, {own})")
+                lines.append(f"                    send({tiles.sources[load]}, {place}, {own})")
             else:
                 place = self._place(load, "row_start")
-                lines.append(f"                send({_blocks(ring)}, {place}, {ring}, step, STAGES)")
+                lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, step, STAGES)")
         lines.append("                step += 1")
         for load, ring in tiles.ends.items():
             place = self._place(load, "row_start + group * GROUP_ROWS")
             lines.append("            for group in tl.static_range(GROUPS):")
-            lines.append(f"                send({_blocks(ring)}, {place}, {ring}, done * GROUPS + group, GROUPS)")
+            lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group, GROUPS)")
         lines.append("            done += 1")
         needed = set(re.findall(r"\w+", "\n".join(lines)))
         kept: list[str] = []
@@ -667,10 +713,10 @@ class _HopperWriter(KernelWriter):
         for load, ring in tiles.ends.items():
             shape = self._box(load)
             body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, GROUPS, 1, {shape})")
-        for output in self.sent_back:
+        for output, (_, buffer) in self.sent_back.items():
             box = ["GROUP_ROWS" if axis is self.roles.rows else "1" for axis in output.axes[:-1]]
             shape = f"[{', '.join([*box, tiles.width(output.axes[-1])])}]"
-            body.append(f"    {output.name}_buffer = buffer_of({output.name}_ptr.dtype.element_ty, GROUPS, {shape})")
+            body.append(f"    {buffer} = buffer_of({output.name}_ptr.dtype.element_ty, GROUPS, {shape})")
         body.append("    fence_async_shared()")
         names = [[item.partition(":")[0] for item in items if item] for _, items in signature.groups]
         *runtime, widths, choices = names
@@ -707,13 +753,23 @@ class _HopperWriter(KernelWriter):
         return self.tiles.width(last.axis)
 
 
+def _worked_on(body: list[str], shared: set[str]) -> set[str]:
+    """The blocks in shared memory that statements do more with than multiply them."""
+    nodes = list(ast.walk(ast.parse(textwrap.dedent("\n".join(body)))))
+    multiplied: set[ast.expr] = set()
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _PRODUCTS:
+            multiplied.update(node.args)
+        elif isinstance(node, ast.Attribute) and node.attr == "dtype":
+            multiplied.add(node.value)
+    turned = [node for node in multiplied if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    multiplied.update(node.func.value for node in turned if node.func.attr == "permute")  # type: ignore[attr-defined]
+    names = (node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    return {node.id for node in names if node.id in shared and node not in multiplied}
+
+
 def _words(line: str) -> set[str]:
     return set(re.findall(r"\w+", line.partition("#")[0]))
-
-
-def _blocks(ring: str) -> str:
-    """What the copy engine fills a ring from."""
-    return re.sub(r"_ring(_?\d*)$", r"_blocks\1", ring)
 
 
 LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."

@@ -67,6 +67,7 @@ class Kernel:
     gathered: tuple[Tensor, ...]  # read as tiles of three axes, in vectors where strides allow
     burden: Burden
     helpers: frozenset[str]
+    written: tuple[Output, ...] = ()  # by the copy engine, always
 
 
 @dataclass(frozen=True)

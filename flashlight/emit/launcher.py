@@ -269,7 +269,7 @@ class _Body:
         """The launch of the Hopper kernel where there is a tile for it, as the first half of an `if`."""
         first = self.first.name
         read = [tensor.name for tensor in kernel.described]
-        written = [output.name for output in kernel.outputs if f"{output.name}_buffer" in kernel.text]
+        written = [output.name for output in kernel.written]
         names = ", ".join(dict.fromkeys([*read, *written]))
         rows, keys = 'hopper["BLOCK_ROWS"]', 'hopper["BLOCK_KEYS"]'
         grid = f"(min(multiprocessors({first}.device), {self._tiles(rows)}),)"

@@ -1,0 +1,67 @@
+"""What becomes of a program in the lowering for Hopper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flashlight import arguments, inspect
+
+PLAIN = """
+def attend(
+    {q}: Tensor,  # [B, H, S_q, D]
+    {k}: Tensor,  # [B, H, S_k, D]
+    {v}: Tensor,  # [B, H, S_k, D]
+    {more}: Tensor,  # {shape}
+):
+    return {body}
+"""
+
+
+def program(body: str, shape: str, **names: str) -> str:
+    return PLAIN.format(**{name: name for name in ("q", "k", "v", "more")} | names, body=body, shape=shape)
+
+
+def compiled(path: Path, head_dim: int) -> inspect.Compiled:
+    """The Hopper kernel of `attend`, for sm_90."""
+    module = arguments.load(path)
+    module.tuned_for_hopper = lambda *_: {"BLOCK_ROWS": 128, "BLOCK_KEYS": 64, "STAGES": 2}  # type: ignore[attr-defined]
+    (launcher,) = arguments.launchers(path.read_text())
+    given = arguments.make(launcher, arguments.bound(launcher, head_dim, {"length": 1000}), {})
+    (call,) = inspect.launches(module, "attend", given, "sm_90")
+    assert call.kernel.is_gluon()
+    return inspect.compile_call(call, "sm_90")
+
+
+@pytest.mark.aot
+def test_rows_that_are_more_than_multiplied_are_read_into_registers(
+    verified: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Once, and their place in shared memory is free at once; the weight of rows is multiplied as it was loaded."""
+    verified(program("((q * more) @ k.mT).softmax(-1) @ v", "[B, H, S_q, D]"))
+    written = (tmp_path / "out" / "program_hopper.py").read_text()
+    for name in ("q", "more"):
+        read = f"{name} = received({name}_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)\n"
+        place = written.index(read) + len(read)
+        assert written[place:].lstrip().startswith(f"release({name}_ring, done * GROUPS + GROUP, 2 * GROUPS)\n")
+        assert written.count(f"release({name}_ring") == 1
+    one = compiled(tmp_path / "out" / "program_triton.py", 64)
+    assert one.copies["cp.async.bulk.tensor"] and not one.spills and any("wgmma" in name for name in one.tensor_core)
+
+
+def test_keys_that_are_more_than_multiplied_are_none_for_it(verified: Callable[[str], str], tmp_path: Path) -> None:
+    verified(program("(q @ (k * more).mT).softmax(-1) @ v", "[B, H, S_k, D]"))
+    assert not (tmp_path / "out" / "program_hopper.py").exists()
+
+
+@pytest.mark.parametrize(("name", "shape"), [("row", "[S_q, S_k]"), ("key", "[S_k]"), ("output", "[H, S_q, S_k]")])
+def test_names_of_what_the_copy_engine_reads_are_its_own(
+    name: str, shape: str, verified: Callable[[str], str], tmp_path: Path
+) -> None:
+    """`row_blocks` counts blocks of rows, and a tensor may have the name of a result."""
+    verified(program(f"(q @ k.mT + {name}).softmax(-1) @ v", shape, more=name))
+    written = (tmp_path / "out" / "program_hopper.py").read_text()
+    assert f"{name}_ring = ring_of(" in written and "row_blocks = gl.cdiv(S_q, BLOCK_ROWS)" in written
+    assert "row_blocks = tma." not in written
