@@ -133,22 +133,19 @@ def graph_attention_scores_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        source_ptr, target_ptr, features_ptr, output_ptr,
+        target_ptr, features_ptr,
         # their strides, in elements
-        source_stride_b, source_stride_h, source_stride_n,
         target_stride_b, target_stride_h,
         features_stride_b, features_stride_h, features_stride_n,
-        output_stride_b, output_stride_h, output_stride_n,
         # sizes: one compiled kernel serves them all
         H, B, N,
         # rings in shared memory
-        target_ring, features_ring, output_buffer,
+        target_ring, features_ring,
         # fmt: on
     ) = given
     target_blocks = tma.make_tensor_descriptor(
@@ -196,18 +193,15 @@ def graph_attention_scores_rows(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
     """What the kernel computes, for 64 rows of each of its tiles."""
     (
         # fmt: off
         # tensors
-        source_ptr, target_ptr, features_ptr, output_ptr,
+        source_ptr, output_ptr,
         # their strides, in elements
         source_stride_b, source_stride_h, source_stride_n,
-        target_stride_b, target_stride_h,
-        features_stride_b, features_stride_h, features_stride_n,
         output_stride_b, output_stride_h, output_stride_n,
         # sizes: one compiled kernel serves them all
         H, B, N,
@@ -303,10 +297,9 @@ def graph_attention_scores_kernel(
     output_stride_b, output_stride_h, output_stride_n,
     # sizes: one compiled kernel serves them all
     H, B, N,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """graph_attention_scores:
@@ -325,30 +318,31 @@ def graph_attention_scores_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        source_ptr, target_ptr, features_ptr, output_ptr, source_stride_b, source_stride_h, source_stride_n,
-        target_stride_b, target_stride_h, features_stride_b, features_stride_h, features_stride_n, output_stride_b,
-        output_stride_h, output_stride_n, H, B, N, target_ring, features_ring, output_buffer,
+    loads = (
+        target_ptr, features_ptr, target_stride_b, target_stride_h, features_stride_b, features_stride_h,
+        features_stride_n, H, B, N, target_ring, features_ring,
     )
-    # fmt: on
+    rows = (
+        source_ptr, output_ptr, source_stride_b, source_stride_h, source_stride_n, output_stride_b, output_stride_h,
+        output_stride_n, H, B, N, target_ring, features_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (graph_attention_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (graph_attention_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (graph_attention_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (graph_attention_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (graph_attention_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 0)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (graph_attention_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (graph_attention_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (graph_attention_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (graph_attention_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 0)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 1)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -155,18 +155,15 @@ def diff_attn_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_h, q_stride_s,
         k_stride_b, k_stride_h, k_stride_s,
         v_stride_b, v_stride_h, v_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, lam,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -251,11 +248,8 @@ def diff_attn_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_h, q_stride_s,
-        k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale, lam,
@@ -369,10 +363,9 @@ def diff_attn_kernel(
     scale, lam,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_D_2: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_D_2: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """diff_attn:
@@ -397,31 +390,32 @@ def diff_attn_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_2])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, output_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, lam, H, B, S,
-        q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
+        v_stride_h, v_stride_s, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, lam, H, B, S, q_ring, q_ring_2, k_ring,
+        v_ring, k_ring_2, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (diff_attn_loads, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_rows, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (diff_attn_loads, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_rows, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_rows, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (diff_attn_loads, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_rows, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_rows, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (diff_attn_rows, (given, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -442,19 +436,15 @@ def diff_attn_chunk_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_h, q_stride_s,
         k_stride_b, k_stride_h, k_stride_s,
         v_stride_b, v_stride_h, v_stride_s,
-        lambda_full_stride_h,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -523,7 +513,6 @@ def diff_attn_chunk_loads(
 @gluon.jit
 def diff_attn_chunk_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -537,11 +526,8 @@ def diff_attn_chunk_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr,
+        lambda_full_ptr, output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_h, q_stride_s,
-        k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s,
         lambda_full_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -662,10 +648,9 @@ def diff_attn_chunk_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """diff_attn_chunk:
@@ -694,31 +679,32 @@ def diff_attn_chunk_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h,
-        k_stride_s, v_stride_b, v_stride_h, v_stride_s, lambda_full_stride_h, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
+        v_stride_h, v_stride_s, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
-    # fmt: on
+    rows = (
+        lambda_full_ptr, output_ptr, lambda_full_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, H,
+        B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (diff_attn_chunk_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_chunk_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (diff_attn_chunk_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_chunk_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_chunk_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (diff_attn_chunk_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_chunk_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_chunk_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (diff_attn_chunk_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -739,19 +725,15 @@ def diff_attn_norm_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, weight_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_h, q_stride_s,
         k_stride_b, k_stride_h, k_stride_s,
         v_stride_b, v_stride_h, v_stride_s,
-        weight_stride_d,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, lam, scale_2, scale_3,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -819,7 +801,6 @@ def diff_attn_norm_loads(
 @gluon.jit
 def diff_attn_norm_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -833,11 +814,8 @@ def diff_attn_norm_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, weight_ptr, output_ptr,
+        weight_ptr, output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_h, q_stride_s,
-        k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s,
         weight_stride_d,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -961,10 +939,9 @@ def diff_attn_norm_kernel(
     scale, lam, scale_2, scale_3,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """diff_attn_norm:
@@ -992,32 +969,32 @@ def diff_attn_norm_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, weight_ptr, output_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h,
-        k_stride_s, v_stride_b, v_stride_h, v_stride_s, weight_stride_d, output_stride_b, output_stride_h,
-        output_stride_s, scale, lam, scale_2, scale_3, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
-        output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
+        v_stride_h, v_stride_s, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
-    # fmt: on
+    rows = (
+        weight_ptr, output_ptr, weight_stride_d, output_stride_b, output_stride_h, output_stride_s, scale, lam,
+        scale_2, scale_3, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (diff_attn_norm_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_norm_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (diff_attn_norm_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_norm_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_norm_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (diff_attn_norm_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_norm_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_norm_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (diff_attn_norm_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1038,18 +1015,15 @@ def multihead_diff_attn_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_s, q_stride_h,
         k_stride_b, k_stride_s, k_stride_h,
         v_stride_b, v_stride_s, v_stride_h,
-        output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale, scale_2, scale_3,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -1123,7 +1097,6 @@ def multihead_diff_attn_loads(
 @gluon.jit
 def multihead_diff_attn_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -1137,11 +1110,8 @@ def multihead_diff_attn_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr,
+        lambda_full_ptr, output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_s, q_stride_h,
-        k_stride_b, k_stride_s, k_stride_h,
-        v_stride_b, v_stride_s, v_stride_h,
         output_stride_b, output_stride_s, output_stride_h,
         # numbers
         scale, scale_2, scale_3,
@@ -1266,10 +1236,9 @@ def multihead_diff_attn_kernel(
     scale, scale_2, scale_3,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """multihead_diff_attn:
@@ -1300,30 +1269,31 @@ def multihead_diff_attn_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, lambda_full_ptr, output_ptr, q_stride_b, q_stride_s, q_stride_h, k_stride_b, k_stride_s,
-        k_stride_h, v_stride_b, v_stride_s, v_stride_h, output_stride_b, output_stride_s, output_stride_h, scale,
-        scale_2, scale_3, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_s, q_stride_h, k_stride_b, k_stride_s, k_stride_h, v_stride_b,
+        v_stride_s, v_stride_h, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
-    # fmt: on
+    rows = (
+        lambda_full_ptr, output_ptr, output_stride_b, output_stride_s, output_stride_h, scale, scale_2, scale_3, H, B,
+        S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (multihead_diff_attn_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (multihead_diff_attn_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (multihead_diff_attn_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (multihead_diff_attn_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (multihead_diff_attn_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (multihead_diff_attn_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (multihead_diff_attn_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (multihead_diff_attn_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (multihead_diff_attn_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

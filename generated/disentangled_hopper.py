@@ -144,20 +144,15 @@ def disentangled_scores_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
-        p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
-        H, B, S, R,
+        H, B, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -232,11 +227,8 @@ def disentangled_scores_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr,
+        c2p_ptr, p2c_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
         p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
         output_stride_b, output_stride_h, output_stride_s,
@@ -357,10 +349,9 @@ def disentangled_scores_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S, R,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """disentangled_scores:
@@ -384,32 +375,32 @@ def disentangled_scores_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, c2p_ptr, p2c_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, c2p_stride_b,
-        c2p_stride_h, c2p_stride_s, c2p_stride_r, p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
-        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, R, query_ring, key_ring, value_ring,
-        output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        c2p_ptr, p2c_ptr, output_ptr, c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r, p2c_stride_b,
+        p2c_stride_h, p2c_stride_s, p2c_stride_r, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, R,
+        query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (disentangled_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (disentangled_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (disentangled_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (disentangled_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (disentangled_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (disentangled_scores_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (disentangled_scores_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (disentangled_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (disentangled_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (disentangled_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (disentangled_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

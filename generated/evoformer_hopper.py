@@ -172,14 +172,13 @@ def row_attention_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr,
         # their strides, in elements
         q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
@@ -187,13 +186,10 @@ def row_attention_loads(
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
         mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3,
         pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
-        output_stride_b, output_stride_n, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, N, B, S,
         # rings in shared memory
-        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
+        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -338,14 +334,8 @@ def row_attention_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_n, q_stride_s, q_stride_h,
-        k_stride_b, k_stride_n, k_stride_s, k_stride_h,
-        v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-        mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3,
-        pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
         scale,
@@ -456,10 +446,9 @@ def row_attention_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, N, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """row_attention:
@@ -484,34 +473,35 @@ def row_attention_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr, q_stride_b, q_stride_n, q_stride_s,
-        q_stride_h, k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_n,
-        mask_bias_stride_2, mask_bias_stride_3, pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h,
-        pair_bias_stride_3, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S,
-        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h,
+        k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h, gate_stride_b,
+        gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2,
+        mask_bias_stride_3, pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3, H, N, B, S,
+        q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S, q_ring,
+        k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (row_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (row_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (row_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (row_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (row_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (row_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (row_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (row_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (row_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -524,27 +514,23 @@ def column_attention_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr,
         # their strides, in elements
         q_stride_b, q_stride_n, q_stride_s, q_stride_h,
         k_stride_b, k_stride_n, k_stride_s, k_stride_h,
         v_stride_b, v_stride_n, v_stride_s, v_stride_h,
         gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
         mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
-        output_stride_b, output_stride_n, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, S, B, N,
         # rings in shared memory
-        q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
+        q_ring, k_ring, mask_bias_ring, v_ring, gate_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -668,13 +654,8 @@ def column_attention_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_n, q_stride_s, q_stride_h,
-        k_stride_b, k_stride_n, k_stride_s, k_stride_h,
-        v_stride_b, v_stride_n, v_stride_s, v_stride_h,
-        gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
-        mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
         # numbers
         scale,
@@ -780,10 +761,9 @@ def column_attention_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, S, B, N,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """column_attention:
@@ -807,33 +787,34 @@ def column_attention_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, output_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h,
-        k_stride_b, k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h, gate_stride_b,
+    loads = (
+        q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h, k_stride_b,
+        k_stride_n, k_stride_s, k_stride_h, v_stride_b, v_stride_n, v_stride_s, v_stride_h, gate_stride_b,
         gate_stride_n, gate_stride_s, gate_stride_h, mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2,
-        mask_bias_stride_3, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N,
-        q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
+        mask_bias_stride_3, H, S, B, N, q_ring, k_ring, mask_bias_ring, v_ring, gate_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N, q_ring,
+        k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (column_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (column_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (column_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (column_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (column_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (column_attention_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (column_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (column_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (column_attention_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -846,28 +827,22 @@ def triangle_attention_starting_node_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr, gate_ptr,
         # their strides, in elements
         q_stride_b, q_stride_1, q_stride_2, q_stride_h,
         k_stride_b, k_stride_1, k_stride_2, k_stride_h,
         v_stride_b, v_stride_1, v_stride_2, v_stride_h,
         gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
-        mask_stride_b, mask_stride_1, mask_stride_2,
-        triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
-        output_stride_b, output_stride_1, output_stride_2, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, S, B,
         # rings in shared memory
-        q_ring, k_ring, v_ring, gate_ring, output_buffer,
+        q_ring, k_ring, v_ring, gate_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -971,12 +946,8 @@ def triangle_attention_starting_node_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr,
+        mask_ptr, triangle_bias_ptr, output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_1, q_stride_2, q_stride_h,
-        k_stride_b, k_stride_1, k_stride_2, k_stride_h,
-        v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -1099,10 +1070,9 @@ def triangle_attention_starting_node_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, S, B,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """triangle_attention_starting_node:
@@ -1125,34 +1095,34 @@ def triangle_attention_starting_node_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr, q_stride_b, q_stride_1, q_stride_2,
-        q_stride_h, k_stride_b, k_stride_1, k_stride_2, k_stride_h, v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, mask_stride_b, mask_stride_1, mask_stride_2,
-        triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
-        output_stride_b, output_stride_1, output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring,
-        gate_ring, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, gate_ptr, q_stride_b, q_stride_1, q_stride_2, q_stride_h, k_stride_b, k_stride_1,
+        k_stride_2, k_stride_h, v_stride_b, v_stride_1, v_stride_2, v_stride_h, gate_stride_b, gate_stride_1,
+        gate_stride_2, gate_stride_h, H, S, B, q_ring, k_ring, v_ring, gate_ring,
     )
-    # fmt: on
+    rows = (
+        mask_ptr, triangle_bias_ptr, output_ptr, mask_stride_b, mask_stride_1, mask_stride_2, triangle_bias_stride_b,
+        triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h, output_stride_b, output_stride_1,
+        output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring, gate_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (triangle_attention_starting_node_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (triangle_attention_starting_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (triangle_attention_starting_node_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (triangle_attention_starting_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_starting_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (triangle_attention_starting_node_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (triangle_attention_starting_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_starting_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (triangle_attention_starting_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1165,28 +1135,22 @@ def triangle_attention_ending_node_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr, gate_ptr,
         # their strides, in elements
         q_stride_b, q_stride_1, q_stride_2, q_stride_h,
         k_stride_b, k_stride_1, k_stride_2, k_stride_h,
         v_stride_b, v_stride_1, v_stride_2, v_stride_h,
         gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
-        mask_stride_b, mask_stride_1, mask_stride_2,
-        triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
-        output_stride_b, output_stride_1, output_stride_2, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, S, B,
         # rings in shared memory
-        q_ring, k_ring, v_ring, gate_ring, output_buffer,
+        q_ring, k_ring, v_ring, gate_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -1290,12 +1254,8 @@ def triangle_attention_ending_node_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr,
+        mask_ptr, triangle_bias_ptr, output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_1, q_stride_2, q_stride_h,
-        k_stride_b, k_stride_1, k_stride_2, k_stride_h,
-        v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h,
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
@@ -1418,10 +1378,9 @@ def triangle_attention_ending_node_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, S, B,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """triangle_attention_ending_node:
@@ -1445,33 +1404,33 @@ def triangle_attention_ending_node_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, gate_ptr, mask_ptr, triangle_bias_ptr, output_ptr, q_stride_b, q_stride_1, q_stride_2,
-        q_stride_h, k_stride_b, k_stride_1, k_stride_2, k_stride_h, v_stride_b, v_stride_1, v_stride_2, v_stride_h,
-        gate_stride_b, gate_stride_1, gate_stride_2, gate_stride_h, mask_stride_b, mask_stride_1, mask_stride_2,
-        triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
-        output_stride_b, output_stride_1, output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring,
-        gate_ring, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, gate_ptr, q_stride_b, q_stride_1, q_stride_2, q_stride_h, k_stride_b, k_stride_1,
+        k_stride_2, k_stride_h, v_stride_b, v_stride_1, v_stride_2, v_stride_h, gate_stride_b, gate_stride_1,
+        gate_stride_2, gate_stride_h, H, S, B, q_ring, k_ring, v_ring, gate_ring,
     )
-    # fmt: on
+    rows = (
+        mask_ptr, triangle_bias_ptr, output_ptr, mask_stride_b, mask_stride_1, mask_stride_2, triangle_bias_stride_b,
+        triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h, output_stride_b, output_stride_1,
+        output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring, gate_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (triangle_attention_ending_node_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (triangle_attention_ending_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (triangle_attention_ending_node_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (triangle_attention_ending_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_ending_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (triangle_attention_ending_node_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (triangle_attention_ending_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_ending_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (triangle_attention_ending_node_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -146,19 +146,16 @@ def latent_attention_loads(
     (
         # fmt: off
         # tensors
-        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr,
+        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr,
         # their strides, in elements
         q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
         q_rope_stride_b, q_rope_stride_h, q_rope_stride_s,
         kv_latent_stride_b, kv_latent_stride_s,
         k_rope_stride_b, k_rope_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
+        q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring,
         # fmt: on
     ) = given
     q_latent_blocks = tma.make_tensor_descriptor(
@@ -220,7 +217,6 @@ def latent_attention_loads(
 @gluon.jit
 def latent_attention_rows(
     given,
-    R: gl.constexpr,
     BLOCK_R: gl.constexpr,
     C: gl.constexpr,
     BLOCK_C: gl.constexpr,
@@ -234,12 +230,8 @@ def latent_attention_rows(
     (
         # fmt: off
         # tensors
-        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
-        q_rope_stride_b, q_rope_stride_h, q_rope_stride_s,
-        kv_latent_stride_b, kv_latent_stride_s,
-        k_rope_stride_b, k_rope_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -335,10 +327,9 @@ def latent_attention_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """latent_attention:
@@ -361,32 +352,33 @@ def latent_attention_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, output_ptr, q_latent_stride_b, q_latent_stride_h,
-        q_latent_stride_s, q_rope_stride_b, q_rope_stride_h, q_rope_stride_s, kv_latent_stride_b, kv_latent_stride_s,
-        k_rope_stride_b, k_rope_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q,
-        q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
+    loads = (
+        q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
+        q_rope_stride_b, q_rope_stride_h, q_rope_stride_s, kv_latent_stride_b, kv_latent_stride_s, k_rope_stride_b,
+        k_rope_stride_s, H, B, S_k, S_q, q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, q_latent_ring,
+        q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (latent_attention_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (latent_attention_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -407,19 +399,16 @@ def latent_attention_decode_loads(
     (
         # fmt: off
         # tensors
-        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr,
+        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr,
         # their strides, in elements
         q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
         q_pe_stride_b, q_pe_stride_s, q_pe_stride_h,
         kv_cache_stride_b, kv_cache_stride_s,
         pe_cache_stride_b, pe_cache_stride_s,
-        output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         S_q, B, S_k, H,
         # rings in shared memory
-        q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
+        q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring,
         # fmt: on
     ) = given
     q_nope_blocks = tma.make_tensor_descriptor(
@@ -486,7 +475,6 @@ def latent_attention_decode_loads(
 @gluon.jit
 def latent_attention_decode_rows(
     given,
-    R: gl.constexpr,
     BLOCK_R: gl.constexpr,
     C: gl.constexpr,
     BLOCK_C: gl.constexpr,
@@ -500,12 +488,8 @@ def latent_attention_decode_rows(
     (
         # fmt: off
         # tensors
-        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
-        q_pe_stride_b, q_pe_stride_s, q_pe_stride_h,
-        kv_cache_stride_b, kv_cache_stride_s,
-        pe_cache_stride_b, pe_cache_stride_s,
         output_stride_b, output_stride_s, output_stride_h,
         # numbers
         scale,
@@ -604,10 +588,9 @@ def latent_attention_decode_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     S_q, B, S_k, H,
-    # head dimensions and the widths of their tiles
-    R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """latent_attention_decode:
@@ -631,31 +614,32 @@ def latent_attention_decode_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, output_ptr, q_nope_stride_b, q_nope_stride_s,
-        q_nope_stride_h, q_pe_stride_b, q_pe_stride_s, q_pe_stride_h, kv_cache_stride_b, kv_cache_stride_s,
-        pe_cache_stride_b, pe_cache_stride_s, output_stride_b, output_stride_s, output_stride_h, scale, S_q, B, S_k, H,
-        q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
+    loads = (
+        q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
+        q_pe_stride_b, q_pe_stride_s, q_pe_stride_h, kv_cache_stride_b, kv_cache_stride_s, pe_cache_stride_b,
+        pe_cache_stride_s, S_q, B, S_k, H, q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_s, output_stride_h, scale, S_q, B, S_k, H, q_nope_ring, q_pe_ring,
+        kv_cache_ring, pe_cache_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (latent_attention_decode_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (latent_attention_decode_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (latent_attention_decode_loads, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (latent_attention_decode_rows, (given, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

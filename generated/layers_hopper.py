@@ -151,16 +151,13 @@ def gpt_layer_loads(
     (
         # fmt: off
         # tensors
-        h_w_qkv_ptr, y_ptr,
+        h_w_qkv_ptr,
         # their strides, in elements
         h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
-        y_stride_b, y_stride_s, y_stride_n,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         n_head, B, S,
         # rings in shared memory
-        h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
+        h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3,
         # fmt: on
     ) = given
     h_w_qkv_blocks = tma.make_tensor_descriptor(
@@ -236,9 +233,8 @@ def gpt_layer_rows(
     (
         # fmt: off
         # tensors
-        h_w_qkv_ptr, y_ptr,
+        y_ptr,
         # their strides, in elements
-        h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
         y_stride_b, y_stride_s, y_stride_n,
         # numbers
         scale,
@@ -331,10 +327,9 @@ def gpt_layer_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     n_head, B, S,
-    # head dimensions and the widths of their tiles
-    E_n_head: gl.constexpr, BLOCK_E_n_head: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    E_n_head: gl.constexpr, BLOCK_E_n_head: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """gpt_layer:
@@ -357,29 +352,31 @@ def gpt_layer_kernel(
     y_buffer = buffer_of(y_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
     fence_async_shared()
     # fmt: off
-    given = (
-        h_w_qkv_ptr, y_ptr, h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, y_stride_b, y_stride_s, y_stride_n,
-        scale, n_head, B, S, h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
+    loads = (
+        h_w_qkv_ptr, h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, n_head, B, S, h_w_qkv_ring, h_w_qkv_ring_2,
+        h_w_qkv_ring_3,
     )
-    # fmt: on
+    rows = (
+        y_ptr, y_stride_b, y_stride_s, y_stride_n, scale, n_head, B, S, h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3,
+        y_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (gpt_layer_loads, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (gpt_layer_rows, (given, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

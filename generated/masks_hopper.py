@@ -161,19 +161,15 @@ def boolean_mask_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -248,11 +244,8 @@ def boolean_mask_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        mask_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -356,10 +349,9 @@ def boolean_mask_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """boolean_mask:
@@ -380,32 +372,32 @@ def boolean_mask_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
-        mask_stride_h, mask_stride_2, mask_stride_3, output_stride_b, output_stride_h, output_stride_s, scale, H, B,
-        S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        mask_ptr, output_ptr, mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3, output_stride_b,
+        output_stride_h, output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -424,19 +416,15 @@ def boolean_mask_per_batch_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_2, mask_stride_3,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, fill,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -511,11 +499,8 @@ def boolean_mask_per_batch_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        mask_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         mask_stride_b, mask_stride_2, mask_stride_3,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -618,10 +603,9 @@ def boolean_mask_per_batch_kernel(
     scale, fill,
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """boolean_mask_per_batch:
@@ -642,32 +626,32 @@ def boolean_mask_per_batch_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
-        mask_stride_2, mask_stride_3, output_stride_b, output_stride_h, output_stride_s, scale, fill, H, B, S_q, S_k,
-        query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        mask_ptr, output_ptr, mask_stride_b, mask_stride_2, mask_stride_3, output_stride_b, output_stride_h,
+        output_stride_s, scale, fill, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_per_batch_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_per_batch_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_per_batch_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_per_batch_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_per_batch_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_per_batch_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_per_batch_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_per_batch_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_per_batch_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -686,19 +670,15 @@ def boolean_mask_shared_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, hidden_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        hidden_stride_0, hidden_stride_1,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -773,11 +753,8 @@ def boolean_mask_shared_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, hidden_ptr, output_ptr,
+        hidden_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         hidden_stride_0, hidden_stride_1,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -879,10 +856,9 @@ def boolean_mask_shared_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """boolean_mask_shared:
@@ -902,32 +878,32 @@ def boolean_mask_shared_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, hidden_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, hidden_stride_0,
-        hidden_stride_1, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_q, S_k, query_ring,
-        key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        hidden_ptr, output_ptr, hidden_stride_0, hidden_stride_1, output_stride_b, output_stride_h, output_stride_s,
+        scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_shared_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_shared_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_shared_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_shared_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_shared_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_shared_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_shared_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_shared_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_shared_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -946,19 +922,15 @@ def boolean_mask_optional_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_1, mask_stride_2,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1033,11 +1005,8 @@ def boolean_mask_optional_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        mask_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         mask_stride_b, mask_stride_1, mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -1142,10 +1111,9 @@ def boolean_mask_optional_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """boolean_mask_optional:
@@ -1166,32 +1134,32 @@ def boolean_mask_optional_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
-        mask_stride_1, mask_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_q, S_k,
-        query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        mask_ptr, output_ptr, mask_stride_b, mask_stride_1, mask_stride_2, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_optional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_optional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_optional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_optional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_optional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_optional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_optional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_optional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_optional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1210,19 +1178,16 @@ def additive_mask_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, attention_mask_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scaling,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
+        query_ring, key_ring, attention_mask_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1312,12 +1277,8 @@ def additive_mask_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
-        attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scaling,
@@ -1414,10 +1375,9 @@ def additive_mask_kernel(
     scaling,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """additive_mask:
@@ -1442,32 +1402,34 @@ def additive_mask_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+    loads = (
+        query_ptr, key_ptr, value_ptr, attention_mask_ptr, query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
-        attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2, output_stride_b, output_stride_h,
-        output_stride_s, scaling, H, B, S_k, S_q, query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
+        attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2, H, B, S_k, S_q, query_ring,
+        key_ring, attention_mask_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scaling, H, B, S_k, S_q, query_ring, key_ring,
+        attention_mask_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1486,19 +1448,16 @@ def additive_bias_per_head_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, bias_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         bias_stride_h, bias_stride_1,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, bias_ring, value_ring, output_buffer,
+        query_ring, key_ring, bias_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1584,12 +1543,8 @@ def additive_bias_per_head_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
-        bias_stride_h, bias_stride_1,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -1684,10 +1639,9 @@ def additive_bias_per_head_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """additive_bias_per_head:
@@ -1709,32 +1663,33 @@ def additive_bias_per_head_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, bias_stride_h,
-        bias_stride_1, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+    loads = (
+        query_ptr, key_ptr, value_ptr, bias_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, bias_stride_h, bias_stride_1, H, B,
+        S_k, S_q, query_ring, key_ring, bias_ring, value_ring,
+    )
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
         bias_ring, value_ring, output_buffer,
     )
-    # fmt: on
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_bias_per_head_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_bias_per_head_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_bias_per_head_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_bias_per_head_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_bias_per_head_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_bias_per_head_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_bias_per_head_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_bias_per_head_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_bias_per_head_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1753,19 +1708,16 @@ def additive_mask_keys_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, mask_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         mask_stride_b, mask_stride_1, mask_stride_2,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, mask_ring, value_ring, output_buffer,
+        query_ring, key_ring, mask_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1854,12 +1806,8 @@ def additive_mask_keys_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_1, mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -1954,10 +1902,9 @@ def additive_mask_keys_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """additive_mask_keys:
@@ -1979,32 +1926,33 @@ def additive_mask_keys_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
-        mask_stride_1, mask_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q,
-        query_ring, key_ring, mask_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, mask_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b, mask_stride_1,
+        mask_stride_2, H, B, S_k, S_q, query_ring, key_ring, mask_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        mask_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_mask_keys_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_keys_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_mask_keys_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_keys_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_keys_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_mask_keys_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_keys_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_keys_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_mask_keys_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -2023,20 +1971,17 @@ def additive_pair_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2,
         pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
+        query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -2140,13 +2085,8 @@ def additive_pair_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
-        mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2,
-        pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -2246,10 +2186,9 @@ def additive_pair_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """additive_pair:
@@ -2272,32 +2211,33 @@ def additive_pair_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr, output_ptr, query_stride_b, query_stride_h,
-        query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
-        mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2, pair_bias_stride_0, pair_bias_stride_h,
-        pair_bias_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+    loads = (
+        query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_bias_stride_b,
+        mask_bias_stride_1, mask_bias_stride_2, pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2, H, B, S,
+        query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring,
+    )
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
         mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
     )
-    # fmt: on
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_pair_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_pair_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_pair_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_pair_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_pair_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_pair_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_pair_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_pair_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_pair_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -154,21 +154,17 @@ def packed_documents_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         document_id_ranges_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        document_id_stride_b, document_id_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -246,13 +242,10 @@ def packed_documents_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
+        document_id_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         document_id_ranges_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         document_id_stride_b, document_id_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -370,10 +363,9 @@ def packed_documents_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """packed_documents:
@@ -394,32 +386,34 @@ def packed_documents_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr, document_id_ranges_ptr, query_stride_b,
-        query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h,
-        value_stride_s, document_id_stride_b, document_id_stride_s, output_stride_b, output_stride_h, output_stride_s,
-        scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, document_id_ranges_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring,
+        key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        document_id_ptr, output_ptr, document_id_ranges_ptr, document_id_stride_b, document_id_stride_s,
+        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (packed_documents_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (packed_documents_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (packed_documents_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (packed_documents_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (packed_documents_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -438,21 +432,17 @@ def packed_documents_bidirectional_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         segment_ids_ranges_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        segment_ids_stride_b, segment_ids_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -530,13 +520,10 @@ def packed_documents_bidirectional_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
+        segment_ids_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         segment_ids_ranges_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         segment_ids_stride_b, segment_ids_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -654,10 +641,9 @@ def packed_documents_bidirectional_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """packed_documents_bidirectional:
@@ -680,32 +666,34 @@ def packed_documents_bidirectional_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr, segment_ids_ranges_ptr, query_stride_b,
-        query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h,
-        value_stride_s, segment_ids_stride_b, segment_ids_stride_s, output_stride_b, output_stride_h, output_stride_s,
-        scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, segment_ids_ranges_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring,
+        key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        segment_ids_ptr, output_ptr, segment_ids_ranges_ptr, segment_ids_stride_b, segment_ids_stride_s,
+        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (packed_documents_bidirectional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_bidirectional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_bidirectional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (packed_documents_bidirectional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_bidirectional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_bidirectional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_bidirectional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (packed_documents_bidirectional_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (packed_documents_bidirectional_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (packed_documents_bidirectional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_bidirectional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_bidirectional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_bidirectional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -724,22 +712,17 @@ def packed_documents_cross_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         key_document_ranges_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        query_document_stride_b, query_document_stride_s,
-        key_document_stride_b, key_document_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -817,13 +800,10 @@ def packed_documents_cross_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
+        query_document_ptr, key_document_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         key_document_ranges_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         query_document_stride_b, query_document_stride_s,
         key_document_stride_b, key_document_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
@@ -945,10 +925,9 @@ def packed_documents_cross_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """packed_documents_cross:
@@ -970,32 +949,33 @@ def packed_documents_cross_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr, key_document_ranges_ptr,
-        query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b,
-        value_stride_h, value_stride_s, query_document_stride_b, query_document_stride_s, key_document_stride_b,
-        key_document_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_q, S_k, query_ring,
-        key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, key_document_ranges_ptr, query_stride_b, query_stride_h, query_stride_s,
+        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k,
+        query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        query_document_ptr, key_document_ptr, output_ptr, key_document_ranges_ptr, query_document_stride_b,
+        query_document_stride_s, key_document_stride_b, key_document_stride_s, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (packed_documents_cross_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_cross_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_cross_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (packed_documents_cross_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_cross_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_cross_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_cross_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (packed_documents_cross_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (packed_documents_cross_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (packed_documents_cross_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (packed_documents_cross_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (packed_documents_cross_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (packed_documents_cross_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

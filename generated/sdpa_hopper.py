@@ -156,18 +156,15 @@ def sdpa_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_kv, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -230,7 +227,6 @@ def sdpa_loads(
 @gluon.jit
 def sdpa_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -244,11 +240,8 @@ def sdpa_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -340,10 +333,9 @@ def sdpa_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa:
@@ -364,31 +356,32 @@ def sdpa_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_kv, S, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_kv, S, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_kv, S, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -409,18 +402,15 @@ def sdpa_causal_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -484,7 +474,6 @@ def sdpa_causal_loads(
 @gluon.jit
 def sdpa_causal_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -498,11 +487,8 @@ def sdpa_causal_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -597,10 +583,9 @@ def sdpa_causal_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa_causal:
@@ -621,31 +606,32 @@ def sdpa_causal_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_causal_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_causal_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -664,19 +650,15 @@ def sdpa_boolean_mask_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        mask_stride_b, mask_stride_2, mask_stride_3,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -751,11 +733,8 @@ def sdpa_boolean_mask_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr,
+        mask_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         mask_stride_b, mask_stride_2, mask_stride_3,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
@@ -860,10 +839,9 @@ def sdpa_boolean_mask_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa_boolean_mask:
@@ -885,32 +863,32 @@ def sdpa_boolean_mask_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, mask_stride_b,
-        mask_stride_2, mask_stride_3, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_q, S_k,
-        query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        mask_ptr, output_ptr, mask_stride_b, mask_stride_2, mask_stride_3, output_stride_b, output_stride_h,
+        output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_boolean_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_boolean_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -929,19 +907,16 @@ def sdpa_additive_mask_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, bias_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         bias_stride_b, bias_stride_h, bias_stride_2,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, bias_ring, value_ring, output_buffer,
+        query_ring, key_ring, bias_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1031,12 +1006,8 @@ def sdpa_additive_mask_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
-        bias_stride_b, bias_stride_h, bias_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -1129,10 +1100,9 @@ def sdpa_additive_mask_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa_additive_mask:
@@ -1154,32 +1124,33 @@ def sdpa_additive_mask_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, bias_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, bias_stride_b,
-        bias_stride_h, bias_stride_2, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q,
-        query_ring, key_ring, bias_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, bias_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
+        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, bias_stride_b, bias_stride_h,
+        bias_stride_2, H, B, S_k, S_q, query_ring, key_ring, bias_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        bias_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_additive_mask_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_additive_mask_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1198,18 +1169,15 @@ def sdpa_scale_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1284,11 +1252,8 @@ def sdpa_scale_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale_2,
@@ -1378,10 +1343,9 @@ def sdpa_scale_kernel(
     scale_2,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa_scale:
@@ -1402,31 +1366,32 @@ def sdpa_scale_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale_2, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale_2, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_scale_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_scale_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1445,18 +1410,15 @@ def sdpa_grouped_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S, H_kv,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1532,16 +1494,13 @@ def sdpa_grouped_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
-        H, B, S, H_kv,
+        H, B, S,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1631,10 +1590,9 @@ def sdpa_grouped_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S, H_kv,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa_grouped:
@@ -1656,31 +1614,32 @@ def sdpa_grouped_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S, H_kv, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, H_kv, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_grouped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_grouped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1699,19 +1658,15 @@ def sdpa_merged_heads_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, key_padding_mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_s, query_stride_h,
         key_stride_b, key_stride_s, key_stride_h,
         value_stride_b, value_stride_s, value_stride_h,
-        key_padding_mask_stride_b, key_padding_mask_stride_s,
-        output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1786,11 +1741,8 @@ def sdpa_merged_heads_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, key_padding_mask_ptr, output_ptr,
+        key_padding_mask_ptr, output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_s, query_stride_h,
-        key_stride_b, key_stride_s, key_stride_h,
-        value_stride_b, value_stride_s, value_stride_h,
         key_padding_mask_stride_b, key_padding_mask_stride_s,
         output_stride_b, output_stride_s, output_stride_h,
         # numbers
@@ -1892,10 +1844,9 @@ def sdpa_merged_heads_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sdpa_merged_heads:
@@ -1917,31 +1868,31 @@ def sdpa_merged_heads_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, key_padding_mask_ptr, output_ptr, query_stride_b, query_stride_s,
-        query_stride_h, key_stride_b, key_stride_s, key_stride_h, value_stride_b, value_stride_s, value_stride_h,
-        key_padding_mask_stride_b, key_padding_mask_stride_s, output_stride_b, output_stride_s, output_stride_h, scale,
-        H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, query_stride_h, key_stride_b, key_stride_s,
+        key_stride_h, value_stride_b, value_stride_s, value_stride_h, H, B, S, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        key_padding_mask_ptr, output_ptr, key_padding_mask_stride_b, key_padding_mask_stride_s, output_stride_b,
+        output_stride_s, output_stride_h, scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_merged_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_merged_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -144,18 +144,15 @@ def sliding_window_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S, window,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -232,11 +229,8 @@ def sliding_window_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -334,10 +328,9 @@ def sliding_window_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S, window,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sliding_window:
@@ -358,31 +351,33 @@ def sliding_window_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S, window, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, window, query_ring, key_ring,
+        value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, window, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sliding_window_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sliding_window_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sliding_window_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -403,18 +398,15 @@ def sliding_window_band_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_h, q_stride_s,
         k_stride_b, k_stride_h, k_stride_s,
         v_stride_b, v_stride_h, v_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S, window,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, v_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -455,7 +447,6 @@ def sliding_window_band_loads(
 @gluon.jit
 def sliding_window_band_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -469,11 +460,8 @@ def sliding_window_band_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_h, q_stride_s,
-        k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -571,10 +559,9 @@ def sliding_window_band_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S, window,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """sliding_window_band:
@@ -595,31 +582,32 @@ def sliding_window_band_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, output_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, window,
-        q_ring, k_ring, v_ring, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
+        v_stride_h, v_stride_s, H, B, S, window, q_ring, k_ring, v_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, window, q_ring, k_ring, v_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sliding_window_band_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_band_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_band_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_band_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sliding_window_band_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_band_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sliding_window_band_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sliding_window_band_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_band_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_band_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sliding_window_band_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_band_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sliding_window_band_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sliding_window_band_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sliding_window_band_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_band_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_band_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sliding_window_band_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -638,18 +626,15 @@ def sliding_window_bottom_right_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -726,11 +711,8 @@ def sliding_window_bottom_right_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -828,10 +810,9 @@ def sliding_window_bottom_right_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """sliding_window_bottom_right:
@@ -852,30 +833,31 @@ def sliding_window_bottom_right_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (sliding_window_bottom_right_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_bottom_right_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_bottom_right_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_bottom_right_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sliding_window_bottom_right_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_bottom_right_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sliding_window_bottom_right_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sliding_window_bottom_right_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_bottom_right_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_bottom_right_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sliding_window_bottom_right_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sliding_window_bottom_right_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sliding_window_bottom_right_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sliding_window_bottom_right_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sliding_window_bottom_right_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (sliding_window_bottom_right_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sliding_window_bottom_right_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sliding_window_bottom_right_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -152,25 +152,21 @@ def soft_cap_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scaled_cap,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -246,11 +242,8 @@ def soft_cap_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale, scaled_cap,
@@ -340,10 +333,9 @@ def soft_cap_kernel(
     scale, scaled_cap,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """soft_cap:
@@ -364,31 +356,32 @@ def soft_cap_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, scaled_cap, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scaled_cap, H, B, S_k, S_q, query_ring,
+        key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (soft_cap_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (soft_cap_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (soft_cap_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (soft_cap_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (soft_cap_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -401,25 +394,21 @@ def soft_cap_causal_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -496,11 +485,8 @@ def soft_cap_causal_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -596,10 +582,9 @@ def soft_cap_causal_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """soft_cap_causal:
@@ -623,31 +608,32 @@ def soft_cap_causal_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (soft_cap_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_causal_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (soft_cap_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_causal_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (soft_cap_causal_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (soft_cap_causal_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (soft_cap_causal_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -660,25 +646,21 @@ def soft_cap_sliding_window_loads(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scaled_softcap,
         # sizes: one compiled kernel serves them all
         H, B, S, window, H_kv,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -756,16 +738,13 @@ def soft_cap_sliding_window_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale, scaled_softcap,
         # sizes: one compiled kernel serves them all
-        H, B, S, window, H_kv,
+        H, B, S, window,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -860,10 +839,9 @@ def soft_cap_sliding_window_kernel(
     scale, scaled_softcap,
     # sizes: one compiled kernel serves them all
     H, B, S, window, H_kv,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
     # fmt: on
 ):
     """soft_cap_sliding_window:
@@ -885,30 +863,32 @@ def soft_cap_sliding_window_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, scaled_softcap, H, B, S, window, H_kv, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, window, H_kv, query_ring, key_ring,
+        value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scaled_softcap, H, B, S, window,
+        query_ring, key_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (soft_cap_sliding_window_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (soft_cap_sliding_window_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (soft_cap_sliding_window_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS)),
-            (soft_cap_sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (soft_cap_sliding_window_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (soft_cap_sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -161,18 +161,15 @@ def with_einsum_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_s, query_stride_h,
         key_stride_b, key_stride_s, key_stride_h,
         value_stride_b, value_stride_s, value_stride_h,
-        output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -247,11 +244,8 @@ def with_einsum_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_s, query_stride_h,
-        key_stride_b, key_stride_s, key_stride_h,
-        value_stride_b, value_stride_s, value_stride_h,
         output_stride_b, output_stride_s, output_stride_h,
         # numbers
         scale,
@@ -341,10 +335,9 @@ def with_einsum_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_einsum:
@@ -364,31 +357,32 @@ def with_einsum_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_s, query_stride_h, key_stride_b,
-        key_stride_s, key_stride_h, value_stride_b, value_stride_s, value_stride_h, output_stride_b, output_stride_s,
-        output_stride_h, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, query_stride_h, key_stride_b, key_stride_s,
+        key_stride_h, value_stride_b, value_stride_s, value_stride_h, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_s, output_stride_h, scale, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_einsum_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_einsum_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_einsum_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_einsum_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -409,18 +403,15 @@ def with_einsum_dots_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_h, q_stride_s,
         k_stride_b, k_stride_h, k_stride_s,
         v_stride_b, v_stride_h, v_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_kv, S,
         # rings in shared memory
-        q_ring, k_ring, v_ring, output_buffer,
+        q_ring, k_ring, v_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -463,7 +454,6 @@ def with_einsum_dots_loads(
 @gluon.jit
 def with_einsum_dots_rows(
     given,
-    D: gl.constexpr,
     BLOCK_D: gl.constexpr,
     D_v: gl.constexpr,
     BLOCK_D_v: gl.constexpr,
@@ -477,11 +467,8 @@ def with_einsum_dots_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_h, q_stride_s,
-        k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -571,10 +558,9 @@ def with_einsum_dots_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
+    BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_einsum_dots:
@@ -594,31 +580,32 @@ def with_einsum_dots_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, output_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s,
-        v_stride_b, v_stride_h, v_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_kv, S,
-        q_ring, k_ring, v_ring, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
+        v_stride_h, v_stride_s, H, B, S_kv, S, q_ring, k_ring, v_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_kv, S, q_ring, k_ring, v_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_einsum_dots_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_dots_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_einsum_dots_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_dots_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_dots_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_einsum_dots_loads, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_dots_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_dots_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_einsum_dots_rows, (given, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -637,18 +624,15 @@ def with_at_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -723,11 +707,8 @@ def with_at_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -817,10 +798,9 @@ def with_at_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_at:
@@ -840,31 +820,32 @@ def with_at_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_at_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_at_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_at_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_at_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_at_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_at_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_at_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_at_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_at_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -883,18 +864,15 @@ def with_matmul_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_s, query_stride_b, query_stride_h,
         key_stride_s, key_stride_b, key_stride_h,
         value_stride_s, value_stride_b, value_stride_h,
-        output_stride_s, output_stride_b, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -969,11 +947,8 @@ def with_matmul_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_s, query_stride_b, query_stride_h,
-        key_stride_s, key_stride_b, key_stride_h,
-        value_stride_s, value_stride_b, value_stride_h,
         output_stride_s, output_stride_b, output_stride_h,
         # numbers
         scale,
@@ -1063,10 +1038,9 @@ def with_matmul_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_matmul:
@@ -1087,31 +1061,32 @@ def with_matmul_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [GROUP_ROWS, 1, 1, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_s, query_stride_b, query_stride_h, key_stride_s,
-        key_stride_b, key_stride_h, value_stride_s, value_stride_b, value_stride_h, output_stride_s, output_stride_b,
-        output_stride_h, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_s, query_stride_b, query_stride_h, key_stride_s, key_stride_b,
+        key_stride_h, value_stride_s, value_stride_b, value_stride_h, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_s, output_stride_b, output_stride_h, scale, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_matmul_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_matmul_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_matmul_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_matmul_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_matmul_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_matmul_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_matmul_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_matmul_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_matmul_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1130,18 +1105,15 @@ def with_bmm_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_s,
         key_stride_b, key_stride_s,
         value_stride_b, value_stride_s,
-        output_stride_b, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1191,11 +1163,8 @@ def with_bmm_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_s,
-        key_stride_b, key_stride_s,
-        value_stride_b, value_stride_s,
         output_stride_b, output_stride_s,
         # numbers
         scale,
@@ -1280,10 +1249,9 @@ def with_bmm_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_bmm:
@@ -1303,31 +1271,32 @@ def with_bmm_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s,
-        value_stride_b, value_stride_s, output_stride_b, output_stride_s, scale, B, S_k, S_q, query_ring, key_ring,
-        value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s, value_stride_b,
+        value_stride_s, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_s, scale, B, S_k, S_q, query_ring, key_ring, value_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_bmm_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_bmm_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_bmm_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_bmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1346,19 +1315,16 @@ def with_bmm_reshaped_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, attention_mask_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
+        query_ring, key_ring, attention_mask_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1448,12 +1414,8 @@ def with_bmm_reshaped_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
-        attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -1550,10 +1512,9 @@ def with_bmm_reshaped_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_bmm_reshaped:
@@ -1578,32 +1539,34 @@ def with_bmm_reshaped_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, attention_mask_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s,
+    loads = (
+        query_ptr, key_ptr, value_ptr, attention_mask_ptr, query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s,
-        attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
+        attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2, H, B, S_k, S_q, query_ring,
+        key_ring, attention_mask_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        attention_mask_ring, value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_bmm_reshaped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_reshaped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_bmm_reshaped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_reshaped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_reshaped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_bmm_reshaped_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_reshaped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_reshaped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_bmm_reshaped_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1622,18 +1585,15 @@ def with_baddbmm_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_s,
         key_stride_b, key_stride_s,
         value_stride_b, value_stride_s,
-        output_stride_b, output_stride_s,
-        # numbers
-        scale_2,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1683,11 +1643,8 @@ def with_baddbmm_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_s,
-        key_stride_b, key_stride_s,
-        value_stride_b, value_stride_s,
         output_stride_b, output_stride_s,
         # numbers
         scale_2,
@@ -1772,10 +1729,9 @@ def with_baddbmm_kernel(
     scale_2,
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_baddbmm:
@@ -1795,31 +1751,32 @@ def with_baddbmm_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s,
-        value_stride_b, value_stride_s, output_stride_b, output_stride_s, scale_2, B, S_k, S_q, query_ring, key_ring,
-        value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s, value_stride_b,
+        value_stride_s, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_s, scale_2, B, S_k, S_q, query_ring, key_ring, value_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_baddbmm_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_baddbmm_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_baddbmm_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_baddbmm_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1838,19 +1795,16 @@ def with_baddbmm_bias_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, alibi_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr, alibi_ptr,
         # their strides, in elements
         query_stride_b, query_stride_s,
         key_stride_b, key_stride_s,
         value_stride_b, value_stride_s,
         alibi_stride_b, alibi_stride_1,
-        output_stride_b, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
         # rings in shared memory
-        query_ring, alibi_ring, key_ring, value_ring, output_buffer,
+        query_ring, alibi_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -1906,12 +1860,8 @@ def with_baddbmm_bias_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, alibi_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_s,
-        key_stride_b, key_stride_s,
-        value_stride_b, value_stride_s,
-        alibi_stride_b, alibi_stride_1,
         output_stride_b, output_stride_s,
         # numbers
         scale,
@@ -2001,10 +1951,9 @@ def with_baddbmm_bias_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_baddbmm_bias:
@@ -2025,31 +1974,33 @@ def with_baddbmm_bias_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, alibi_ptr, output_ptr, query_stride_b, query_stride_s, key_stride_b,
-        key_stride_s, value_stride_b, value_stride_s, alibi_stride_b, alibi_stride_1, output_stride_b, output_stride_s,
-        scale, B, S_k, S_q, query_ring, alibi_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, alibi_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s,
+        value_stride_b, value_stride_s, alibi_stride_b, alibi_stride_1, B, S_k, S_q, query_ring, alibi_ring, key_ring,
+        value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_s, scale, B, S_k, S_q, query_ring, alibi_ring, key_ring, value_ring,
+        output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_baddbmm_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_baddbmm_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_baddbmm_bias_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_baddbmm_bias_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -2068,18 +2019,15 @@ def with_softmax_written_out_loads(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        query_ptr, key_ptr, value_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
-        output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -2154,11 +2102,8 @@ def with_softmax_written_out_rows(
     (
         # fmt: off
         # tensors
-        query_ptr, key_ptr, value_ptr, output_ptr,
+        output_ptr,
         # their strides, in elements
-        query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s,
-        value_stride_b, value_stride_h, value_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
@@ -2248,10 +2193,9 @@ def with_softmax_written_out_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """with_softmax_written_out:
@@ -2270,30 +2214,31 @@ def with_softmax_written_out_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        query_ptr, key_ptr, value_ptr, output_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
-        key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+    loads = (
+        query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
+        key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
-    # fmt: on
+    rows = (
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        value_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_softmax_written_out_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_softmax_written_out_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_softmax_written_out_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_softmax_written_out_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_softmax_written_out_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_softmax_written_out_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_softmax_written_out_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_softmax_written_out_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_softmax_written_out_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -147,20 +147,15 @@ def talking_heads_loads(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, proj_l_ptr, proj_w_ptr, output_ptr,
+        q_ptr, k_ptr, v_ptr,
         # their strides, in elements
         q_stride_b, q_stride_1, q_stride_s,
         k_stride_b, k_stride_1, k_stride_s,
         v_stride_b, v_stride_1, v_stride_s,
-        proj_l_stride_0, proj_l_stride_1,
-        proj_w_stride_0, proj_w_stride_1,
-        output_stride_b, output_stride_n, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, S,
         # rings in shared memory
-        q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
+        q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4, v_ring,
         # fmt: on
     ) = given
     q_blocks = tma.make_tensor_descriptor(
@@ -256,11 +251,8 @@ def talking_heads_rows(
     (
         # fmt: off
         # tensors
-        q_ptr, k_ptr, v_ptr, proj_l_ptr, proj_w_ptr, output_ptr,
+        proj_l_ptr, proj_w_ptr, output_ptr,
         # their strides, in elements
-        q_stride_b, q_stride_1, q_stride_s,
-        k_stride_b, k_stride_1, k_stride_s,
-        v_stride_b, v_stride_1, v_stride_s,
         proj_l_stride_0, proj_l_stride_1,
         proj_w_stride_0, proj_w_stride_1,
         output_stride_b, output_stride_n, output_stride_s,
@@ -497,10 +489,9 @@ def talking_heads_kernel(
     scale,
     # sizes: one compiled kernel serves them all
     B, S,
-    # head dimensions and the widths of their tiles
-    D: gl.constexpr, BLOCK_D: gl.constexpr,
-    # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
+    # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
     # fmt: on
 ):
     """talking_heads:
@@ -528,31 +519,33 @@ def talking_heads_kernel(
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
     fence_async_shared()
     # fmt: off
-    given = (
-        q_ptr, k_ptr, v_ptr, proj_l_ptr, proj_w_ptr, output_ptr, q_stride_b, q_stride_1, q_stride_s, k_stride_b,
-        k_stride_1, k_stride_s, v_stride_b, v_stride_1, v_stride_s, proj_l_stride_0, proj_l_stride_1, proj_w_stride_0,
-        proj_w_stride_1, output_stride_b, output_stride_n, output_stride_s, scale, B, S, q_ring, q_ring_2, q_ring_3,
-        q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
+    loads = (
+        q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_1, q_stride_s, k_stride_b, k_stride_1, k_stride_s, v_stride_b,
+        v_stride_1, v_stride_s, B, S, q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4,
+        v_ring,
     )
-    # fmt: on
+    rows = (
+        proj_l_ptr, proj_w_ptr, output_ptr, proj_l_stride_0, proj_l_stride_1, proj_w_stride_0, proj_w_stride_1,
+        output_stride_b, output_stride_n, output_stride_s, scale, B, S, q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring,
+        k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
+    )
     # Groups that compute get the registers that those that load can spare
-    # fmt: off
     if GROUPS == 1:
         gl.warp_specialize([
-            (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (talking_heads_loads, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (talking_heads_rows, (given, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

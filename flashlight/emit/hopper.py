@@ -15,8 +15,8 @@ import ast
 import functools
 import re
 import textwrap
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT, Block, Code
@@ -226,6 +226,16 @@ def write_hopper_kernel(
             return _HopperWriter(schedule, source_name, labels, found.loads).written(description)
     except (_Unsuitable, Diagnostic):
         return None
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What some warps run: the text, and what it is given when the kernel runs and when it is compiled."""
+
+    name: str
+    text: str
+    given: list[str]
+    constant: list[str]
 
 
 class _HopperTiles(TileWriter):
@@ -574,21 +584,17 @@ class _HopperWriter(KernelWriter):
             *["    tma.store_wait(0)"] * bool(targets),
         ]
         feed = self._feed(body)
-        rings = [*(ring for _, ring in self.row_rings.values()), *tiles.rings.values(), *tiles.ends.values()]
-        buffers = [buffer for _, buffer in self.sent_back.values()]
         everything = "\n".join([*sources, *loop, *compute, *feed])
         signature = self._signature(everything)
         if any(len(tensor.shape) > 5 for tensor in described.values()):
             raise _Unsuitable("more dimensions than the copy engine has")
-        inner = [("rings in shared memory", [*rings, *buffers])]
+        made = self._rings()
         feeding = [*sources, "    step = 0", "    done = 0", *loop, *feed]
-        texts = [
-            self._function(f"{name}_loads", signature, inner, [], LOADS, feeding),
-            self._function(f"{name}_rows", signature, inner, ["GROUP: tl.constexpr"], ROWS, compute),
-            self._launched(signature, rings, buffers, description),
-        ]
-        kernel = self._kernel(f"{name}_kernel", in_gluon("\n\n\n".join(texts)), signature)
-        return replace(kernel, written=tuple(self.sent_back))
+        loads = self._function(f"{name}_loads", signature, list(made), [], LOADS, feeding)
+        reading = self._function(f"{name}_rows", signature, list(made), ["GROUP: tl.constexpr"], ROWS, compute)
+        kernel = self._launched(signature, [f"{n} = {text}" for n, text in made.items()], loads, reading, description)
+        text = in_gluon("\n\n\n".join([loads.text, reading.text, kernel]))
+        return replace(self._kernel(f"{name}_kernel", text, signature), written=tuple(self.sent_back))
 
     def _source(self, load: Load) -> list[str]:
         """The tensor of a load as the copy engine reads it."""
@@ -598,11 +604,8 @@ class _HopperWriter(KernelWriter):
         ]
 
     def _target(self, output: Output) -> list[str]:
-        rows = self.roles.rows
-        box = ["GROUP_ROWS" if axis is rows else "1" for axis in output.axes[:-1]]
-        shape = f"[{', '.join([*box, self.tiles.width(output.axes[-1])])}]"
         blocks, buffer = self.sent_back[output]
-        return [self._described(blocks, output, shape, f"{buffer}.layout")]
+        return [self._described(blocks, output, self._box_out(output), f"{buffer}.layout")]
 
     def _described(self, name: str, item: Tensor | Output, box: str, layout: str) -> str:
         labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
@@ -674,72 +677,72 @@ class _HopperWriter(KernelWriter):
             raise _Unsuitable("places that are loaded")
         return f"[{', '.join(texts)}]"
 
-    @staticmethod
     def _function(
-        name: str,
-        signature: Signature,
-        inner: list[tuple[str, list[str]]],
-        last: list[str],
-        doc: str,
-        body: list[str],
-    ) -> str:
+        self, name: str, signature: Signature, inner: list[str], last: list[str], doc: str, body: list[str]
+    ) -> _Function:
+        """One that warps run, with the parameters that its body names; ``last`` are those that tell warps apart."""
+        needed = _words("\n".join(body))
         *runtime, (_, widths), (_, choices) = signature.groups
-        taken = ["# fmt: off"]
-        for what, items in [*runtime, *inner]:
-            if any(items):
-                taken += [f"# {what}", *filled(items)]
-        unpacked = ["(", *(f"    {line}" for line in [*taken, "# fmt: on"]), ") = given"]
-        constant = ", ".join([*widths, *choices, "GROUPS: tl.constexpr", *last])
-        head = ["@gluon.jit", f"def {name}(given, {constant}):", f'    """{doc}"""']
-        return "\n".join([*head, *(f"    {line}" for line in unpacked), *body])
+        lines: list[str] = []
+        given: list[str] = []
+        for what, items in [*runtime, ("rings in shared memory", inner)]:
+            kept = [item for item in items if not item or item in needed]
+            if any(kept):
+                lines += [f"# {what}", *filled(kept)]
+                given += [item for item in kept if item]
+        every = [*widths, *choices, "GROUPS: tl.constexpr"]
+        constant = [item for item in every if item.partition(":")[0] in needed]
+        head = ["@gluon.jit", f"def {name}(given, {', '.join([*constant, *last])}):", f'    """{doc}"""']
+        unpacked = ["    (", *(f"        {line}" for line in ["# fmt: off", *lines, "# fmt: on"]), "    ) = given"]
+        names = [item.partition(":")[0] for item in constant]
+        return _Function(name, "\n".join([*head, *unpacked, *body]), given, names)
 
-    def _launched(self, signature: Signature, rings: list[str], buffers: list[str], description: str) -> str:
+    def _launched(
+        self, signature: Signature, rings: Sequence[str], loads: _Function, rows: _Function, description: str
+    ) -> str:
         """The kernel itself: shared memory, barriers, and which warps do what."""
-        tiles, program = self.tiles, self.schedule.program.name
         lines = ["# fmt: off"]
-        for what, items in signature.groups:
+        *runtime, (_, widths), (_, choices) = signature.groups
+        for what, items in [*runtime, (CHOICES, [*widths, *choices])]:
             if any(items):
                 lines += [f"# {what}", *filled(items)]
         lines.append("# fmt: on")
         free = [size.name for size in signature.sizes]
         jit = f"@gluon.jit(do_not_specialize={free!r})" if free else "@gluon.jit"
         body = [f'    """{description}"""', "    GROUPS: tl.constexpr = BLOCK_ROWS // GROUP_ROWS"]
-        for load, (_, ring) in self.row_rings.items():
-            shape = self._box(load)
-            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, 2 * GROUPS, 1, {shape})")
-        for load, ring in tiles.rings.items():
-            own = "STAGES * GROUPS, 1" if load in tiles.pairs else "STAGES, GROUPS"
-            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, {own}, {self._box(load)})")
-        for load, ring in tiles.ends.items():
-            shape = self._box(load)
-            body.append(f"    {ring} = ring_of({load.tensor.name}_ptr.dtype.element_ty, GROUPS, 1, {shape})")
-        for output, (_, buffer) in self.sent_back.items():
-            box = ["GROUP_ROWS" if axis is self.roles.rows else "1" for axis in output.axes[:-1]]
-            shape = f"[{', '.join([*box, tiles.width(output.axes[-1])])}]"
-            body.append(f"    {buffer} = buffer_of({output.name}_ptr.dtype.element_ty, GROUPS, {shape})")
-        body.append("    fence_async_shared()")
-        names = [[item.partition(":")[0] for item in items if item] for _, items in signature.groups]
-        *runtime, widths, choices = names
-        given = [*(name for some in runtime for name in some), *rings, *buffers]
-        constant = ", ".join([*widths, *choices, "GROUPS"])
-        body += [
-            "    # fmt: off",
-            "    given = (",
-            *(f"        {line}" for line in filled(given)),
-            "    )",
-            "    # fmt: on",
-            "    # Groups that compute get the registers that those that load can spare",
-            "    # fmt: off",
-        ]
-        loads = f"({program}_loads, (given, {constant}))"
+        body += [f"    {ring}" for ring in rings]
+        body += ["    fence_async_shared()", "    # fmt: off"]
+        for which, function in (("loads", loads), ("rows", rows)):
+            body += [f"    {which} = (", *(f"        {line}" for line in filled(function.given)), "    )"]
+        body.append("    # Groups that compute get the registers that those that load can spare")
+        feeding = f"({loads.name}, (loads, {', '.join(loads.constant)}))"
         for groups, registers in ((1, 240), (2, 240), (3, 160)):
-            readers = [f"({program}_rows, (given, {constant}, {group}))" for group in range(groups)]
+            readers = [f"({rows.name}, (rows, {', '.join(rows.constant)}, {group}))" for group in range(groups)]
             body.append(f"    {'if' if groups == 1 else 'elif'} GROUPS == {groups}:")
             body.append("        gl.warp_specialize([")
-            body += [f"            {one}," for one in (loads, *readers)]
+            body += [f"            {one}," for one in (feeding, *readers)]
             body.append(f"        ], {[4] * groups}, {[registers] * groups})")
         body.append("    # fmt: on")
-        return "\n".join([jit, f"def {program}_kernel(", *(f"    {line}" for line in lines), "):", *body])
+        name = self.schedule.program.name
+        return "\n".join([jit, f"def {name}_kernel(", *(f"    {line}" for line in lines), "):", *body])
+
+    def _rings(self) -> dict[str, str]:
+        """What lies in shared memory, and how it is made: blocks of rows and keys, and tiles on their way out."""
+        tiles, made = self.tiles, {}
+        for load, (_, ring) in self.row_rings.items():
+            made[ring] = f"ring_of({load.tensor.name}_ptr.dtype.element_ty, 2 * GROUPS, 1, {self._box(load)})"
+        for load, ring in tiles.rings.items():
+            own = "STAGES * GROUPS, 1" if load in tiles.pairs else "STAGES, GROUPS"
+            made[ring] = f"ring_of({load.tensor.name}_ptr.dtype.element_ty, {own}, {self._box(load)})"
+        for load, ring in tiles.ends.items():
+            made[ring] = f"ring_of({load.tensor.name}_ptr.dtype.element_ty, GROUPS, 1, {self._box(load)})"
+        for output, (_, buffer) in self.sent_back.items():
+            made[buffer] = f"buffer_of({output.name}_ptr.dtype.element_ty, GROUPS, {self._box_out(output)})"
+        return made
+
+    def _box_out(self, output: Output) -> str:
+        box = ["GROUP_ROWS" if axis is self.roles.rows else "1" for axis in output.axes[:-1]]
+        return f"[{', '.join([*box, self.tiles.width(output.axes[-1])])}]"
 
     def _box(self, load: Load) -> str:
         """The shape of a block as the copy engine sees it."""
@@ -768,10 +771,12 @@ def _worked_on(body: list[str], shared: set[str]) -> set[str]:
     return {node.id for node in names if node.id in shared and node not in multiplied}
 
 
-def _words(line: str) -> set[str]:
-    return set(re.findall(r"\w+", line.partition("#")[0]))
+def _words(text: str) -> set[str]:
+    """What statements name, comments apart."""
+    return {word for line in text.splitlines() for word in re.findall(r"\w+", line.partition("#")[0])}
 
 
+CHOICES = "head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings"
 LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."
 ROWS = "What the kernel computes, for 64 rows of each of its tiles."
 
