@@ -158,29 +158,17 @@ def graph_attention_scores_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         features_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for key_start in range(0, N, BLOCK_KEYS):
-                send(
-                    target_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start],
-                    target_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    features_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    features_ring,
-                    step,
-                    STAGES,
-                )
+                send(target_blocks, [batch, head, key_start], target_ring, step, STAGES)
+                send(features_blocks, [batch, head, key_start, 0], features_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -217,8 +205,8 @@ def graph_attention_scores_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
@@ -226,10 +214,10 @@ def graph_attention_scores_rows(
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             batch = (number // H).to(gl.int64)
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
 
             # Read once: the rows, and what is the same for every block of keys
             source = gl.load(
@@ -309,7 +297,8 @@ def graph_attention_scores_kernel(
         t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
         output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * features[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -193,19 +193,19 @@ def diff_attn_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         k_ring_2[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -213,21 +213,15 @@ def diff_attn_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
-                send(
-                    k_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(head + H, gl.int32), key_start, 0],
-                    k_ring_2,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
+                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step, STAGES)
                 step += 1
             done += 1
 
@@ -267,21 +261,19 @@ def diff_attn_rows(
         [1, 1, GROUP_ROWS, BLOCK_D_2],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
             q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_2], gl.float32, TILE)
@@ -341,7 +333,7 @@ def diff_attn_rows(
             output = accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -378,7 +370,8 @@ def diff_attn_kernel(
         attn2[b, h, i, j] = t_4[b, h, i, j] / (Σ_j t_4[b, h, i, j])
         output[b, h, i, d] = Σ_j (attn1[b, h, i, j] - attn2[b, h, i, j] * lam) * v[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -470,20 +463,20 @@ def diff_attn_chunk_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         k_ring_2[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -491,21 +484,15 @@ def diff_attn_chunk_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(k_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
-                send(
-                    k_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(head + H, gl.int32), key_start, 0],
-                    k_ring_2,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
+                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step, STAGES)
                 step += 1
             done += 1
 
@@ -546,23 +533,21 @@ def diff_attn_chunk_rows(
         [1, 1, GROUP_ROWS, BLOCK_D_v],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
             q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
@@ -625,7 +610,7 @@ def diff_attn_chunk_rows(
             )
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -667,7 +652,8 @@ def diff_attn_chunk_kernel(
         attn[b, h, i, j] = attn1[b, h, i, j] - lambda_full[h] * attn2[b, h, i, j]
         output[b, h, i, d_v] = Σ_j element(attn[b, h, i, j]) * v[b, h, j, d_v]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -759,19 +745,19 @@ def diff_attn_norm_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         k_ring_2[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -779,21 +765,15 @@ def diff_attn_norm_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
-                send(
-                    k_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(head + H, gl.int32), key_start, 0],
-                    k_ring_2,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
+                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step, STAGES)
                 step += 1
             done += 1
 
@@ -834,22 +814,20 @@ def diff_attn_norm_rows(
         [1, 1, GROUP_ROWS, BLOCK_D_v],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, TILE)).to(gl.int64)
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
             q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
@@ -916,7 +894,7 @@ def diff_attn_norm_rows(
             output = normed * (weight.to(gl.float32) * scale_3)[None, :]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -957,7 +935,8 @@ def diff_attn_norm_kernel(
             float32(D_v) + 1e-05)
         output[b, h, i, d_v] = element(normed[b, h, i, d_v]) * weight[d_v] * (1 - lambda_init)
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1049,19 +1028,19 @@ def multihead_diff_attn_loads(
         [1, BLOCK_KEYS, 1, BLOCK_D],
         k_ring_2[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [gl.cast(batch, gl.int32), row_start + group * GROUP_ROWS, gl.cast(head * 2, gl.int32), 0],
+                    [batch, row_start + group * GROUP_ROWS, gl.cast(head * 2, gl.int32), 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -1069,27 +1048,15 @@ def multihead_diff_attn_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_2,
-                    [gl.cast(batch, gl.int32), row_start + group * GROUP_ROWS, gl.cast(head * 2 + 1, gl.int32), 0],
+                    [batch, row_start + group * GROUP_ROWS, gl.cast(head * 2 + 1, gl.int32), 0],
                     q_ring_2,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    k_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(head * 2, gl.int32), 0],
-                    k_ring,
-                    step,
-                    STAGES,
-                )
-                send(v_blocks, [gl.cast(batch, gl.int32), key_start, gl.cast(head, gl.int32), 0], v_ring, step, STAGES)
-                send(
-                    k_blocks_2,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(head * 2 + 1, gl.int32), 0],
-                    k_ring_2,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, key_start, gl.cast(head * 2, gl.int32), 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, key_start, gl.cast(head, gl.int32), 0], v_ring, step, STAGES)
+                send(k_blocks_2, [batch, key_start, gl.cast(head * 2 + 1, gl.int32), 0], k_ring_2, step, STAGES)
                 step += 1
             done += 1
 
@@ -1129,22 +1096,20 @@ def multihead_diff_attn_rows(
         [1, GROUP_ROWS, 1, BLOCK_D_v],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, TILE)).to(gl.int64)
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
             q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
@@ -1214,7 +1179,7 @@ def multihead_diff_attn_rows(
             )  # differential.py:77
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, gl.cast(head, gl.int32), 0],
+                [batch, row_start + GROUP * GROUP_ROWS, head, 0],
                 output_buffer.index(GROUP),
                 attn_2.to(output_ptr.dtype.element_ty),
             )
@@ -1257,7 +1222,8 @@ def multihead_diff_attn_kernel(
             float32(D_v) + 1e-05) * (1 - lambda_init)
         output[b, i, h, d_v] = element(attn_2[b, h, i, d_v])
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -176,38 +176,26 @@ def disentangled_scores_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -248,8 +236,8 @@ def disentangled_scores_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
@@ -257,13 +245,11 @@ def disentangled_scores_rows(
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             batch = (number // H).to(gl.int64)
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -365,7 +351,8 @@ def disentangled_scores_kernel(
         probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

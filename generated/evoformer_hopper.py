@@ -234,83 +234,41 @@ def row_attention_loads(
         [1, 1, GROUP_ROWS, 1, BLOCK_D],
         gate_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * N * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * N * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            n_index = (number // H % N).to(gl.int64)
-            batch = (number // H // N).to(gl.int64)
+            head = number % H
+            n_index = number // H % N
+            batch = number // H // N
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        gl.cast(n_index, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, n_index, row_start + group * GROUP_ROWS, head, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    k_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(n_index, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    k_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    mask_bias_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        gl.cast(n_index, gl.int32),
-                        gl.cast(0, gl.int32),
-                        gl.cast(0, gl.int32),
-                        key_start,
-                    ],
-                    mask_bias_ring,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, n_index, key_start, head, 0], k_ring, step, STAGES)
+                send(mask_bias_blocks, [batch, n_index, 0, 0, key_start], mask_bias_ring, step, STAGES)
                 for group in gl.static_range(GROUPS):
                     send(
                         pair_bias_blocks,
-                        [
-                            gl.cast(batch, gl.int32),
-                            gl.cast(0, gl.int32),
-                            gl.cast(head, gl.int32),
-                            row_start + group * GROUP_ROWS,
-                            key_start,
-                        ],
+                        [batch, 0, head, row_start + group * GROUP_ROWS, key_start],
                         pair_bias_ring,
                         step * GROUPS + group,
                         STAGES * GROUPS,
                     )
-                send(
-                    v_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(n_index, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    v_ring,
-                    step,
-                    STAGES,
-                )
+                send(v_blocks, [batch, n_index, key_start, head, 0], v_ring, step, STAGES)
                 step += 1
             for group in gl.static_range(GROUPS):
                 send(
                     gate_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        gl.cast(n_index, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, n_index, row_start + group * GROUP_ROWS, head, 0],
                     gate_ring,
                     done * GROUPS + group,
                     GROUPS,
@@ -353,21 +311,19 @@ def row_attention_rows(
         [1, 1, GROUP_ROWS, 1, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * N * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * N * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            n_index = (number // H % N).to(gl.int64)
-            batch = (number // H // N).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            n_index = number // H % N
+            batch = number // H // N
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -415,13 +371,7 @@ def row_attention_rows(
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
                 output_blocks,
-                [
-                    gl.cast(batch, gl.int32),
-                    gl.cast(n_index, gl.int32),
-                    row_start + GROUP * GROUP_ROWS,
-                    gl.cast(head, gl.int32),
-                    0,
-                ],
+                [batch, n_index, row_start + GROUP * GROUP_ROWS, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -460,7 +410,8 @@ def row_attention_kernel(
         weighted_avg[b, n, h, i, d] = Σ_j weights[b, n, h, i, j] * v[b, n, j, h, d]
         output[b, n, i, h, d] = sigmoid(gate[b, n, i, h, d]) * weighted_avg[b, n, h, i, d]
 
-    One program for each b, n, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, n, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -568,69 +519,33 @@ def column_attention_loads(
         [1, GROUP_ROWS, 1, 1, BLOCK_D],
         gate_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            s = (number // H % S).to(gl.int64)
-            batch = (number // H // S).to(gl.int64)
+            head = number % H
+            s = number // H % S
+            batch = number // H // S
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(s, gl.int32),
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, row_start + group * GROUP_ROWS, s, head, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, N, BLOCK_KEYS):
-                send(
-                    k_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(s, gl.int32), gl.cast(head, gl.int32), 0],
-                    k_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    mask_bias_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        gl.cast(s, gl.int32),
-                        gl.cast(0, gl.int32),
-                        gl.cast(0, gl.int32),
-                        key_start,
-                    ],
-                    mask_bias_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    v_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(s, gl.int32), gl.cast(head, gl.int32), 0],
-                    v_ring,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, key_start, s, head, 0], k_ring, step, STAGES)
+                send(mask_bias_blocks, [batch, s, 0, 0, key_start], mask_bias_ring, step, STAGES)
+                send(v_blocks, [batch, key_start, s, head, 0], v_ring, step, STAGES)
                 step += 1
             for group in gl.static_range(GROUPS):
                 send(
                     gate_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(s, gl.int32),
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, row_start + group * GROUP_ROWS, s, head, 0],
                     gate_ring,
                     done * GROUPS + group,
                     GROUPS,
@@ -673,21 +588,19 @@ def column_attention_rows(
         [1, GROUP_ROWS, 1, 1, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            s = (number // H % S).to(gl.int64)
-            batch = (number // H // S).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            s = number // H % S
+            batch = number // H // S
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -731,13 +644,7 @@ def column_attention_rows(
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
                 output_blocks,
-                [
-                    gl.cast(batch, gl.int32),
-                    row_start + GROUP * GROUP_ROWS,
-                    gl.cast(s, gl.int32),
-                    gl.cast(head, gl.int32),
-                    0,
-                ],
+                [batch, row_start + GROUP * GROUP_ROWS, s, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -775,7 +682,8 @@ def column_attention_kernel(
         weighted_avg[b, s, h, i, d] = Σ_j weights[b, s, h, i, j] * v[b, j, s, h, d]
         output[b, i, s, h, d] = sigmoid(gate[b, i, s, h, d]) * weighted_avg[b, s, h, i, d]
 
-    One program for each b, s, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, s, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -873,56 +781,32 @@ def triangle_attention_starting_node_loads(
         [1, 1, GROUP_ROWS, 1, BLOCK_D],
         gate_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            s = (number // H % S).to(gl.int64)
-            batch = (number // H // S).to(gl.int64)
+            head = number % H
+            s = number // H % S
+            batch = number // H // S
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        gl.cast(s, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, s, row_start + group * GROUP_ROWS, head, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    k_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(s, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    k_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    v_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(s, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    v_ring,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, s, key_start, head, 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, s, key_start, head, 0], v_ring, step, STAGES)
                 step += 1
             for group in gl.static_range(GROUPS):
                 send(
                     gate_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        gl.cast(s, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, s, row_start + group * GROUP_ROWS, head, 0],
                     gate_ring,
                     done * GROUPS + group,
                     GROUPS,
@@ -967,8 +851,8 @@ def triangle_attention_starting_node_rows(
         [1, 1, GROUP_ROWS, 1, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
@@ -977,9 +861,9 @@ def triangle_attention_starting_node_rows(
             head = (number % H).to(gl.int64)
             s = (number // H % S).to(gl.int64)
             batch = (number // H // S).to(gl.int64)
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -1084,7 +968,8 @@ def triangle_attention_starting_node_kernel(
         weights[b, s, h, i, j] = t[b, s, h, i, j] / (Σ_j t[b, s, h, i, j])
         output[b, s, i, h, d] = sigmoid(gate[b, s, i, h, d]) * (Σ_j weights[b, s, h, i, j] * v[b, s, j, h, d])
 
-    One program for each b, s, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, s, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1181,56 +1066,32 @@ def triangle_attention_ending_node_loads(
         [1, GROUP_ROWS, 1, 1, BLOCK_D],
         gate_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            s_2 = (number // H % S).to(gl.int64)
-            batch = (number // H // S).to(gl.int64)
+            head = number % H
+            s_2 = number // H % S
+            batch = number // H // S
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(s_2, gl.int32),
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, row_start + group * GROUP_ROWS, s_2, head, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    k_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(s_2, gl.int32), gl.cast(head, gl.int32), 0],
-                    k_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    v_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(s_2, gl.int32), gl.cast(head, gl.int32), 0],
-                    v_ring,
-                    step,
-                    STAGES,
-                )
+                send(k_blocks, [batch, key_start, s_2, head, 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, key_start, s_2, head, 0], v_ring, step, STAGES)
                 step += 1
             for group in gl.static_range(GROUPS):
                 send(
                     gate_blocks,
-                    [
-                        gl.cast(batch, gl.int32),
-                        row_start + group * GROUP_ROWS,
-                        gl.cast(s_2, gl.int32),
-                        gl.cast(head, gl.int32),
-                        0,
-                    ],
+                    [batch, row_start + group * GROUP_ROWS, s_2, head, 0],
                     gate_ring,
                     done * GROUPS + group,
                     GROUPS,
@@ -1275,8 +1136,8 @@ def triangle_attention_ending_node_rows(
         [1, GROUP_ROWS, 1, 1, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
@@ -1285,9 +1146,9 @@ def triangle_attention_ending_node_rows(
             head = (number % H).to(gl.int64)
             s_2 = (number // H % S).to(gl.int64)
             batch = (number // H // S).to(gl.int64)
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -1393,7 +1254,8 @@ def triangle_attention_ending_node_kernel(
         output[b, i, s_2, h, d] = sigmoid(gate[b, i, s_2, h, d]) * (Σ_j weights[b, s_2, h, i, j] * v[b, j, s_2,
             h, d])
 
-    One program for each b, s_2, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, s_2, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -176,34 +176,28 @@ def grouped_query_view_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step, STAGES)
                 send(
                     value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
+                    [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
                     value_ring,
                     step,
                     STAGES,
@@ -246,20 +240,18 @@ def grouped_query_view_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -296,7 +288,7 @@ def grouped_query_view_rows(
             output = accumulator * (1.0 / running_sum)[:, None]  # grouped_query.py:21
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -330,7 +322,8 @@ def grouped_query_view_kernel(
         attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -417,34 +410,28 @@ def grouped_query_repeat_interleave_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step, STAGES)
                 send(
                     value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
+                    [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
                     value_ring,
                     step,
                     STAGES,
@@ -487,20 +474,18 @@ def grouped_query_repeat_interleave_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -537,7 +522,7 @@ def grouped_query_repeat_interleave_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -571,7 +556,8 @@ def grouped_query_repeat_interleave_kernel(
         probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -658,34 +644,28 @@ def grouped_query_expand_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step, STAGES)
                 send(
                     value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
+                    [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
                     value_ring,
                     step,
                     STAGES,
@@ -728,20 +708,18 @@ def grouped_query_expand_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -778,7 +756,7 @@ def grouped_query_expand_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -813,7 +791,8 @@ def grouped_query_expand_kernel(
         attn_weights_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights_2[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -900,35 +879,29 @@ def grouped_query_causal_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step, STAGES)
                 send(
                     value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
+                    [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
                     value_ring,
                     step,
                     STAGES,
@@ -971,22 +944,20 @@ def grouped_query_causal_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1024,7 +995,7 @@ def grouped_query_causal_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1060,7 +1031,8 @@ def grouped_query_causal_kernel(
         probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h // (H // H_kv), j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1138,26 +1110,26 @@ def multi_query_loads(
     value_blocks = tma.make_tensor_descriptor(
         value_ptr, [B, S_k, D], [value_stride_b, value_stride_s, 1], [1, BLOCK_KEYS, BLOCK_D], value_ring[0].layout
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [gl.cast(batch, gl.int32), key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [gl.cast(batch, gl.int32), key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1196,20 +1168,18 @@ def multi_query_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1246,7 +1216,7 @@ def multi_query_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1280,7 +1250,8 @@ def multi_query_kernel(
         attn[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn[b, h, i, j] * value[b, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1366,32 +1337,26 @@ def multi_query_broadcast_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), key_start, 0], key_ring, step, STAGES)
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, 0, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, 0, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1430,20 +1395,18 @@ def multi_query_broadcast_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1480,7 +1443,7 @@ def multi_query_broadcast_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1513,7 +1476,8 @@ def multi_query_broadcast_kernel(
         t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
         output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, 0, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -182,19 +182,19 @@ def latent_attention_loads(
     k_rope_blocks = tma.make_tensor_descriptor(
         k_rope_ptr, [B, S_k, R], [k_rope_stride_b, k_rope_stride_s, 1], [1, BLOCK_KEYS, BLOCK_R], k_rope_ring[0].layout
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     q_latent_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     q_latent_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -202,14 +202,14 @@ def latent_attention_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_rope_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     q_rope_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(kv_latent_blocks, [gl.cast(batch, gl.int32), key_start, 0], kv_latent_ring, step, STAGES)
-                send(k_rope_blocks, [gl.cast(batch, gl.int32), key_start, 0], k_rope_ring, step, STAGES)
+                send(kv_latent_blocks, [batch, key_start, 0], kv_latent_ring, step, STAGES)
+                send(k_rope_blocks, [batch, key_start, 0], k_rope_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -249,21 +249,19 @@ def latent_attention_rows(
         [1, 1, GROUP_ROWS, BLOCK_C],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q_latent = received(q_latent_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_C])
             q_rope = received(q_rope_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_R])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, TILE)
@@ -304,7 +302,7 @@ def latent_attention_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -341,7 +339,8 @@ def latent_attention_kernel(
         scores_2[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, c] = Σ_j scores_2[b, h, i, j] * kv_latent[b, j, c]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -439,20 +438,20 @@ def latent_attention_decode_loads(
         [1, BLOCK_KEYS, BLOCK_R],
         pe_cache_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(H, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S_q, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S_q, False)
         if exists:
             row_start = block * BLOCK_ROWS
             s_q = (number % S_q).to(gl.int64)
-            batch = (number // S_q).to(gl.int64)
+            batch = number // S_q
             live_stop = gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32)
             for group in gl.static_range(GROUPS):
                 send(
                     q_nope_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_nope_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -460,14 +459,14 @@ def latent_attention_decode_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_pe_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_pe_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(kv_cache_blocks, [gl.cast(batch, gl.int32), key_start, 0], kv_cache_ring, step, STAGES)
-                send(pe_cache_blocks, [gl.cast(batch, gl.int32), key_start, 0], pe_cache_ring, step, STAGES)
+                send(kv_cache_blocks, [batch, key_start, 0], kv_cache_ring, step, STAGES)
+                send(pe_cache_blocks, [batch, key_start, 0], pe_cache_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -507,21 +506,19 @@ def latent_attention_decode_rows(
         [1, 1, GROUP_ROWS, BLOCK_C],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(H, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * S_q, False)):
         block, number, exists = tile_of(turn, row_blocks, B * S_q, False)
         if exists:
             row_start = block * BLOCK_ROWS
             s_q = (number % S_q).to(gl.int64)
-            batch = (number // S_q).to(gl.int64)
-            # The rows of this group
+            batch = number // S_q
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q_nope = received(q_nope_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_C])
             q_pe = received(q_pe_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_R])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, TILE)
@@ -565,7 +562,7 @@ def latent_attention_decode_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(s_q, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(s_q, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -603,7 +600,8 @@ def latent_attention_decode_kernel(
         weights[b, s_q, i, j] = t[b, s_q, i, j] / (Σ_j t[b, s_q, i, j])
         output[b, s_q, i, c] = Σ_j weights[b, s_q, i, j] * kv_cache[b, j, c]
 
-    One program for each b, s_q and block of i; one pass over j in blocks.
+    Programs take turns at each b, s_q and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

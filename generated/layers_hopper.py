@@ -181,35 +181,31 @@ def gpt_layer_loads(
         [1, BLOCK_KEYS, 1, BLOCK_E_n_head],
         h_w_qkv_ring_3[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * n_head, True)):
         block, number, exists = tile_of(turn, row_blocks, B * n_head, True)
         if exists:
             row_start = block * BLOCK_ROWS
             h = (number % n_head).to(gl.int64)
-            batch = (number // n_head).to(gl.int64)
+            batch = number // n_head
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
             for group in gl.static_range(GROUPS):
                 send(
                     h_w_qkv_blocks,
-                    [gl.cast(batch, gl.int32), row_start + group * GROUP_ROWS, gl.cast(h, gl.int32), 0],
+                    [batch, row_start + group * GROUP_ROWS, gl.cast(h, gl.int32), 0],
                     h_w_qkv_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 send(
-                    h_w_qkv_blocks_2,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(h + n_head, gl.int32), 0],
-                    h_w_qkv_ring_2,
-                    step,
-                    STAGES,
+                    h_w_qkv_blocks_2, [batch, key_start, gl.cast(h + n_head, gl.int32), 0], h_w_qkv_ring_2, step, STAGES
                 )
                 send(
                     h_w_qkv_blocks_3,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(h + n_head * 2, gl.int32), 0],
+                    [batch, key_start, gl.cast(h + n_head * 2, gl.int32), 0],
                     h_w_qkv_ring_3,
                     step,
                     STAGES,
@@ -252,22 +248,20 @@ def gpt_layer_rows(
         [1, GROUP_ROWS, 1, BLOCK_E_n_head],
         y_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * n_head, True)):
         block, number, exists = tile_of(turn, row_blocks, B * n_head, True)
         if exists:
             row_start = block * BLOCK_ROWS
-            h = (number % n_head).to(gl.int64)
-            batch = (number // n_head).to(gl.int64)
+            h = number % n_head
+            batch = number // n_head
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             h_w_qkv = received(h_w_qkv_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_E_n_head])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_E_n_head], gl.float32, TILE)
@@ -307,7 +301,7 @@ def gpt_layer_rows(
             )  # layers.py:25
             send_back(
                 y_blocks,
-                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, gl.cast(h, gl.int32), 0],
+                [batch, row_start + GROUP * GROUP_ROWS, h, 0],
                 y_buffer.index(GROUP),
                 y.to(y_ptr.dtype.element_ty),
             )
@@ -341,7 +335,8 @@ def gpt_layer_kernel(
         y[b, i, h, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) * h_w_qkv[b,
             j, h + n_head * 2, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     PyTorch computes h_w_qkv beforehand.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """

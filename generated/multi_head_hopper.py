@@ -176,38 +176,26 @@ def multi_head_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -246,20 +234,18 @@ def multi_head_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -296,7 +282,7 @@ def multi_head_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -330,7 +316,8 @@ def multi_head_kernel(
         attn_weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -410,26 +397,26 @@ def multi_head_by_name_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D_v],
         v_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_kv, BLOCK_KEYS):
-                send(k_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, head, key_start, 0], k_ring, step, STAGES)
+                send(v_blocks, [batch, head, key_start, 0], v_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -469,20 +456,18 @@ def multi_head_by_name_rows(
         [1, 1, GROUP_ROWS, BLOCK_D_v],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
@@ -519,7 +504,7 @@ def multi_head_by_name_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -553,7 +538,8 @@ def multi_head_by_name_kernel(
         attn_2[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d_v] = Σ_j attn_2[b, h, i, j] * v[b, h, j, d_v]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -639,38 +625,26 @@ def multi_head_scaled_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -709,20 +683,18 @@ def multi_head_scaled_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -759,7 +731,7 @@ def multi_head_scaled_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -794,7 +766,8 @@ def multi_head_scaled_kernel(
         probs[b, h, i, j] = t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j])
         output[b, h, i, d] = Σ_j probs[b, h, i, j] * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -880,38 +853,26 @@ def multi_head_sequence_first_loads(
         [1, BLOCK_KEYS, 1, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), row_start + group * GROUP_ROWS, gl.cast(head, gl.int32), 0],
+                    [batch, row_start + group * GROUP_ROWS, head, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, key_start, head, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, key_start, head, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -950,20 +911,18 @@ def multi_head_sequence_first_rows(
         [1, GROUP_ROWS, 1, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1000,7 +959,7 @@ def multi_head_sequence_first_rows(
             context = accumulator * (1.0 / running_sum)[:, None]  # multi_head.py:54
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, gl.cast(head, gl.int32), 0],
+                [batch, row_start + GROUP * GROUP_ROWS, head, 0],
                 output_buffer.index(GROUP),
                 context.to(output_ptr.dtype.element_ty),
             )
@@ -1034,7 +993,8 @@ def multi_head_sequence_first_kernel(
         probs[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, i, h, d] = Σ_j probs[b, h, i, j] * value[b, j, h, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1120,38 +1080,26 @@ def multi_head_split_scale_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1190,20 +1138,18 @@ def multi_head_split_scale_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1240,7 +1186,7 @@ def multi_head_split_scale_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1275,7 +1221,8 @@ def multi_head_split_scale_kernel(
         weights[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j weights[b, h, i, j] * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -186,38 +186,26 @@ def bucketed_bias_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -255,22 +243,20 @@ def bucketed_bias_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -320,7 +306,7 @@ def bucketed_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -357,7 +343,8 @@ def bucketed_bias_kernel(
         attn_weights[b, h, i, j] = element(t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]))
         output[b, h, i, d] = Σ_j attn_weights[b, h, i, j] * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -443,38 +430,26 @@ def window_bias_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -515,19 +490,19 @@ def window_bias_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -593,7 +568,7 @@ def window_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -631,7 +606,8 @@ def window_bias_kernel(
         attn_3[b, h, i, j] = t[b, h, i, j] / (Σ_j t[b, h, i, j])
         output[b, h, i, d] = Σ_j attn_3[b, h, i, j] * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -719,38 +695,26 @@ def window_bias_by_coordinates_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(49, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, 49, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -790,22 +754,20 @@ def window_bias_by_coordinates_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(49, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -853,7 +815,7 @@ def window_bias_by_coordinates_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -888,7 +850,8 @@ def window_bias_by_coordinates_kernel(
         t_2[b, h, i, j] = exp(t[b, h, i, j] - (max_j t[b, h, i, j]))
         output[b, h, i, d] = Σ_j t_2[b, h, i, j] / (Σ_j t_2[b, h, i, j]) * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -974,38 +937,26 @@ def clipped_distance_bias_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1045,22 +996,20 @@ def clipped_distance_bias_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1108,7 +1057,7 @@ def clipped_distance_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1143,7 +1092,8 @@ def clipped_distance_bias_kernel(
         t[b, h, i, j] = exp(scores[b, h, i, j] - (max_j scores[b, h, i, j]))
         output[b, h, i, d] = Σ_j t[b, h, i, j] / (Σ_j t[b, h, i, j]) * value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -188,38 +188,26 @@ def sdpa_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D_v],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_kv, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -259,20 +247,18 @@ def sdpa_rows(
         [1, 1, GROUP_ROWS, BLOCK_D_v],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
@@ -311,7 +297,7 @@ def sdpa_rows(
             )
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -346,7 +332,8 @@ def sdpa_kernel(
         output[b, h, i, d_v] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d_v]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -434,39 +421,27 @@ def sdpa_causal_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D_v],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             live_stop = gl.minimum(S_k, BLOCK_ROWS + row_start)
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -506,22 +481,20 @@ def sdpa_causal_rows(
         [1, 1, GROUP_ROWS, BLOCK_D_v],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
@@ -561,7 +534,7 @@ def sdpa_causal_rows(
             )
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -596,7 +569,8 @@ def sdpa_causal_kernel(
         output[b, h, i, d_v] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d_v]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -682,38 +656,26 @@ def sdpa_boolean_mask_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -753,18 +715,18 @@ def sdpa_boolean_mask_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
+            head = number % H
             batch = (number // H).to(gl.int64)
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -816,7 +778,7 @@ def sdpa_boolean_mask_rows(
             )
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -853,7 +815,8 @@ def sdpa_boolean_mask_kernel(
         output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -947,46 +910,34 @@ def sdpa_additive_mask_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
                 for group in gl.static_range(GROUPS):
                     send(
                         bias_blocks,
-                        [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, key_start],
+                        [batch, head, row_start + group * GROUP_ROWS, key_start],
                         bias_ring,
                         step * GROUPS + group,
                         STAGES * GROUPS,
                     )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1025,20 +976,18 @@ def sdpa_additive_mask_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1077,7 +1026,7 @@ def sdpa_additive_mask_rows(
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1113,7 +1062,8 @@ def sdpa_additive_mask_kernel(
         output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1201,38 +1151,26 @@ def sdpa_scale_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, head, row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1271,20 +1209,18 @@ def sdpa_scale_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
-            # The rows of this group
+            head = number % H
+            batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1321,7 +1257,7 @@ def sdpa_scale_rows(
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1356,7 +1292,8 @@ def sdpa_scale_kernel(
         output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h, j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1442,35 +1379,29 @@ def sdpa_grouped_loads(
         [1, 1, BLOCK_KEYS, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            batch = number // H
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step, STAGES)
                 send(
                     value_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
+                    [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
                     value_ring,
                     step,
                     STAGES,
@@ -1513,22 +1444,20 @@ def sdpa_grouped_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, True)):
         block, number, exists = tile_of(turn, row_blocks, B * H, True)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             # The rows of this group
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
             rows = row_start + row_offsets
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-
-            # Read once: the rows, and what is the same for every block of keys
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
@@ -1568,7 +1497,7 @@ def sdpa_grouped_rows(
             )
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1604,7 +1533,8 @@ def sdpa_grouped_kernel(
         output[b, h, i, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, h // (H // H_kv), j, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
@@ -1690,38 +1620,26 @@ def sdpa_merged_heads_loads(
         [1, BLOCK_KEYS, 1, BLOCK_D],
         value_ring[0].layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
-            batch = (number // H).to(gl.int64)
+            head = number % H
+            batch = number // H
             for group in gl.static_range(GROUPS):
                 send(
                     query_blocks,
-                    [gl.cast(batch, gl.int32), row_start + group * GROUP_ROWS, gl.cast(head, gl.int32), 0],
+                    [batch, row_start + group * GROUP_ROWS, head, 0],
                     query_ring,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(
-                    key_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    key_ring,
-                    step,
-                    STAGES,
-                )
-                send(
-                    value_blocks,
-                    [gl.cast(batch, gl.int32), key_start, gl.cast(head, gl.int32), 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, key_start, head, 0], key_ring, step, STAGES)
+                send(value_blocks, [batch, key_start, head, 0], value_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -1761,17 +1679,17 @@ def sdpa_merged_heads_rows(
         [1, GROUP_ROWS, 1, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * H, False)):
         block, number, exists = tile_of(turn, row_blocks, B * H, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            head = (number % H).to(gl.int64)
+            head = number % H
             batch = (number // H).to(gl.int64)
-            # The rows of this group
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
 
             # Read once: the rows, and what is the same for every block of keys
@@ -1821,7 +1739,7 @@ def sdpa_merged_heads_rows(
             )  # sdpa.py:70
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, gl.cast(head, gl.int32), 0],
+                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1858,7 +1776,8 @@ def sdpa_merged_heads_kernel(
         output[b, i, h, d] = Σ_j where(t_2[b, h, i] == -inf, 0, t_3[b, h, i, j] / (Σ_j t_3[b, h, i, j])) *
             value[b, j, h, d]
 
-    One program for each b, h and block of i; one pass over j in blocks.
+    Programs take turns at each b, h and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -185,27 +185,21 @@ def talking_heads_loads(
     v_blocks = tma.make_tensor_descriptor(
         v_ptr, [B, 4, S, D], [v_stride_b, v_stride_1, v_stride_s, 1], [1, 1, BLOCK_KEYS, BLOCK_D], v_ring[0].layout
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * 4, False)):
         block, number, exists = tile_of(turn, row_blocks, B * 4, False)
         if exists:
             row_start = block * BLOCK_ROWS
-            n4 = (number % 4).to(gl.int64)
-            batch = (number // 4).to(gl.int64)
+            n4 = number % 4
+            batch = number // 4
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks,
-                    [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), row_start + group * GROUP_ROWS, 0],
-                    q_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks, [batch, 0, row_start + group * GROUP_ROWS, 0], q_ring, done * GROUPS + group, 2 * GROUPS)
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_2,
-                    [gl.cast(batch, gl.int32), gl.cast(1, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, 1, row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -213,7 +207,7 @@ def talking_heads_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_3,
-                    [gl.cast(batch, gl.int32), gl.cast(2, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, 2, row_start + group * GROUP_ROWS, 0],
                     q_ring_3,
                     done * GROUPS + group,
                     2 * GROUPS,
@@ -221,17 +215,17 @@ def talking_heads_loads(
             for group in gl.static_range(GROUPS):
                 send(
                     q_blocks_4,
-                    [gl.cast(batch, gl.int32), gl.cast(3, gl.int32), row_start + group * GROUP_ROWS, 0],
+                    [batch, 3, row_start + group * GROUP_ROWS, 0],
                     q_ring_4,
                     done * GROUPS + group,
                     2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [gl.cast(batch, gl.int32), gl.cast(0, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(k_blocks_2, [gl.cast(batch, gl.int32), gl.cast(1, gl.int32), key_start, 0], k_ring_2, step, STAGES)
-                send(k_blocks_3, [gl.cast(batch, gl.int32), gl.cast(2, gl.int32), key_start, 0], k_ring_3, step, STAGES)
-                send(k_blocks_4, [gl.cast(batch, gl.int32), gl.cast(3, gl.int32), key_start, 0], k_ring_4, step, STAGES)
-                send(v_blocks, [gl.cast(batch, gl.int32), gl.cast(n4, gl.int32), key_start, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, 0, key_start, 0], k_ring, step, STAGES)
+                send(k_blocks_2, [batch, 1, key_start, 0], k_ring_2, step, STAGES)
+                send(k_blocks_3, [batch, 2, key_start, 0], k_ring_3, step, STAGES)
+                send(k_blocks_4, [batch, 3, key_start, 0], k_ring_4, step, STAGES)
+                send(v_blocks, [batch, n4, key_start, 0], v_ring, step, STAGES)
                 step += 1
             done += 1
 
@@ -272,17 +266,17 @@ def talking_heads_rows(
         [1, 1, GROUP_ROWS, BLOCK_D],
         output_buffer.layout,
     )
-    step = 0
-    done = 0
+    step = 0  # blocks of keys so far
+    done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
     for turn in range(turn_count(row_blocks, B * 4, False)):
         block, number, exists = tile_of(turn, row_blocks, B * 4, False)
         if exists:
             row_start = block * BLOCK_ROWS
             n4 = (number % 4).to(gl.int64)
-            batch = (number // 4).to(gl.int64)
-            # The rows of this group
+            batch = number // 4
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
+            # The rows of this group
             q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
             q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
             q_3 = received(q_ring_3, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
@@ -465,7 +459,7 @@ def talking_heads_rows(
             )
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(n4, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(n4, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -503,7 +497,8 @@ def talking_heads_kernel(
         attn_2[b, n4, i, j] = Σ_n4_2 attn[b, i, j, n4_2] * proj_w[n4, n4_2]
         output[b, n4, i, d] = Σ_j attn_2[b, n4, i, j] * v[b, n4, j, d]
 
-    One program for each b, n4 and block of i; one pass over j in blocks.
+    Programs take turns at each b, n4 and block of i; one group of four warps loads, each other one has 64 rows;
+    one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS

@@ -34,7 +34,7 @@ from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, TileWriter
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
-from flashlight.ir.expr import Axis, Expr, Iota, Load, Reduce, Tensor, walk
+from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Reduce, Tensor, walk
 from flashlight.ir.program import Name, Output
 from flashlight.schedule.model import Pass, Schedule
 
@@ -46,6 +46,10 @@ from triton.experimental.gluon import language as gl
 HOPPER = "triton.experimental.gluon.language.nvidia.hopper"
 PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
 """What of that module kernels may need."""
+
+TILING = """\
+Programs take turns at each {blocks}; one group of four warps loads, each other one has 64 rows;
+{passes}."""
 
 HELPERS = '''
 # Triton has called these otherwise since version 3.7
@@ -407,7 +411,7 @@ class _HopperWriter(KernelWriter):
             raise _Unsuitable("no matrix product, or tiles of three dimensions")
         from_start = "key_start + tl.arange(0, BLOCK_KEYS)"
         body = [line.replace(from_start, "key_start + key_offsets") for line in self.block.lines]
-        body = used(without_unused(body))
+        body = _without_idle_comments(used(without_unused(body)))
         worked_on = _worked_on(body, tiles.shared)
         rows = frozenset(load for load, (variable, _) in self.row_rings.items() if variable in worked_on)
         if len(rows) < len(worked_on):
@@ -429,13 +433,13 @@ class _HopperWriter(KernelWriter):
             text = rest if position == 0 else f"{rest} % {size}"
             block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
             rest = f"{rest} // {size}"
-        block.comment("The rows of this group")
-        block.add("row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))")
-        block.add("rows = row_start + row_offsets")
         block.add("key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))")
         for axis in distinct(roles.resident):
             width = self.tiles.width(axis)
             block.add(f"{axis.name} = gl.arange(0, {width}, gl.SliceLayout(0, TILE)).to(tl.int64)")
+        block.comment("The rows of this group")
+        block.add("row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))")
+        block.add("rows = row_start + row_offsets")
 
     def _rows(self, one: Pass) -> None:
         """The blocks of rows that are multiplied, in shared memory."""
@@ -577,8 +581,8 @@ class _HopperWriter(KernelWriter):
         compute = [
             f"    TILE: tl.constexpr = product_layout({widths})",
             *targets,
-            *["    step = 0"] * bool(tiles.rings),
-            *["    done = 0"],
+            *[STEPS] * bool(tiles.rings),
+            TILES,
             *loop,
             *body,
             *["    tma.store_wait(0)"] * bool(targets),
@@ -589,9 +593,11 @@ class _HopperWriter(KernelWriter):
         if any(len(tensor.shape) > 5 for tensor in described.values()):
             raise _Unsuitable("more dimensions than the copy engine has")
         made = self._rings()
-        feeding = [*sources, "    step = 0", "    done = 0", *loop, *feed]
-        loads = self._function(f"{name}_loads", signature, list(made), [], LOADS, feeding)
-        reading = self._function(f"{name}_rows", signature, list(made), ["GROUP: tl.constexpr"], ROWS, compute)
+        feeding = [*sources, STEPS, TILES, *loop, *feed]
+        grid = list(tiles.grid.values())
+        loads = self._function(f"{name}_loads", signature, list(made), [], LOADS, _narrow(feeding, grid))
+        own = ["GROUP: tl.constexpr"]
+        reading = self._function(f"{name}_rows", signature, list(made), own, ROWS, _narrow(compute, grid))
         kernel = self._launched(signature, [f"{n} = {text}" for n, text in made.items()], loads, reading, description)
         text = in_gluon("\n\n\n".join([loads.text, reading.text, kernel]))
         return replace(self._kernel(f"{name}_kernel", text, signature), written=tuple(self.sent_back))
@@ -669,6 +675,8 @@ class _HopperWriter(KernelWriter):
             if isinstance(index, Iota) and index.axis in self.roles.tile:
                 starts = {self.roles.rows: row, self.roles.stream: "key_start"}
                 texts.append(starts.get(index.axis, "0"))
+            elif isinstance(index, Const):
+                texts.append(str(index.value))
             else:
                 texts.append(f"tl.cast({tiles.value(index, bind=False).text}, tl.int32)")
         needs = tiles.block.lines
@@ -756,6 +764,23 @@ class _HopperWriter(KernelWriter):
         return self.tiles.width(last.axis)
 
 
+def _narrow(lines: list[str], names: list[str]) -> list[str]:
+    """The lines, with 32 bits for the integers that are coordinates alone."""
+    text = "\n".join(lines)
+    for name in names:
+        cast, made = f"tl.cast({name}, tl.int32)", re.search(rf"\b{name} = \((.*)\)\.to\(tl\.int64\)", text)
+        if made and len(re.findall(rf"\b{name}\b", text)) == 1 + text.count(cast):
+            text = text.replace(made[0], f"{name} = {made[1]}").replace(cast, name)
+    return text.split("\n")
+
+
+def _without_idle_comments(lines: list[str]) -> list[str]:
+    """The lines without comments that nothing follows, and one blank line where there are several."""
+    following = [*(line.strip() for line in lines[1:]), ""]
+    told = [line for line, after in zip(lines, following, strict=True) if after or not line.lstrip().startswith("#")]
+    return [line for n, line in enumerate(told) if line.strip() or (n and told[n - 1].strip())]
+
+
 def _worked_on(body: list[str], shared: set[str]) -> set[str]:
     """The blocks in shared memory that statements do more with than multiply them."""
     nodes = list(ast.walk(ast.parse(textwrap.dedent("\n".join(body)))))
@@ -777,6 +802,7 @@ def _words(text: str) -> set[str]:
 
 
 CHOICES = "head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings"
+STEPS, TILES = "    step = 0  # blocks of keys so far", "    done = 0  # tiles so far"
 LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."
 ROWS = "What the kernel computes, for 64 rows of each of its tiles."
 

@@ -113,9 +113,8 @@ def _written(unit: Unit, source_name: str) -> tuple[Kernel, Kernel | None, str]:
         read = {tensor.name for tensor in unit.schedule.program.inputs}
         # a variable that has the name of a tensor is what is read from it: what the user made of that has a number
         called = {name: label for name, label in called.items() if name.name in read}
-        description = describe(unit)
-        kernel = write_kernel(unit.schedule, source_name, description, called)
-        specialised = hopper.write_hopper_kernel(unit.schedule, source_name, description, called)
+        kernel = write_kernel(unit.schedule, source_name, describe(unit, PORTABLE), called)
+        specialised = hopper.write_hopper_kernel(unit.schedule, source_name, describe(unit, hopper.TILING), called)
         return (
             kernel,
             specialised,
@@ -136,8 +135,14 @@ def _used(functions: list[str], callers: str) -> list[str]:
     return [text for name, text in names.items() if name in needed]
 
 
-def describe(unit: Unit) -> str:
-    """A kernel's docstring: the mathematics of the user's program, then how it is tiled."""
+PORTABLE = "One program for each {blocks}; {passes}."
+
+
+def describe(unit: Unit, tiling: str) -> str:
+    """A kernel's docstring: the mathematics of the user's program, then how it is tiled.
+
+    ``tiling`` is a sentence with places for the blocks that programs compute, and for the passes over the keys.
+    """
     schedule = unit.schedule
     program, axes = legible(unit.region.program, schedule.roles, schedule.program)
     formulas = show_program(program, axes).splitlines()
@@ -146,9 +151,9 @@ def describe(unit: Unit) -> str:
     passes = "one pass" if len(schedule.passes) == 1 else f"{len(schedule.passes)} passes"
     order = ", the last one first" if any(one.descending for one in schedule.passes) else ""
     grid = ", ".join(axis.name for axis in roles.grid)
-    tiling = (
-        f"One program for each {grid + ' and ' if grid else ''}block of {roles.rows.name}; "
-        f"{passes} over {roles.stream.name} in blocks{order}."
+    tiling = tiling.format(
+        blocks=f"{grid + ' and ' if grid else ''}block of {roles.rows.name}",
+        passes=f"{passes} over {roles.stream.name} in blocks{order}",
     )
     if unit.region.before:
         read = {tensor.name for tensor in tensors(*(output.expr for output in schedule.program.outputs))}
