@@ -38,6 +38,9 @@ def transpile(
 ) -> list[GeneratedFile]:
     """The wrapper and the kernels for a file of attention functions. Writes nothing: `write` does.
 
+    A third file holds kernels for Hopper, if any program can have one. Where it was written before, for programs of
+    which none can any more, its text is None: it is to be removed.
+
     Args:
         path: the user's Python file.
         targets: names of functions; every public function that contains attention, if empty.
@@ -63,8 +66,10 @@ def transpile(
         GeneratedFile(out / f"{path.stem}.py", files.wrapper),
         GeneratedFile(kernels := out / f"{path.stem}_triton.py", tune.carried_over(files.kernels, kernels)),
     ]
-    if files.hopper is not None:
-        made.append(GeneratedFile(out / f"{path.stem}_hopper.py", files.hopper))
+    hopper = GeneratedFile(out / f"{path.stem}_hopper.py", files.hopper)
+    left = output.read_header(hopper.current or "")
+    if hopper.text is not None or (left is not None and left.source == origin):
+        made.append(hopper)
     return made
 
 

@@ -81,7 +81,7 @@ def transpile(
             raise typer.Exit(stale if check else 0)
         written = api.write(files, force=force)
         for file in written:
-            _say(f"wrote {file}")
+            _say(f"{'wrote' if file.exists() else 'removed'} {file}")
         _say(_summary(len(written), len(files) - len(written), ("written", "left unchanged")))
 
 
@@ -376,7 +376,7 @@ def _report_stale(files: Sequence[GeneratedFile], show_diff: bool) -> int:
     for file in stale:
         if show_diff:
             _show_diff(file.diff())
-        _say(f"would rewrite {file.path}", error=True)
+        _say(f"would {'rewrite' if file.text is not None else 'remove'} {file.path}", error=True)
     _say(_summary(len(stale), len(files) - len(stale), ("would be rewritten", "would be left unchanged")), error=True)
     return 1 if stale else 0
 

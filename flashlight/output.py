@@ -18,10 +18,10 @@ _HEADER_SIZE = 4000
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """A file that flashlight writes: where, and its text."""
+    """A file that flashlight writes: where, and its text; None for one that it wrote before and would not today."""
 
     path: Path
-    text: str
+    text: str | None
 
     @property
     def current(self) -> str | None:
@@ -40,7 +40,7 @@ class GeneratedFile:
     def diff(self) -> str:
         """A unified diff from what lies at the path to the text."""
         before = (self.current or "").splitlines(keepends=True)
-        after = self.text.splitlines(keepends=True)
+        after = (self.text or "").splitlines(keepends=True)
         name = self.path.as_posix()
         return "".join(difflib.unified_diff(before, after, name, f"{name} (regenerated)"))
 
@@ -77,7 +77,7 @@ def parse_shape(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def write_all(files: Iterable[GeneratedFile]) -> list[Path]:
-    """Write the files that differ from what is there, all of them or none; returns their paths.
+    """Write the files that differ from what is there, or remove them, all or none; returns their paths.
 
     Every text goes to a temporary file in the same directory first. Renaming is atomic for each file; where a later
     one fails, those already in place are put back.
@@ -87,6 +87,8 @@ def write_all(files: Iterable[GeneratedFile]) -> list[Path]:
     replaced: list[tuple[Path, bytes | None]] = []
     try:
         for file in stale:
+            if file.text is None:
+                continue
             file.path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=f".{file.path.name}.")
             prepared.append((temporary, file))
@@ -97,6 +99,11 @@ def write_all(files: Iterable[GeneratedFile]) -> list[Path]:
             before = file.path.read_bytes() if file.path.is_file() else None
             os.replace(temporary, file.path)
             replaced.append((file.path, before))
+        for file in stale:
+            if file.text is None:
+                before = file.path.read_bytes()
+                file.path.unlink()
+                replaced.append((file.path, before))
     except BaseException:
         for path, before in replaced:
             if before is None:

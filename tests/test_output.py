@@ -51,6 +51,13 @@ def test_permissions_are_those_of_ordinary_files(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+def test_what_would_not_be_written_today_is_removed(tmp_path):
+    old, gone = tmp_path / "a.py", tmp_path / "b.py"
+    old.write_text("before\n")
+    assert write_all([GeneratedFile(old, None), GeneratedFile(gone, None)]) == [old]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_both_files_or_none(tmp_path, monkeypatch, exists):
     first, second = tmp_path / "a.py", tmp_path / "b.py"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flashlight import arguments, inspect
+from flashlight import api, arguments, inspect
 
 PLAIN = """
 def attend(
@@ -54,6 +54,18 @@ def test_rows_that_are_more_than_multiplied_are_read_into_registers(
 def test_keys_that_are_more_than_multiplied_are_none_for_it(verified: Callable[[str], str], tmp_path: Path) -> None:
     verified(program("(q @ (k * more).mT).softmax(-1) @ v", "[B, H, S_k, D]"))
     assert not (tmp_path / "out" / "program_hopper.py").exists()
+
+
+def test_a_file_without_kernels_is_removed(tmp_path: Path, kernels: Callable[[str], str]) -> None:
+    """It would only be litter: nothing loads it. A file of that name that somebody else wrote stays."""
+    kernels(program("(q * more @ k.mT).softmax(-1) @ v", "[B, H, S_q, D]"))
+    left = tmp_path / "out" / "program_hopper.py"
+    assert left.is_file() and not any(file.is_stale for file in api.check([left]))
+    kernels(program("(q @ (k * more).mT).softmax(-1) @ v", "[B, H, S_k, D]"))
+    assert not left.exists()
+    left.write_text("# mine\n")
+    kernels(program("(q @ (k - more).mT).softmax(-1) @ v", "[B, H, S_k, D]"))
+    assert left.read_text() == "# mine\n"
 
 
 @pytest.mark.parametrize(("name", "shape"), [("row", "[S_q, S_k]"), ("key", "[S_k]"), ("output", "[H, S_q, S_k]")])
