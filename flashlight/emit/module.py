@@ -13,6 +13,7 @@ import black
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit import hopper, launcher, tuning
+from flashlight.emit.hopper import language
 from flashlight.emit.kernel import Kernel, write_kernel
 from flashlight.emit.operators import HELPERS
 from flashlight.ir import integers
@@ -77,14 +78,16 @@ def _hopper_module(kernels: Sequence[Kernel], provenance: str, source_name: str)
         return None
     helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
     texts = [kernel.text for kernel in kernels]
-    aliases, *functions = hopper.HELPERS.strip().split("\n\n\n")
+    aliases, *functions = language.HELPERS.strip().split("\n\n\n")
     parts = [aliases, *_used(functions, "\n".join(texts))]
-    parts += [hopper.in_gluon(_LOAD_TILE.strip())] * ("load_tile" in helpers)
-    parts += [hopper.in_gluon(HELPERS[name].strip()) for name in sorted(helpers & HELPERS.keys() - {"matching_ranges"})]
+    parts += [language.in_gluon(_LOAD_TILE.strip())] * ("load_tile" in helpers)
+    parts += [
+        language.in_gluon(HELPERS[name].strip()) for name in sorted(helpers & HELPERS.keys() - {"matching_ranges"})
+    ]
     body = "\n\n\n".join([*parts, *texts])
-    needed = ", ".join(name for name in hopper.PARTS if re.search(rf"\b{name}\b", body))
+    needed = ", ".join(name for name in language.PARTS if re.search(rf"\b{name}\b", body))
     imports = "import triton.language as tl\n" * ("tl.PropagateNan" in body)
-    imports += f"{hopper.IMPORTS.strip()}\nfrom {hopper.HOPPER} import {needed}"
+    imports += f"{language.IMPORTS.strip()}\nfrom {language.HOPPER} import {needed}"
     head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n"""'
     return formatted(f"{head}\n\n{imports}\n\n\n{body}\n")
 

@@ -1,13 +1,4 @@
-"""One schedule to one kernel for Hopper, in Gluon: one group of warps loads, the others compute.
-
-What a tile computes is written by the writer of the portable kernels, down to the same variables. Three things differ.
-Blocks of keys come through rings in shared memory, which a group of warps of its own keeps full by the copy engine
-(TMA), far ahead of those that compute. Every other group of four warps has 64 rows of the tile, and multiplies them
-where they lie. And each program goes on to other tiles, whose rows are on their way while it writes a result.
-
-Not every schedule can be had so: what is multiplied must be what was loaded, or weights of it. `write_hopper_kernel`
-says None for the others, which lose nothing but speed.
-"""
+"""The three functions of a Hopper kernel: what loading warps do, what computing ones do, and the launch of both."""
 
 from __future__ import annotations
 
@@ -18,8 +9,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT, Block, Code
+from flashlight.emit.hopper.language import NAMES, Unsuitable, in_gluon
+from flashlight.emit.hopper.tiles import HopperTiles
 from flashlight.emit.kernel import (
     Kernel,
     KernelWriter,
@@ -32,204 +24,24 @@ from flashlight.emit.kernel import (
 )
 from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import INT_CODE, TileWriter
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
-from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Reduce, Tensor, walk
+from flashlight.ir.expr import Const, Iota, Load, Reduce, Tensor, walk
 from flashlight.ir.program import Name, Output
 from flashlight.schedule.model import Pass, Schedule
 
-IMPORTS = """
-from triton.experimental import gluon
-from triton.experimental.gluon import language as gl
-"""
-
-HOPPER = "triton.experimental.gluon.language.nvidia.hopper"
-PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
-"""What of that module kernels may need."""
-
-TILING = """\
-Programs take turns at each {blocks}; one group of four warps loads, each other one has 64 rows;
-{passes}."""
-
-HELPERS = '''
-# Triton has called these otherwise since version 3.7
-copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
-copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
-synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
-
-GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
-
-
-@gluon.constexpr_function
-def product_layout(*widths):
-    """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
-    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
-
-
-@gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
-    """left @ right, of which the right is in shared memory."""
-    ROWS: gl.constexpr = left.shape[0]
-    COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
-
-
-@gluon.jit
-def start_matmul(left, right, TILE: gl.constexpr):
-    """The same, to be waited for."""
-    ROWS: gl.constexpr = left.shape[0]
-    COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
-
-
-@gluon.jit
-def ring_of(dtype: gl.constexpr, STAGES: gl.constexpr, READERS: gl.constexpr, shape: gl.constexpr):
-    """Blocks in shared memory, with a barrier each that says it is ready, and one that all readers are done."""
-    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
-    blocks = gl.allocate_shared_memory(dtype, [STAGES] + shape, layout)
-    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(ready.index(stage), 1)
-        mbarrier.init(free.index(stage), READERS)
-    return blocks, ready, free
-
-
-@gluon.jit
-def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
-    """Room in shared memory for a tile of each group on its way out."""
-    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(shape, dtype)
-    return gl.allocate_shared_memory(dtype, [GROUPS] + shape, layout)
-
-
-@gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
-    blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
-    mbarrier.expect(ready.index(stage), source.block_type.nbytes)
-    copy_in(source, place, ready.index(stage), blocks.index(stage))
-
-
-@gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
-    blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
-
-
-@gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
-    blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
-
-
-@gluon.jit
-def send_back(target, place, buffer, tile):
-    """Copy a tile to its place through a buffer, while the program goes on."""
-    tma.store_wait(0)
-    synchronise()
-    buffer.reshape(tile.shape).store(tile)
-    fence_async_shared()
-    synchronise()
-    copy_out(target, place, buffer)
-
-
-@gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
-    """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
-
-
-@gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
-    """The block of rows and the head of a program's turn, and whether there is one.
-
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
-    """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
-'''
-
-NAMES = (
-    ("tma", "mbarrier", "gl", "gluon", "warpgroup_mma", "fence_async_shared", "copy_in", "copy_out", "synchronise"),
-    (
-        "product_layout",
-        "matmul",
-        "start_matmul",
-        "warpgroup_mma_wait",
-        "ring_of",
-        "buffer_of",
-        "send",
-        "received",
-        "release",
-        "send_back",
-        "turn_count",
-        "section",
-    ),
-    ("tile_of", "GROUP", "GROUP_ROWS", "GROUPS", "STAGES", "TILE", "turn", "done", "step", "block", "exists", "number"),
-    ("given",),
-)
-"""What Hopper kernels call their own beside what all kernels do."""
-
-
+CHOICES = "head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings"
+STEPS, TILES = "    step = 0  # blocks of keys so far", "    done = 0  # tiles so far"
+LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."
+ROWS = "What the kernel computes, for 64 rows of each of its tiles."
 _PRODUCTS = ("matmul", "start_matmul", "warpgroup_mma")
 
 
-class _Unsuitable(Exception):
-    """The schedule is none for this lowering; the message says why."""
-
-
-class _InRegisters(Exception):
+class InRegisters(Exception):
     """Some blocks of rows are more than multiplied: they have to be read from shared memory first."""
 
     def __init__(self, loads: frozenset[Load]) -> None:
         super().__init__()
         self.loads = loads
-
-
-def write_hopper_kernel(
-    schedule: Schedule, source_name: str, description: str, labels: Mapping[Name, str]
-) -> Kernel | None:
-    """The Hopper kernel of a schedule, if it can have one; the arguments are those of `write_kernel`."""
-    try:
-        try:
-            return _HopperWriter(schedule, source_name, labels).written(description)
-        except _InRegisters as found:
-            return _HopperWriter(schedule, source_name, labels, found.loads).written(description)
-    except (_Unsuitable, Diagnostic):
-        return None
 
 
 @dataclass(frozen=True)
@@ -242,132 +54,10 @@ class _Function:
     constant: list[str]
 
 
-class _HopperTiles(TileWriter):
-    """Expressions to statements where rows and keys that are multiplied lie in shared memory."""
-
-    joint = True
-
-    def __init__(self, *given: object) -> None:
-        super().__init__(*given)  # type: ignore[arg-type]
-        self.shared: set[str] = set()  # variables that are blocks in shared memory
-        self.rings: dict[Load, str] = {}  # the ring by which a block of keys comes
-        self.sources: dict[Load, str] = {}  # the tensor as the copy engine reads it
-        self.pairs: set[Load] = set()  # what is read for each row and key, by rings of its own
-        self.vectors: set[Load] = set()  # what is read for each key alone
-        self.ends: dict[Load, str] = {}  # rows that a result needs, and the ring by which they come
-        self.multiplied = 0
-
-    def width(self, axis: Axis) -> str:
-        return "GROUP_ROWS" if axis is self.roles.rows else super().width(axis)
-
-    def _block_of_keys(self, load: Load) -> Code:
-        variable = self.names.fresh(load.tensor.name)
-        axes = self.tile_axes(load)
-        if load in self.pairs or load in self.vectors:
-            pair = load in self.pairs
-            own = f"{self.rings[load]}, " + ("step * GROUPS + GROUP, STAGES * GROUPS" if pair else "step, STAGES")
-            layout = "TILE" if pair else "gl.SliceLayout(0, TILE)"
-            self.block.add(f"{variable} = received({own}, [{', '.join(map(self.width, axes))}]).load({layout})")
-            self.block.add(f"release({own})")
-            self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
-            return self.bound[load]
-        self.block.add(f"{variable} = received({self.rings[load]}, step, STAGES, [{', '.join(map(self.width, axes))}])")
-        self.shared.add(variable)
-        self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
-        return self.bound[load]
-
-    def _describe(self, load: Load) -> None:
-        self.rings[load] = self.ring(load)
-
-    def ring(self, load: Load) -> str:
-        """The names of a ring, and of the tensor as the copy engine reads it."""
-        self.descriptors[load] = self.names.fresh(f"{load.tensor.name}_ring")
-        self.sources[load] = self.names.fresh(f"{load.tensor.name}_blocks")
-        return self.descriptors[load]
-
-    def advance(self, load: Load) -> None:
-        if self.roles.stream in load.axes and any(axis in self.roles.resident for axis in load.axes):
-            if not self._is_block(load):
-                raise _Unsuitable(f"{load.tensor.name} is not read in blocks")
-            self.used_tensors.setdefault(load.tensor)
-            if load not in self.rings:
-                self._describe(load)
-            return
-        if self._is_read_along(load):
-            self.used_tensors.setdefault(load.tensor)
-            if load not in self.rings:
-                self._describe(load)
-                (self.pairs if self.roles.rows in load.axes else self.vectors).add(load)
-            return
-        if load in self.pointers:
-            return
-        super().advance(load)
-        axes, stream = self.tile_axes(load), self.roles.stream
-        if load in self.pointers and self.roles.rows in axes and stream in axes:
-            # the addresses of a whole tile would take half of the registers: only those of its rows are kept
-            name, moving = self.pointers[load]
-            step = moving.rpartition(" * ")[2]
-            offsets, keys = (Code(text, ATOM, (stream,), INT_CODE).along(axes) for text in ("key_offsets", "keys"))
-            self.block.lines[-1] = self.block.lines[-1].replace(f" + {offsets} * {step}", "")
-            self.pointers[load] = (name, f"tl.cast({keys}, tl.int64) * {step}")
-
-    def _written(self, expr: Expr) -> Code:
-        if not (isinstance(expr, Load) and not self.in_loop and self.is_block_of_rows(expr)):
-            return super()._written(expr)
-        self.used_tensors.setdefault(expr.tensor)
-        if expr not in self.ends:
-            self._describe(expr)
-            self.ends[expr] = self.rings.pop(expr)
-        own = f"{self.ends[expr]}, done * GROUPS + GROUP, GROUPS"
-        variable, axes = self.names.fresh(expr.tensor.name), self.tile_axes(expr)
-        self.block.add(f"{variable} = received({own}, [{', '.join(map(self.width, axes))}]).load(TILE)")
-        self.block.add(f"release({own})")
-        return Code(variable, ATOM, axes, ELEMENT)
-
-    def is_block_of_rows(self, load: Load) -> bool:
-        """Whether the tile is a block of whole rows of a matrix, the other dimensions fixed."""
-        last = load.index[-1] if load.index else None
-        return (
-            load.tensor.dtype == ELEMENT_TYPE
-            and isinstance(last, Iota)
-            and last.axis in self.roles.resident
-            and last.axis.extent is load.tensor.shape[-1]
-            and load.index.count(Iota(self.roles.rows)) == 1
-            and not any(self.tile_axes(i) for i in load.index[:-1] if i is not Iota(self.roles.rows))
-        )
-
-    def _is_read_along(self, load: Load) -> bool:
-        """Whether the tile is a block of a matrix of rows by keys, or of a vector of keys, by the last dimension."""
-        rows, stream = Iota(self.roles.rows), Iota(self.roles.stream)
-        return (
-            load.tensor.dtype == ELEMENT_TYPE
-            and load.index[-1] is stream
-            and stream.axis.extent is load.tensor.shape[-1]
-            and load.index.count(rows) <= 1
-            and not any(self.tile_axes(i) for i in load.index[:-1] if i is not rows)
-        )
-
-    def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
-        if left.dtype != ELEMENT or right.dtype != ELEMENT or right.text not in self.shared:
-            raise _Unsuitable("a product of float32 values, or of keys that are no block as it was loaded")
-        self.multiplied += 1
-        texts = []
-        for code, wanted in ((left, (axes[0], axis)), (right, (axis, axes[1]))):
-            if code.text in self.shared:
-                texts.append(code.text if code.axes == wanted else f"{code.text}.permute((1, 0))")
-            elif code.axes == wanted:
-                texts.append(f"gl.convert_layout({code.text}, gl.DotOperandLayout(0, TILE, 2))")
-            else:
-                raise _Unsuitable("weights in another order than the product needs")
-        if accumulator is None:
-            return f"matmul({', '.join(texts)}, TILE)"
-        return f"warpgroup_mma({', '.join(texts)}, {accumulator})"
-
-
-class _HopperWriter(KernelWriter):
+class HopperWriter(KernelWriter):
     choices = ("BLOCK_ROWS", "BLOCK_KEYS", "STAGES", "APPROXIMATE")
-    tile_writer = _HopperTiles
-    tiles: _HopperTiles
+    tile_writer = HopperTiles
+    tiles: HopperTiles
 
     def __init__(
         self,
@@ -380,7 +70,7 @@ class _HopperWriter(KernelWriter):
         self.in_registers = in_registers
         own = {name for names in NAMES for name in names}
         if not own.isdisjoint(self.names.taken):
-            raise _Unsuitable("a size has the name of something of the kernel's own")
+            raise Unsuitable("a size has the name of something of the kernel's own")
         self.names.taken |= own
         self.sent_back: dict[Output, tuple[str, str]] = {}  # as the copy engine writes it, and its tiles on their way
         self.row_rings: dict[Load, tuple[str, str]] = {}
@@ -390,13 +80,13 @@ class _HopperWriter(KernelWriter):
         return True
 
     def written(self, description: str) -> Kernel:
-        """The kernel, or `_Unsuitable`."""
+        """The kernel, or `Unsuitable`."""
         schedule, tiles = self.schedule, self.tiles
         if len(schedule.passes) != 1 or schedule.fills or schedule.expansions:
-            raise _Unsuitable("several passes, a finite fill, or distances")
+            raise Unsuitable("several passes, a finite fill, or distances")
         (one,) = schedule.passes
         if one.scans:
-            raise _Unsuitable("a cumulative sum along the keys")
+            raise Unsuitable("a cumulative sum along the keys")
         tiles.block = Block(3)
         tiles.masked = "partial"
         self._locate()
@@ -408,18 +98,18 @@ class _HopperWriter(KernelWriter):
         self.block.lines[located:located] = received_rows
         self._store()
         if not tiles.multiplied or tiles.gathers or tiles.float32 or tiles.deep or tiles.deep_exact:
-            raise _Unsuitable("no matrix product, or tiles of three dimensions")
+            raise Unsuitable("no matrix product, or tiles of three dimensions")
         from_start = "key_start + tl.arange(0, BLOCK_KEYS)"
         body = [line.replace(from_start, "key_start + key_offsets") for line in self.block.lines]
         body = _without_idle_comments(used(without_unused(body)))
         worked_on = _worked_on(body, tiles.shared)
         rows = frozenset(load for load, (variable, _) in self.row_rings.items() if variable in worked_on)
         if len(rows) < len(worked_on):
-            raise _Unsuitable("blocks of keys that are not only multiplied")
+            raise Unsuitable("blocks of keys that are not only multiplied")
         if rows:
-            raise _InRegisters(rows)
+            raise InRegisters(rows)
         if "dot_in_range" in tiles.helpers:
-            raise _Unsuitable("weights that leave the range of float16")
+            raise Unsuitable("weights that leave the range of float16")
         return self._assembled(body, description)
 
     # --- which tile -------------------------------------------------------------------------------------------------
@@ -450,7 +140,7 @@ class _HopperWriter(KernelWriter):
             if not any(axis in self.roles.resident for axis in node.axes):
                 continue
             if not tiles.is_block_of_rows(node):
-                raise _Unsuitable(f"{node.tensor.name} is not read in blocks of rows")
+                raise Unsuitable(f"{node.tensor.name} is not read in blocks of rows")
             tiles.used_tensors.setdefault(node.tensor)
             variable, ring = tiles.names.fresh(node.tensor.name), tiles.ring(node)
             axes = tiles.tile_axes(node)
@@ -477,7 +167,7 @@ class _HopperWriter(KernelWriter):
                 continue
             code = self.tiles.bound.get(load)
             if code is None:
-                raise _Unsuitable("a block that no step reads")
+                raise Unsuitable("a block that no step reads")
             last = max(n for n, line in enumerate(block.lines) if re.search(rf"\b{code.text}\b", line))
             block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step, STAGES)")
         self._read_meanwhile(block)
@@ -591,7 +281,7 @@ class _HopperWriter(KernelWriter):
         everything = "\n".join([*sources, *loop, *compute, *feed])
         signature = self._signature(everything)
         if any(len(tensor.shape) > 5 for tensor in described.values()):
-            raise _Unsuitable("more dimensions than the copy engine has")
+            raise Unsuitable("more dimensions than the copy engine has")
         made = self._rings()
         feeding = [*sources, STEPS, TILES, *loop, *feed]
         grid = list(tiles.grid.values())
@@ -655,7 +345,7 @@ class _HopperWriter(KernelWriter):
             if made and made[1] in needed:
                 words = _words(line)
                 if words & {"rows", "row_offsets", "keys", "key_offsets", "TILE", "GROUP"}:
-                    raise _Unsuitable("ends of the loop that depend on each row")
+                    raise Unsuitable("ends of the loop that depend on each row")
                 needed |= words
                 kept.append(line)
         return [*reversed(kept), *lines]
@@ -682,7 +372,7 @@ class _HopperWriter(KernelWriter):
         needs = tiles.block.lines
         tiles.bound, tiles.uses, tiles.block = kept
         if needs:
-            raise _Unsuitable("places that are loaded")
+            raise Unsuitable("places that are loaded")
         return f"[{', '.join(texts)}]"
 
     def _function(
@@ -799,33 +489,3 @@ def _worked_on(body: list[str], shared: set[str]) -> set[str]:
 def _words(text: str) -> set[str]:
     """What statements name, comments apart."""
     return {word for line in text.splitlines() for word in re.findall(r"\w+", line.partition("#")[0])}
-
-
-CHOICES = "head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings"
-STEPS, TILES = "    step = 0  # blocks of keys so far", "    done = 0  # tiles so far"
-LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."
-ROWS = "What the kernel computes, for 64 rows of each of its tiles."
-
-
-def in_gluon(text: str) -> str:
-    """Statements in Triton as Gluon has them: new tiles say how they lie in registers."""
-    text = re.sub(r"\btl\.range\b", "range", text)
-    for function in ("zeros", "full"):
-        start = 0
-        while (place := text.find(f"tl.{function}(", start)) >= 0:
-            opened = place + len(f"tl.{function}(")
-            end, depth = opened, 1
-            while depth:
-                depth += {"(": 1, ")": -1}.get(text[end], 0)
-                end += 1
-            shape = text[opened + 1 : text.index("]", opened)].split(", ")
-            if len(shape) > 2:
-                raise _Unsuitable("a tile of three dimensions")
-            layout = "TILE" if len(shape) == 2 else f"gl.SliceLayout({int(shape[0] == 'GROUP_ROWS')}, TILE)"
-            text = f"{text[: end - 1]}, {layout}{text[end - 1 :]}"
-            start = end
-    for missing in ("tl.broadcast_to", "tl.arange(0, BLOCK_ROWS)", "tl.dot", "tl.trans", "tl.sort"):
-        if missing in text:
-            raise _Unsuitable(f"{missing}, which Gluon lacks")
-    text = re.sub(r"\btl\.(?!PropagateNan)", "gl.", text.replace("@triton.jit", "@gluon.jit"))
-    return text.replace("gl.sigmoid(x)", "1.0 / (1.0 + gl.exp2(x * -1.4426950408889634))")
