@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
+from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter, is_wide, representative
+from flashlight.emit.signature import Burden, Kernel, Signature, distinct, filled, output_labels, parts_of
+from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter
+from flashlight.emit.widths import is_wide
 from flashlight.ir.expr import (
     BOOL,
-    Axis,
     Expr,
     Iota,
     Load,
@@ -36,50 +36,6 @@ from flashlight.schedule.model import Accumulator, Pass, Schedule
 from flashlight.schedule.roles import extent_name, is_size
 
 UNMASKED = "blocks that need no mask"
-
-
-@dataclass(frozen=True)
-class Burden:
-    """What a step of the loops holds, by which the launcher has a tile chosen."""
-
-    accumulators: int  # tiles of rows by head dimension that registers hold at once
-    scores: int  # tiles of rows by keys that they hold beside them
-    blocks: int  # blocks of keys or values that a step reads
-    exact: bool  # whether some matrix product is of float32 values whatever the inputs are
-    deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
-    deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The kernel's source, and what a launcher passes to it in order."""
-
-    name: str
-    text: str
-    tensors: tuple[Tensor, ...]
-    outputs: tuple[Output, ...]
-    strides: tuple[tuple[str, int], ...]  # tensor or output, dimension
-    numbers: tuple[tuple[str, Expr], ...]  # parameter, what the host computes for it
-    sizes: tuple[Scalar, ...]
-    widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
-    matched: tuple[tuple[str, Matched], ...]  # parameter, whose ranges of keys for each block of rows it holds
-    described: tuple[Tensor, ...]  # read through tensor descriptors where possible
-    gathered: tuple[Tensor, ...]  # read as tiles of three axes, in vectors where strides allow
-    burden: Burden
-    helpers: frozenset[str]
-    written: tuple[Output, ...] = ()  # by the copy engine, always
-
-
-@dataclass(frozen=True)
-class Signature:
-    """The parameters of a kernel, and in ``groups`` how they are written down: what they are, and their names."""
-
-    tensors: tuple[Tensor, ...]
-    strides: tuple[tuple[str, int], ...]
-    numbers: tuple[tuple[str, Expr], ...]
-    sizes: tuple[Scalar, ...]
-    widths: tuple[Axis, ...]
-    groups: list[tuple[str, list[str]]]
 
 
 def write_kernel(schedule: Schedule, source_name: str, description: str, labels: Mapping[Name, str]) -> Kernel:
@@ -776,17 +732,6 @@ class KernelWriter:
         )
 
 
-def filled(items: list[str]) -> list[str]:
-    """Parameters as lines of up to 110 characters; an empty item ends a line."""
-    lines = [""]
-    for item in items:
-        if not item or len(lines[-1]) + len(item) > 110:
-            lines.append("")
-        if item:
-            lines[-1] += f"{item}, "
-    return [line.rstrip() for line in lines if line]
-
-
 def _is_product(expr: Expr) -> bool:
     """Whether the value is a contraction, at most rounded."""
     while isinstance(expr, Map) and expr.op == "cast":
@@ -800,22 +745,6 @@ def _folded(function: str, items: list[str]) -> str:
     for item in items[1:]:
         text = f"{function}({text}, {item})"
     return text
-
-
-def distinct(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """One axis for each extent: positions along equal extents are one variable."""
-    return tuple(dict.fromkeys(representative(axis, axes) for axis in axes))
-
-
-def parts_of(axes: tuple[Axis, ...]) -> tuple[Scalar, ...]:
-    """The sizes that a kernel makes the extents of."""
-    made = [axis.extent for axis in axes if isinstance(axis.extent, Scalar) or not is_size(axis.extent)]
-    return tuple(dict.fromkeys(node for extent in made for node in walk(extent) if isinstance(node, Scalar)))
-
-
-def output_labels(output: Output) -> tuple[str, ...]:
-    labels = [extent_name(axis)[0].lower() for axis in output.axes]
-    return tuple(label if labels.count(label) == 1 else str(n) for n, label in enumerate(labels))
 
 
 def _certainly_nonnegative(bound: Expr) -> bool:
@@ -836,41 +765,3 @@ def _scalars(schedule: Schedule) -> set[Scalar]:
             for axis in (*node.axes, *node.bound):
                 found |= {inner for inner in walk(axis.extent) if isinstance(inner, Scalar)}
     return found
-
-
-_ASSIGNED = re.compile(r"^\s*(\w+) = ")
-_PREAMBLE = frozenset({"rows", "row_offsets", "key_offsets", "row_blocks"})
-
-
-def without_unused(lines: list[str], also: frozenset[str] = frozenset()) -> list[str]:
-    """Drop assignments to positions that nothing uses, and runs of blank lines."""
-    changed = True
-    while changed:
-        changed = False
-        text = "\n".join(lines)
-        for number, line in enumerate(lines):
-            found = _ASSIGNED.match(line)
-            plain = "tl.arange" in line or (found and found.group(1) in _PREAMBLE | also) or ".to(tl.int64)" in line
-            if found and plain and len(re.findall(rf"\b{found.group(1)}\b", text)) == 1:
-                lines = lines[:number] + lines[number + 1 :]
-                changed = True
-                break
-    kept: list[str] = []
-    for number, line in enumerate(lines):
-        following = next((later for later in lines[number + 1 :] if later), "")
-        if not line and (not kept or not kept[-1]):
-            continue
-        if line.strip().startswith("# ") and (not following or following.strip().startswith("# ")) and "What" in line:
-            continue
-        kept.append(line)
-    return kept
-
-
-def used(lines: list[str]) -> list[str]:
-    """The lines without assignments of what no line reads."""
-    while True:
-        count = Counter(re.findall(r"\w+", "\n".join(line.partition("#")[0] for line in lines)))
-        kept = [line for line in lines if not ((made := re.match(r" *(\w+) = ", line)) and count[made[1]] == 1)]
-        if len(kept) == len(lines):
-            return lines
-        lines = kept

@@ -6,7 +6,7 @@ import re
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.host import python
-from flashlight.emit.kernel import Kernel, parts_of
+from flashlight.emit.signature import Kernel, parts_of
 from flashlight.emit.torch_code import rows_code, step_code
 from flashlight.ir import build, integers
 from flashlight.ir.expr import ELEMENT, Expr, Iota, Scalar, Tensor, is_float, walk

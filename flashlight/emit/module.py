@@ -14,8 +14,9 @@ import black
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit import hopper, launcher, tuning
 from flashlight.emit.hopper import language
-from flashlight.emit.kernel import Kernel, write_kernel
+from flashlight.emit.kernel import write_kernel
 from flashlight.emit.operators import HELPERS
+from flashlight.emit.signature import Kernel
 from flashlight.ir import integers
 from flashlight.ir.expr import Map, walk
 from flashlight.ir.printer import labels, show_program

@@ -17,6 +17,8 @@ from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.host import python
 from flashlight.emit.names import Names, described, dimension_labels, grid_names, of_number
 from flashlight.emit.operators import ATOM, CONSTANTS, FUNCTIONS, INFIX
+from flashlight.emit.padding import zero_padded
+from flashlight.emit.widths import GROWING, is_wide, magnitude
 from flashlight.ir import integers
 from flashlight.ir.expr import (
     BOOL,
@@ -42,7 +44,6 @@ from flashlight.ir.ops import COMPARISONS, NEUTRAL
 from flashlight.ir.order import axis_key
 from flashlight.ir.program import Name, tensors
 from flashlight.ir.signs import is_relative
-from flashlight.schedule.intervals import BLOCK_ROWS, ROW_START
 from flashlight.schedule.model import Mask, Schedule
 from flashlight.schedule.roles import extent_name, is_size
 from rewriters.expand import Expansion
@@ -281,7 +282,7 @@ class TileWriter:
         if is_float(expr) or any(map(is_float, expr.args)):
             args = [arg.widened() for arg in args]
         dtype = _code_dtype(expr)
-        if expr.op in _GROWING and is_wide(expr) and not any(map(is_wide, expr.args)):
+        if expr.op in GROWING and is_wide(expr) and not any(map(is_wide, expr.args)):
             # positions have 32 bits, which the result may not fit
             first = next(number for number, arg in enumerate(expr.args) if not isinstance(arg, Const))
             args[first] = Code(f"tl.cast({args[first].text}, tl.int64)", ATOM, args[first].axes, INT_CODE)
@@ -335,7 +336,7 @@ class TileWriter:
         if not (isinstance(expr, Map) and expr.op in COMPARISONS and all(map(is_int, expr.args))):
             return None
         alone = integers.isolated(expr, Iota(self.roles.stream))
-        return alone if alone is not None and _magnitude(alone.args[1]) < 2**31 else None
+        return alone if alone is not None and magnitude(alone.args[1]) < 2**31 else None
 
     def _is_pairwise(self, expr: Expr) -> bool:
         return {self.roles.rows, self.roles.stream} <= expr.axes
@@ -344,7 +345,7 @@ class TileWriter:
         """Whether nothing reads the integer, or what is made of it, but comparisons with the key on one side."""
         return expr not in self.bound and all(
             self._isolated(reader) is not None
-            or (isinstance(reader, Map) and reader.op in _GROWING and self._is_only_compared(reader))
+            or (isinstance(reader, Map) and reader.op in GROWING and self._is_only_compared(reader))
             for reader in self.readers.get(expr, ())
         )
 
@@ -687,7 +688,7 @@ class TileWriter:
         code = self.value(arg).widened() if is_float(arg) else self.value(arg)
         axes = tuple(a for a in self.roles.tile if a in arg.axes or a is axis)
         text = code.along(axes)
-        if axis in self.roles.resident and not (op == "sum" and _zero_padded(arg, axis)):
+        if axis in self.roles.resident and not (op == "sum" and zero_padded(arg, axis)):
             inside = Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL)
             text = f"tl.where({inside.along(axes)}, {text}, {_literal(Const(NEUTRAL[op], 'float32'))})"
         function = {"sum": "tl.sum", "max": "tl.max", "min": "tl.min"}.get(op)
@@ -762,7 +763,7 @@ class TileWriter:
 
     def _zeroed(self, code: Code, side: list[Expr], axis: Axis) -> Code:
         """One side of a dot, zero past the end of the axis, where a function of what is loaded need not be."""
-        if axis not in self.roles.resident or _zero_padded(functools.reduce(_times, side), axis):
+        if axis not in self.roles.resident or zero_padded(functools.reduce(_times, side), axis):
             return code
         inside = Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL)
         return Code(f"tl.where({inside.along(code.axes)}, {code.text}, 0.0)", ATOM, code.axes, code.dtype)
@@ -834,34 +835,6 @@ def _times(left: Expr, right: Expr) -> Expr:
     return Map("mul", (left, right), left.dtype)
 
 
-def _zero_padded(arg: Expr, axis: Axis) -> bool:
-    """Whether the body is zero past the end of the axis, because what is loaded there is zero."""
-    if isinstance(arg, Load):
-        return axis in arg.axes
-    if not isinstance(arg, Map) or axis not in arg.axes:
-        return False
-    zero = [_zero_padded(inner, axis) for inner in arg.args]
-    if arg.op == "mul":
-        return any(zero) and all(_finite_padded(inner, axis) for inner in arg.args)
-    if arg.op == "div":
-        return zero[0] and axis not in arg.args[1].axes
-    if arg.op in ("cast", "neg", "abs", "tanh", "sin", "erf", "sqrt"):
-        return zero[0]
-    return all(zero) if arg.op in ("add", "sub", "maximum", "minimum") else arg.op == "where" and all(zero[1:])
-
-
-def _finite_padded(arg: Expr, axis: Axis) -> bool:
-    """Whether the body is finite past the end of the axis (or spoils what is not past it as well)."""
-    if axis not in arg.axes or isinstance(arg, Load):
-        return True
-    if not isinstance(arg, Map):
-        return False
-    if arg.op == "div":
-        return _finite_padded(arg.args[0], axis) and axis not in arg.args[1].axes
-    kept = ("cast", "neg", "abs", "tanh", "sigmoid", "sin", "cos", "erf", "exp", "exp2", "add", "sub", "mul", "where")
-    return arg.op in (*kept, "maximum", "minimum") and all(_finite_padded(inner, axis) for inner in arg.args)
-
-
 def _above_one(expr: Map) -> Expr | None:
     """``x`` where the expression is the logarithm of 1 + x, which loses the digits of a small x if it is taken so."""
     inner = expr.args[0]
@@ -893,54 +866,3 @@ def _reads_beside(body: Expr, extreme: Reduce) -> bool:
     if body is extreme.arg:
         return True
     return body is not extreme and any(_reads_beside(child, extreme) for child in body.children)
-
-
-_GROWING = frozenset({"add", "sub", "mul", "neg"})
-_POSITION, _NUMBER = 2**26, 2**30
-"""How large positions and sizes are taken to be, and integer arguments, which launchers check."""
-
-
-def is_wide(expr: Expr) -> bool:
-    """Whether the result of integer arithmetic may need more than 32 bits.
-
-    What is loaded has the bits that PyTorch computes with, unless it meets positions, which have 64 in PyTorch.
-    """
-    if not (isinstance(expr, Map) and is_int(expr)):
-        return False
-    leaves = list(_leaves(expr))
-    if any(isinstance(leaf, Load) and leaf.tensor.dtype not in NARROW for leaf in leaves):
-        return any(isinstance(leaf, Iota) or leaf is ROW_START for leaf in leaves)
-    return _magnitude(expr) >= 2**31
-
-
-def _leaves(expr: Expr) -> Iterator[Expr]:
-    if isinstance(expr, Map):
-        for arg in expr.args:
-            yield from _leaves(arg)
-    else:
-        yield expr
-
-
-def _magnitude(expr: Expr) -> float:
-    """What the integer certainly does not exceed; infinity where nothing is known."""
-    if isinstance(expr, Const):
-        return abs(expr.value)
-    if isinstance(expr, Scalar):
-        return _POSITION if expr.positive or expr in (ROW_START, BLOCK_ROWS) else _NUMBER
-    if isinstance(expr, Iota):
-        return min(_magnitude(expr.axis.extent), _POSITION)
-    if isinstance(expr, Load) and expr.tensor.dtype in NARROW:
-        return NARROW[expr.tensor.dtype][1] + 1
-    if not isinstance(expr, Map):
-        return math.inf
-    sizes = [_magnitude(arg) if is_int(arg) else math.inf for arg in expr.args]
-    match expr.op:
-        case "add" | "sub":
-            return sum(sizes)
-        case "mul":
-            return math.prod(sizes)
-        case "neg" | "abs" | "floordiv":
-            return sizes[0]
-        case "mod" | "maximum" | "minimum" | "where":
-            return min(sizes) if expr.op == "mod" else max(sizes[expr.op == "where" :])
-    return math.inf

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.hopper.language import Unsuitable
 from flashlight.emit.hopper.writer import HopperWriter, InRegisters
-from flashlight.emit.kernel import Kernel
+from flashlight.emit.signature import Kernel
 from flashlight.ir.program import Name
 from flashlight.schedule.model import Schedule
 

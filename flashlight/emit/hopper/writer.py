@@ -12,18 +12,11 @@ from dataclasses import dataclass, replace
 from flashlight.emit.code import ELEMENT, Block, Code
 from flashlight.emit.hopper.language import NAMES, Unsuitable, in_gluon
 from flashlight.emit.hopper.tiles import HopperTiles
-from flashlight.emit.kernel import (
-    Kernel,
-    KernelWriter,
-    Signature,
-    distinct,
-    filled,
-    output_labels,
-    used,
-    without_unused,
-)
+from flashlight.emit.kernel import KernelWriter
+from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
+from flashlight.emit.signature import Kernel, Signature, distinct, filled, output_labels
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
 from flashlight.ir.expr import Const, Iota, Load, Reduce, Tensor, walk
 from flashlight.ir.program import Name, Output
