@@ -66,6 +66,8 @@ def _launcher(function: ast.FunctionDef) -> Launcher | None:
             target = node.targets[0]
             names = target.elts if isinstance(target, ast.Tuple) else [target]
             sizes += [name.id for name in names if isinstance(name, ast.Name) and name.id != "_"]
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and ".shape[" in ast.unparse(node):
+            sizes.append(node.targets[0].id)  # what follows from a dimension, such as `R = q.shape[1] // G`
         for call in ast.walk(node):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "integer":
                 assert isinstance(call.args[0], ast.Constant)
@@ -134,7 +136,12 @@ def _kind(name: str, launcher: Launcher) -> str:
     known = {"B": "batch", "H": "heads", "S": "length", "L": "length", "T": "length", "N": "length", "D": "head_dim"}
     if word in known:
         return known[word]
-    places = [(check.shape.index(name), len(check.shape)) for check in launcher.tensors if name in check.shape]
+    places = [
+        (place, len(check.shape))
+        for check in launcher.tensors
+        for place, size in enumerate(check.shape)
+        if name in re.findall(r"\w+", size)
+    ]
     if any(rank >= 3 and place == rank - 1 for place, rank in places):
         return "head_dim"
     if any(rank >= 3 and place == 0 for place, rank in places):

@@ -12,7 +12,7 @@ import torch
 
 from flashlight.verify import hopper
 from flashlight.verify.compare import Mismatch, Rejected, compare
-from flashlight.verify.hopper.language import GL, Descriptor
+from flashlight.verify.hopper.language import GL, Descriptor, counted
 from flashlight.verify.hopper.values import Pointer, Value, value
 from flashlight.verify.search import load
 
@@ -132,6 +132,8 @@ def test_integers_divide_towards_zero_and_keep_their_width() -> None:
     assert int(wide) == -(2**31) and wide.dtype == torch.int32
     assert (value(3) + GL.cast(4, torch.int64)).dtype == torch.int64
     assert (value(3) / 2).dtype == torch.float32
+    assert [one.dtype for one in counted(0, GL.cast(2, torch.int64))] == [torch.int64] * 2
+    assert [(int(one), one.dtype) for one in counted(1, value(6), 2)] == [(n, torch.int32) for n in (1, 3, 5)]
 
 
 def test_numbers_take_the_type_beside_them() -> None:

@@ -250,6 +250,8 @@ class HopperWriter(KernelWriter):
         tiles, name = self.tiles, self.schedule.program.name
         widths = ", ".join(["BLOCK_KEYS", *dict.fromkeys(map(tiles.width, self.roles.resident))])
         heads = " * ".join(tiles.size(axis.extent, 8) for axis in self.roles.grid) or "1"
+        if "int64" in heads:
+            heads = f"tl.cast({heads}, tl.int32)"  # a number of tiles has 32 bits
         growing = self._grows()
         rows = tiles.size(self.roles.rows.extent)
         loop = [
@@ -448,11 +450,11 @@ class HopperWriter(KernelWriter):
 
 
 def _narrow(lines: list[str], names: list[str]) -> list[str]:
-    """The lines, with 32 bits for the integers that are coordinates alone."""
+    """The lines, with 32 bits for the integers that are coordinates alone and need no more on the way."""
     text = "\n".join(lines)
     for name in names:
         cast, made = f"tl.cast({name}, tl.int32)", re.search(rf"\b{name} = \((.*)\)\.to\(tl\.int64\)", text)
-        if made and len(re.findall(rf"\b{name}\b", text)) == 1 + text.count(cast):
+        if made and "int64" not in made[1] and len(re.findall(rf"\b{name}\b", text)) == 1 + text.count(cast):
             text = text.replace(made[0], f"{name} = {made[1]}").replace(cast, name)
     return text.split("\n")
 

@@ -72,8 +72,9 @@ def constexpr(number: Any) -> Any:
 
 
 def counted(*ends: Operand) -> Iterator[Value]:
-    """`range`, of which each number is a value."""
-    return map(value, range(*(int(end) for end in ends)))
+    """`range`, of which each number is a value, with as many bits as the widest end."""
+    dtype = together(*ends)[0].dtype
+    return (Value(torch.tensor(number, dtype=dtype)) for number in range(*(int(end) for end in ends)))
 
 
 def warp_specialize(groups: Sequence[tuple[Any, tuple[Any, ...]]], warps: list[int], registers: list[int]) -> None:
