@@ -2,13 +2,17 @@
 
 Written by flashlight 0.1.0 from examples/additive_scores.py (sha256 4fb453f16ea0f2ac)
 with `flashlight transpile examples/additive_scores.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -20,6 +24,12 @@ GROUP_ROWS = gl.constexpr(64)  # rows that four warps multiply at once
 def product_layout(*widths):
     """How the registers of four warps hold products: instructions as wide as the narrowest tile, so all are alike."""
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
+
+
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
 
 
 @gluon.jit
@@ -43,29 +53,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -80,46 +104,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
 
 
 @gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+def tile_of(turn, row_blocks, heads):
     """The block of rows and the head of a program's turn, and whether there is one.
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+    All blocks of a head are near each other in time, so that its keys are in the cache.
     """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -127,12 +125,7 @@ LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
 
 @gluon.jit
 def graph_attention_scores_loads(
-    given,
-    D: gl.constexpr,
-    BLOCK_D: gl.constexpr,
-    BLOCK_ROWS: gl.constexpr,
-    BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
+    given, D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
     (
@@ -161,14 +154,14 @@ def graph_attention_scores_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             head = number % H
             batch = number // H
             for key_start in range(0, N, BLOCK_KEYS):
-                send(target_blocks, [batch, head, key_start], target_ring, step, STAGES)
-                send(features_blocks, [batch, head, key_start, 0], features_ring, step, STAGES)
+                send(target_blocks, [batch, head, key_start], target_ring, step)
+                send(features_blocks, [batch, head, key_start, 0], features_ring, step)
                 step += 1
             done += 1
 
@@ -180,7 +173,6 @@ def graph_attention_scores_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUP: gl.constexpr,
 ):
     """What the kernel computes, for 64 rows of each of its tiles."""
@@ -197,7 +189,7 @@ def graph_attention_scores_rows(
         target_ring, features_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, N, D],
@@ -208,15 +200,15 @@ def graph_attention_scores_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
 
             # Read once: the rows, and what is the same for every block of keys
@@ -230,9 +222,9 @@ def graph_attention_scores_rows(
                 other=0,
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = N // BLOCK_KEYS * BLOCK_KEYS
@@ -240,8 +232,7 @@ def graph_attention_scores_rows(
             for key_start in range(0, N, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                target = received(target_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
-                release(target_ring, step, STAGES)
+                target = taken(target_ring, step, gl.SliceLayout(0, LAYOUT))
                 pairs = source.to(gl.float32)[:, None] + target.to(gl.float32)[None, :]  # additive_scores.py:43
                 scores = gl.where(pairs > 0.0, pairs, pairs * 0.2)  # additive_scores.py:44
                 if partial:
@@ -251,13 +242,13 @@ def graph_attention_scores_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((scores - finite_max[:, None]) * LOG2_E)
-                features = received(features_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                features = received(features_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(features.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(features.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     features,
                     accumulator * rescale[:, None],
                 )
-                release(features_ring, step, STAGES)
+                release(features_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
@@ -302,10 +293,11 @@ def graph_attention_scores_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     target_ring = ring_of(target_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS])
     features_ring = ring_of(features_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         target_ptr, features_ptr, target_stride_b, target_stride_h, features_stride_b, features_stride_h,
@@ -318,20 +310,20 @@ def graph_attention_scores_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES)),
-            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 0)),
+            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES)),
-            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 0)),
-            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 1)),
+            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, 0)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES)),
-            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 0)),
-            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 1)),
-            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, 2)),
+            (graph_attention_scores_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, 0)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, 1)),
+            (graph_attention_scores_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

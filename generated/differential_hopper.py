@@ -2,13 +2,17 @@
 
 Written by flashlight 0.1.0 from examples/differential.py (sha256 33347bba358bb960)
 with `flashlight transpile examples/differential.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -22,12 +26,18 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
@@ -51,29 +61,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -88,15 +112,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache.
+    """
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 @gluon.jit
@@ -108,26 +137,25 @@ def section(row_blocks):
 
 
 @gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
-    """The block of rows and the head of a program's turn, and whether there is one.
+def balanced_turn_count(row_blocks, heads):
+    """How many turns a program has where later rows see more keys."""
+    width, rounds = section(row_blocks)
+    return gl.cdiv(heads, width) * rounds
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+
+@gluon.jit
+def balanced_tile_of(turn, row_blocks, heads):
+    """The same as `tile_of` where later rows see more keys: each program gets as many long tiles as short ones.
+
+    A section of heads is gone through from its last rows to its first, every other round in reverse.
     """
     programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    width, rounds = section(row_blocks)
+    first, round = turn // rounds * width, turn % rounds
+    number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+    present = gl.minimum(width, heads - first)
+    exists = number < present * row_blocks
+    return row_blocks - 1 - number // present, first + number % present, exists
 
 
 @gluon.jit
@@ -148,7 +176,6 @@ def diff_attn_loads(
     BLOCK_D_2: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -196,8 +223,8 @@ def diff_attn_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
@@ -208,7 +235,6 @@ def diff_attn_loads(
                     [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for group in gl.static_range(GROUPS):
                 send(
@@ -216,12 +242,11 @@ def diff_attn_loads(
                     [batch, gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
-                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step, STAGES)
+                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step)
+                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step)
+                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step)
                 step += 1
             done += 1
 
@@ -234,7 +259,6 @@ def diff_attn_rows(
     BLOCK_D_2: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -253,7 +277,7 @@ def diff_attn_rows(
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_2)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_2)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D * 2],
@@ -264,23 +288,23 @@ def diff_attn_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
+            q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_2], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_2], gl.float32, TILE)
-            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_2], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_2], gl.float32, LAYOUT)
+            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -288,9 +312,9 @@ def diff_attn_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(q, k.permute((1, 0)), TILE)
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                scores = matmul(q, k.permute((1, 0)), LAYOUT)
+                release(k_ring, step)
                 if partial:
                     visible = keys < S
                     scores = gl.where(visible[None, :], scores, float("-inf"))
@@ -299,16 +323,16 @@ def diff_attn_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 attn1 = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:19
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_2])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn1.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn1.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
                 running_sum = running_sum * rescale + gl.sum(attn1, 1)
-                k_2 = received(k_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores_2 = matmul(q_2, k_2.permute((1, 0)), TILE)
-                release(k_ring_2, step, STAGES)
+                k_2 = received(k_ring_2, step)
+                scores_2 = matmul(q_2, k_2.permute((1, 0)), LAYOUT)
+                release(k_ring_2, step)
                 if partial:
                     visible_2 = keys < S
                     scores_2 = gl.where(visible_2[None, :], scores_2, float("-inf"))
@@ -318,17 +342,17 @@ def diff_attn_rows(
                 rescale_2 = gl.exp2((running_max_2 - finite_max_2) * scale)
                 attn2 = gl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:20
                 accumulator_2 = warpgroup_mma(
-                    gl.convert_layout(attn2.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn2.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_2 * rescale_2[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum_2 = running_sum_2 * rescale_2 + gl.sum(attn2, 1)
                 running_max = new_max
                 running_max_2 = new_max_2
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
+            release(q_ring_2, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam)[:, None]
             send_back(
@@ -375,13 +399,14 @@ def diff_attn_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     q_ring_2 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_2])
     k_ring_2 = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_2])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
@@ -394,21 +419,21 @@ def diff_attn_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (diff_attn_loads, (loads, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (diff_attn_rows, (rows, D, BLOCK_D, BLOCK_D_2, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -422,7 +447,6 @@ def diff_attn_chunk_loads(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -466,8 +490,8 @@ def diff_attn_chunk_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+    for turn in range(balanced_turn_count(row_blocks, B * H)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
@@ -479,7 +503,6 @@ def diff_attn_chunk_loads(
                     [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for group in gl.static_range(GROUPS):
                 send(
@@ -487,12 +510,11 @@ def diff_attn_chunk_loads(
                     [batch, gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
-                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step, STAGES)
+                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step)
+                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step)
+                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step)
                 step += 1
             done += 1
 
@@ -505,7 +527,6 @@ def diff_attn_chunk_rows(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -525,7 +546,7 @@ def diff_attn_chunk_rows(
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D_v],
@@ -536,25 +557,25 @@ def diff_attn_chunk_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+    for turn in range(balanced_turn_count(row_blocks, B * H)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            q = received(q_ring, done * GROUPS + GROUP)
+            q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
@@ -563,9 +584,9 @@ def diff_attn_chunk_rows(
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(q, k.permute((1, 0)), TILE)
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                scores = matmul(q, k.permute((1, 0)), LAYOUT)
+                release(k_ring, step)
                 if partial:
                     scores = gl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -573,16 +594,16 @@ def diff_attn_chunk_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 attn1 = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:37
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_v])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn1.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn1.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
                 running_sum = running_sum * rescale + gl.sum(attn1, 1)
-                k_2 = received(k_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores_2 = matmul(q_2, k_2.permute((1, 0)), TILE)
-                release(k_ring_2, step, STAGES)
+                k_2 = received(k_ring_2, step)
+                scores_2 = matmul(q_2, k_2.permute((1, 0)), LAYOUT)
+                release(k_ring_2, step)
                 if partial:
                     scores_2 = gl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
                 new_max_2 = gl.maximum(running_max_2, gl.max(scores_2, 1))
@@ -591,17 +612,17 @@ def diff_attn_chunk_rows(
                 rescale_2 = gl.exp2((running_max_2 - finite_max_2) * scale)
                 attn2 = gl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:38
                 accumulator_2 = warpgroup_mma(
-                    gl.convert_layout(attn2.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn2.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_2 * rescale_2[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum_2 = running_sum_2 * rescale_2 + gl.sum(attn2, 1)
                 running_max = new_max
                 running_max_2 = new_max_2
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
+            release(q_ring_2, done * GROUPS + GROUP)
 
             lambda_full = gl.load(lambda_full_ptr + head * lambda_full_stride_h)
             output = (
@@ -657,13 +678,14 @@ def diff_attn_chunk_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     q_ring_2 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     k_ring_2 = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
@@ -676,21 +698,21 @@ def diff_attn_chunk_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (diff_attn_chunk_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (diff_attn_chunk_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -704,7 +726,6 @@ def diff_attn_norm_loads(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -748,8 +769,8 @@ def diff_attn_norm_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
@@ -760,7 +781,6 @@ def diff_attn_norm_loads(
                     [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for group in gl.static_range(GROUPS):
                 send(
@@ -768,12 +788,11 @@ def diff_attn_norm_loads(
                     [batch, gl.cast(head + H, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_ring_2,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step, STAGES)
-                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step, STAGES)
+                send(k_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], k_ring, step)
+                send(v_blocks, [batch, gl.cast(head, gl.int32), key_start, 0], v_ring, step)
+                send(k_blocks_2, [batch, gl.cast(head + H, gl.int32), key_start, 0], k_ring_2, step)
                 step += 1
             done += 1
 
@@ -786,7 +805,6 @@ def diff_attn_norm_rows(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -806,7 +824,7 @@ def diff_attn_norm_rows(
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D_v],
@@ -817,24 +835,24 @@ def diff_attn_norm_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, TILE)).to(gl.int64)
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, LAYOUT)).to(gl.int64)
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
+            q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -842,9 +860,9 @@ def diff_attn_norm_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(q, k.permute((1, 0)), TILE)
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                scores = matmul(q, k.permute((1, 0)), LAYOUT)
+                release(k_ring, step)
                 if partial:
                     visible = keys < S
                     scores = gl.where(visible[None, :], scores, float("-inf"))
@@ -853,16 +871,16 @@ def diff_attn_norm_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 attn1 = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # differential.py:55
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_v])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn1.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn1.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
                 running_sum = running_sum * rescale + gl.sum(attn1, 1)
-                k_2 = received(k_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores_2 = matmul(q_2, k_2.permute((1, 0)), TILE)
-                release(k_ring_2, step, STAGES)
+                k_2 = received(k_ring_2, step)
+                scores_2 = matmul(q_2, k_2.permute((1, 0)), LAYOUT)
+                release(k_ring_2, step)
                 if partial:
                     visible_2 = keys < S
                     scores_2 = gl.where(visible_2[None, :], scores_2, float("-inf"))
@@ -872,17 +890,17 @@ def diff_attn_norm_rows(
                 rescale_2 = gl.exp2((running_max_2 - finite_max_2) * scale)
                 attn2 = gl.exp2(scores_2 * scale - (finite_max_2 * scale)[:, None])  # differential.py:56
                 accumulator_2 = warpgroup_mma(
-                    gl.convert_layout(attn2.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn2.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_2 * rescale_2[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum_2 = running_sum_2 * rescale_2 + gl.sum(attn2, 1)
                 running_max = new_max
                 running_max_2 = new_max_2
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
+            release(q_ring_2, done * GROUPS + GROUP)
 
             out = (
                 accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam)[:, None]
@@ -940,13 +958,14 @@ def diff_attn_norm_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     q_ring_2 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     k_ring_2 = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
@@ -959,21 +978,21 @@ def diff_attn_norm_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (diff_attn_norm_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (diff_attn_norm_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -987,7 +1006,6 @@ def multihead_diff_attn_loads(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1031,8 +1049,8 @@ def multihead_diff_attn_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
@@ -1043,7 +1061,6 @@ def multihead_diff_attn_loads(
                     [batch, row_start + group * GROUP_ROWS, gl.cast(head * 2, gl.int32), 0],
                     q_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for group in gl.static_range(GROUPS):
                 send(
@@ -1051,12 +1068,11 @@ def multihead_diff_attn_loads(
                     [batch, row_start + group * GROUP_ROWS, gl.cast(head * 2 + 1, gl.int32), 0],
                     q_ring_2,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, key_start, gl.cast(head * 2, gl.int32), 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, key_start, gl.cast(head, gl.int32), 0], v_ring, step, STAGES)
-                send(k_blocks_2, [batch, key_start, gl.cast(head * 2 + 1, gl.int32), 0], k_ring_2, step, STAGES)
+                send(k_blocks, [batch, key_start, gl.cast(head * 2, gl.int32), 0], k_ring, step)
+                send(v_blocks, [batch, key_start, gl.cast(head, gl.int32), 0], v_ring, step)
+                send(k_blocks_2, [batch, key_start, gl.cast(head * 2 + 1, gl.int32), 0], k_ring_2, step)
                 step += 1
             done += 1
 
@@ -1069,7 +1085,6 @@ def multihead_diff_attn_rows(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1088,7 +1103,7 @@ def multihead_diff_attn_rows(
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, S, H, D_v],
@@ -1099,24 +1114,24 @@ def multihead_diff_attn_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, TILE)).to(gl.int64)
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, LAYOUT)).to(gl.int64)
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
+            q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -1124,9 +1139,9 @@ def multihead_diff_attn_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights = matmul(q, k.permute((1, 0)), TILE)  # differential.py:72
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                attn_weights = matmul(q, k.permute((1, 0)), LAYOUT)  # differential.py:72
+                release(k_ring, step)
                 if partial:
                     visible = keys < S
                     attn_weights = gl.where(visible[None, :], attn_weights, float("-inf"))
@@ -1135,16 +1150,16 @@ def multihead_diff_attn_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(attn_weights * scale - (finite_max * scale)[:, None])
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_v])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
-                k_2 = received(k_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights_2 = matmul(q_2, k_2.permute((1, 0)), TILE)  # differential.py:72
-                release(k_ring_2, step, STAGES)
+                k_2 = received(k_ring_2, step)
+                attn_weights_2 = matmul(q_2, k_2.permute((1, 0)), LAYOUT)  # differential.py:72
+                release(k_ring_2, step)
                 if partial:
                     visible_2 = keys < S
                     attn_weights_2 = gl.where(visible_2[None, :], attn_weights_2, float("-inf"))
@@ -1154,17 +1169,17 @@ def multihead_diff_attn_rows(
                 rescale_2 = gl.exp2((running_max_2 - finite_max_2) * scale)
                 weights_2 = gl.exp2(attn_weights_2 * scale - (finite_max_2 * scale)[:, None])
                 accumulator_2 = warpgroup_mma(
-                    gl.convert_layout(weights_2.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights_2.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_2 * rescale_2[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum_2 = running_sum_2 * rescale_2 + gl.sum(weights_2, 1)
                 running_max = new_max
                 running_max_2 = new_max_2
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
+            release(q_ring_2, done * GROUPS + GROUP)
 
             lambda_full = gl.load(lambda_full_ptr)
             attn = (
@@ -1227,13 +1242,14 @@ def multihead_diff_attn_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_D])
     q_ring_2 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D_v])
     k_ring_2 = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D_v])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_s, q_stride_h, k_stride_b, k_stride_s, k_stride_h, v_stride_b,
@@ -1246,20 +1262,20 @@ def multihead_diff_attn_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (multihead_diff_attn_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (multihead_diff_attn_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -2,6 +2,10 @@
 
 Written by flashlight 0.1.0 from examples/evoformer.py (sha256 48ca79e9eabb27c6)
 with `flashlight transpile examples/evoformer.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
@@ -14,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -28,20 +32,26 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
-def start_matmul(left, right, TILE: gl.constexpr):
+def start_matmul(left, right, LAYOUT: gl.constexpr):
     """The same, to be waited for."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -65,29 +75,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -102,46 +126,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
 
 
 @gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+def tile_of(turn, row_blocks, heads):
     """The block of rows and the head of a program's turn, and whether there is one.
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+    All blocks of a head are near each other in time, so that its keys are in the cache.
     """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -171,7 +169,6 @@ def row_attention_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -237,33 +234,26 @@ def row_attention_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * N * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * N * H, False)
+    for turn in range(turn_count(row_blocks, B * N * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * N * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             n_index = number // H % N
             batch = number // H // N
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks,
-                    [batch, n_index, row_start + group * GROUP_ROWS, head, 0],
-                    q_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks, [batch, n_index, row_start + group * GROUP_ROWS, head, 0], q_ring, done * GROUPS + group)
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, n_index, key_start, head, 0], k_ring, step, STAGES)
-                send(mask_bias_blocks, [batch, n_index, 0, 0, key_start], mask_bias_ring, step, STAGES)
+                send(k_blocks, [batch, n_index, key_start, head, 0], k_ring, step)
+                send(mask_bias_blocks, [batch, n_index, 0, 0, key_start], mask_bias_ring, step)
                 for group in gl.static_range(GROUPS):
                     send(
                         pair_bias_blocks,
                         [batch, 0, head, row_start + group * GROUP_ROWS, key_start],
                         pair_bias_ring,
                         step * GROUPS + group,
-                        STAGES * GROUPS,
                     )
-                send(v_blocks, [batch, n_index, key_start, head, 0], v_ring, step, STAGES)
+                send(v_blocks, [batch, n_index, key_start, head, 0], v_ring, step)
                 step += 1
             for group in gl.static_range(GROUPS):
                 send(
@@ -271,7 +261,6 @@ def row_attention_loads(
                     [batch, n_index, row_start + group * GROUP_ROWS, head, 0],
                     gate_ring,
                     done * GROUPS + group,
-                    GROUPS,
                 )
             done += 1
 
@@ -283,7 +272,6 @@ def row_attention_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
@@ -303,7 +291,7 @@ def row_attention_rows(
         q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, N, S, H, D],
@@ -314,20 +302,20 @@ def row_attention_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * N * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * N * H, False)
+    for turn in range(turn_count(row_blocks, B * N * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * N * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             n_index = number // H % N
             batch = number // H // N
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -335,16 +323,12 @@ def row_attention_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits_product = start_matmul(q, k.permute((1, 0)), TILE)
-                mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
-                release(mask_bias_ring, step, STAGES)
-                pair_bias = received(
-                    pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
-                ).load(TILE)
-                release(pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                k = received(k_ring, step)
+                logits_product = start_matmul(q, k.permute((1, 0)), LAYOUT)
+                mask_bias = taken(mask_bias_ring, step, gl.SliceLayout(0, LAYOUT))
+                pair_bias = taken(pair_bias_ring, step * GROUPS + GROUP, LAYOUT)
                 logits = warpgroup_mma_wait(0, [logits_product]) * scale  # evoformer.py:11
-                release(k_ring, step, STAGES)
+                release(k_ring, step)
                 logits_2 = logits + mask_bias.to(gl.float32)[None, :] + pair_bias.to(gl.float32)  # evoformer.py:13
                 if partial:
                     logits_2 = gl.where((keys < S)[None, :], logits_2, float("-inf"))
@@ -353,20 +337,19 @@ def row_attention_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
 
-            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
-            release(gate_ring, done * GROUPS + GROUP, GROUPS)
+            gate = taken(gate_ring, done * GROUPS + GROUP, LAYOUT)
             weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
@@ -415,6 +398,7 @@ def row_attention_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
     mask_bias_ring = ring_of(mask_bias_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, 1, BLOCK_KEYS])
@@ -422,7 +406,7 @@ def row_attention_kernel(
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
     gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, pair_bias_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h,
@@ -438,21 +422,21 @@ def row_attention_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (row_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (row_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -464,7 +448,6 @@ def column_attention_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -522,34 +505,22 @@ def column_attention_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
+    for turn in range(turn_count(row_blocks, B * S * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * S * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             s = number // H % S
             batch = number // H // S
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks,
-                    [batch, row_start + group * GROUP_ROWS, s, head, 0],
-                    q_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks, [batch, row_start + group * GROUP_ROWS, s, head, 0], q_ring, done * GROUPS + group)
             for key_start in range(0, N, BLOCK_KEYS):
-                send(k_blocks, [batch, key_start, s, head, 0], k_ring, step, STAGES)
-                send(mask_bias_blocks, [batch, s, 0, 0, key_start], mask_bias_ring, step, STAGES)
-                send(v_blocks, [batch, key_start, s, head, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, key_start, s, head, 0], k_ring, step)
+                send(mask_bias_blocks, [batch, s, 0, 0, key_start], mask_bias_ring, step)
+                send(v_blocks, [batch, key_start, s, head, 0], v_ring, step)
                 step += 1
             for group in gl.static_range(GROUPS):
-                send(
-                    gate_blocks,
-                    [batch, row_start + group * GROUP_ROWS, s, head, 0],
-                    gate_ring,
-                    done * GROUPS + group,
-                    GROUPS,
-                )
+                send(gate_blocks, [batch, row_start + group * GROUP_ROWS, s, head, 0], gate_ring, done * GROUPS + group)
             done += 1
 
 
@@ -560,7 +531,6 @@ def column_attention_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
@@ -580,7 +550,7 @@ def column_attention_rows(
         q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, N, S, H, D],
@@ -591,20 +561,20 @@ def column_attention_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(N, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
+    for turn in range(turn_count(row_blocks, B * S * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * S * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             s = number // H % S
             batch = number // H // S
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = N // BLOCK_KEYS * BLOCK_KEYS
@@ -612,12 +582,11 @@ def column_attention_rows(
             for key_start in range(0, N, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits_product = start_matmul(q, k.permute((1, 0)), TILE)
-                mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
-                release(mask_bias_ring, step, STAGES)
+                k = received(k_ring, step)
+                logits_product = start_matmul(q, k.permute((1, 0)), LAYOUT)
+                mask_bias = taken(mask_bias_ring, step, gl.SliceLayout(0, LAYOUT))
                 logits = warpgroup_mma_wait(0, [logits_product]) * scale  # evoformer.py:11
-                release(k_ring, step, STAGES)
+                release(k_ring, step)
                 logits_2 = logits + mask_bias.to(gl.float32)[None, :]  # evoformer.py:13
                 if partial:
                     logits_2 = gl.where((keys < N)[None, :], logits_2, float("-inf"))
@@ -626,20 +595,19 @@ def column_attention_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
 
-            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
-            release(gate_ring, done * GROUPS + GROUP, GROUPS)
+            gate = taken(gate_ring, done * GROUPS + GROUP, LAYOUT)
             weighted_avg = accumulator * (1.0 / running_sum)[:, None]  # evoformer.py:15
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
@@ -687,13 +655,14 @@ def column_attention_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
     mask_bias_ring = ring_of(mask_bias_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, 1, BLOCK_KEYS])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
     gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, gate_ptr, mask_bias_ptr, q_stride_b, q_stride_n, q_stride_s, q_stride_h, k_stride_b,
@@ -708,21 +677,21 @@ def column_attention_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (column_attention_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (column_attention_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -734,7 +703,6 @@ def triangle_attention_starting_node_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -784,33 +752,21 @@ def triangle_attention_starting_node_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
+    for turn in range(turn_count(row_blocks, B * S * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * S * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             s = number // H % S
             batch = number // H // S
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks,
-                    [batch, s, row_start + group * GROUP_ROWS, head, 0],
-                    q_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks, [batch, s, row_start + group * GROUP_ROWS, head, 0], q_ring, done * GROUPS + group)
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, s, key_start, head, 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, s, key_start, head, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, s, key_start, head, 0], k_ring, step)
+                send(v_blocks, [batch, s, key_start, head, 0], v_ring, step)
                 step += 1
             for group in gl.static_range(GROUPS):
-                send(
-                    gate_blocks,
-                    [batch, s, row_start + group * GROUP_ROWS, head, 0],
-                    gate_ring,
-                    done * GROUPS + group,
-                    GROUPS,
-                )
+                send(gate_blocks, [batch, s, row_start + group * GROUP_ROWS, head, 0], gate_ring, done * GROUPS + group)
             done += 1
 
 
@@ -821,7 +777,6 @@ def triangle_attention_starting_node_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
@@ -843,7 +798,7 @@ def triangle_attention_starting_node_rows(
         q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, S, S, H, D],
@@ -854,17 +809,17 @@ def triangle_attention_starting_node_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
+    for turn in range(turn_count(row_blocks, B * S * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * S * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             s = (number // H % S).to(gl.int64)
             batch = (number // H // S).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            q = received(q_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             mask_block = mask_ptr + batch * mask_stride_b + s * mask_stride_1 + key_offsets * mask_stride_2
@@ -877,9 +832,9 @@ def triangle_attention_starting_node_rows(
                 + existing_rows[:, None] * triangle_bias_stride_1
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -893,9 +848,9 @@ def triangle_attention_starting_node_rows(
                     other=0,
                 )
                 mask = gl.load(mask_block + gl.cast(key_start, gl.int64) * mask_stride_2, mask=(keys < S), other=0)
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:65
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                logits = matmul(q, k.permute((1, 0)), LAYOUT) * scale  # evoformer.py:65
+                release(k_ring, step)
                 logits_2 = gl.where(
                     mask[None, :], logits + triangle_bias.to(gl.float32), -1000000000.0
                 )  # evoformer.py:67
@@ -906,20 +861,19 @@ def triangle_attention_starting_node_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)  # evoformer.py:68
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
 
-            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
-            release(gate_ring, done * GROUPS + GROUP, GROUPS)
+            gate = taken(gate_ring, done * GROUPS + GROUP, LAYOUT)
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
             send_back(
                 output_blocks,
@@ -973,12 +927,13 @@ def triangle_attention_starting_node_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, 1, BLOCK_D])
     gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, 1, GROUP_ROWS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, gate_ptr, q_stride_b, q_stride_1, q_stride_2, q_stride_h, k_stride_b, k_stride_1,
@@ -993,21 +948,21 @@ def triangle_attention_starting_node_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (triangle_attention_starting_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_starting_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1019,7 +974,6 @@ def triangle_attention_ending_node_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1069,32 +1023,22 @@ def triangle_attention_ending_node_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
+    for turn in range(turn_count(row_blocks, B * S * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * S * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             s_2 = number // H % S
             batch = number // H // S
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks,
-                    [batch, row_start + group * GROUP_ROWS, s_2, head, 0],
-                    q_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks, [batch, row_start + group * GROUP_ROWS, s_2, head, 0], q_ring, done * GROUPS + group)
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, key_start, s_2, head, 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, key_start, s_2, head, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, key_start, s_2, head, 0], k_ring, step)
+                send(v_blocks, [batch, key_start, s_2, head, 0], v_ring, step)
                 step += 1
             for group in gl.static_range(GROUPS):
                 send(
-                    gate_blocks,
-                    [batch, row_start + group * GROUP_ROWS, s_2, head, 0],
-                    gate_ring,
-                    done * GROUPS + group,
-                    GROUPS,
+                    gate_blocks, [batch, row_start + group * GROUP_ROWS, s_2, head, 0], gate_ring, done * GROUPS + group
                 )
             done += 1
 
@@ -1106,7 +1050,6 @@ def triangle_attention_ending_node_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     APPROXIMATE: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
@@ -1128,7 +1071,7 @@ def triangle_attention_ending_node_rows(
         q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, S, S, H, D],
@@ -1139,17 +1082,17 @@ def triangle_attention_ending_node_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S * H, False)
+    for turn in range(turn_count(row_blocks, B * S * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * S * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             s_2 = (number // H % S).to(gl.int64)
             batch = (number // H // S).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            q = received(q_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             mask_block = mask_ptr + batch * mask_stride_b + s_2 * mask_stride_2 + key_offsets * mask_stride_1
@@ -1162,9 +1105,9 @@ def triangle_attention_ending_node_rows(
                 + existing_rows[:, None] * triangle_bias_stride_2
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -1178,9 +1121,9 @@ def triangle_attention_ending_node_rows(
                     other=0,
                 )
                 mask = gl.load(mask_block + gl.cast(key_start, gl.int64) * mask_stride_1, mask=(keys < S), other=0)
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                logits = matmul(q, k.permute((1, 0)), TILE) * scale  # evoformer.py:81
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                logits = matmul(q, k.permute((1, 0)), LAYOUT) * scale  # evoformer.py:81
+                release(k_ring, step)
                 logits_2 = gl.where(
                     mask[None, :], logits + triangle_bias.to(gl.float32), -1000000000.0
                 )  # evoformer.py:83
@@ -1191,20 +1134,19 @@ def triangle_attention_ending_node_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((logits_2 - finite_max[:, None]) * LOG2_E)  # evoformer.py:84
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
 
-            gate = received(gate_ring, done * GROUPS + GROUP, GROUPS, [GROUP_ROWS, BLOCK_D]).load(TILE)
-            release(gate_ring, done * GROUPS + GROUP, GROUPS)
+            gate = taken(gate_ring, done * GROUPS + GROUP, LAYOUT)
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
             send_back(
                 output_blocks,
@@ -1259,12 +1201,13 @@ def triangle_attention_ending_node_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, 1, BLOCK_D])
     gate_ring = ring_of(gate_ptr.dtype.element_ty, GROUPS, 1, [1, GROUP_ROWS, 1, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, gate_ptr, q_stride_b, q_stride_1, q_stride_2, q_stride_h, k_stride_b, k_stride_1,
@@ -1279,20 +1222,20 @@ def triangle_attention_ending_node_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 0)),
-            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 1)),
-            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, APPROXIMATE, GROUPS, 2)),
+            (triangle_attention_ending_node_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (triangle_attention_ending_node_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

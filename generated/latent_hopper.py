@@ -2,13 +2,17 @@
 
 Written by flashlight 0.1.0 from examples/latent.py (sha256 dd78669f4a7ce6b3)
 with `flashlight transpile examples/latent.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -22,12 +26,18 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
@@ -51,29 +61,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -88,46 +112,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
 
 
 @gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+def tile_of(turn, row_blocks, heads):
     """The block of rows and the head of a program's turn, and whether there is one.
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+    All blocks of a head are near each other in time, so that its keys are in the cache.
     """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 @gluon.jit
@@ -139,7 +137,6 @@ def latent_attention_loads(
     BLOCK_C: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -185,8 +182,8 @@ def latent_attention_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
@@ -197,19 +194,14 @@ def latent_attention_loads(
                     [batch, head, row_start + group * GROUP_ROWS, 0],
                     q_latent_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for group in gl.static_range(GROUPS):
                 send(
-                    q_rope_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    q_rope_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
+                    q_rope_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], q_rope_ring, done * GROUPS + group
                 )
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(kv_latent_blocks, [batch, key_start, 0], kv_latent_ring, step, STAGES)
-                send(k_rope_blocks, [batch, key_start, 0], k_rope_ring, step, STAGES)
+                send(kv_latent_blocks, [batch, key_start, 0], kv_latent_ring, step)
+                send(k_rope_blocks, [batch, key_start, 0], k_rope_ring, step)
                 step += 1
             done += 1
 
@@ -222,7 +214,6 @@ def latent_attention_rows(
     BLOCK_C: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -241,7 +232,7 @@ def latent_attention_rows(
         q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_R, BLOCK_C)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_R, BLOCK_C)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, C],
@@ -252,20 +243,20 @@ def latent_attention_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q_latent = received(q_latent_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_C])
-            q_rope = received(q_rope_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_R])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q_latent = received(q_latent_ring, done * GROUPS + GROUP)
+            q_rope = received(q_rope_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -273,13 +264,13 @@ def latent_attention_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                kv_latent = received(kv_latent_ring, step, STAGES, [BLOCK_KEYS, BLOCK_C])
-                k_rope = received(k_rope_ring, step, STAGES, [BLOCK_KEYS, BLOCK_R])
+                kv_latent = received(kv_latent_ring, step)
+                k_rope = received(k_rope_ring, step)
                 scores = (
-                    warpgroup_mma(q_rope, k_rope.permute((1, 0)), matmul(q_latent, kv_latent.permute((1, 0)), TILE))
+                    warpgroup_mma(q_rope, k_rope.permute((1, 0)), matmul(q_latent, kv_latent.permute((1, 0)), LAYOUT))
                     * scale
                 )  # latent.py:15
-                release(k_rope_ring, step, STAGES)
+                release(k_rope_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -288,16 +279,16 @@ def latent_attention_rows(
                 rescale = gl.exp2(running_max - finite_max)
                 scores_2 = gl.exp2(scores - finite_max[:, None])  # latent.py:16
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(scores_2.to(kv_latent.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(scores_2.to(kv_latent.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     kv_latent,
                     accumulator * rescale[:, None],
                 )
-                release(kv_latent_ring, step, STAGES)
+                release(kv_latent_ring, step)
                 running_sum = running_sum * rescale + gl.sum(scores_2, 1)
                 running_max = new_max
                 step += 1
-            release(q_latent_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_rope_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_latent_ring, done * GROUPS + GROUP)
+            release(q_rope_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -344,12 +335,13 @@ def latent_attention_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_latent_ring = ring_of(q_latent_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_C])
     q_rope_ring = ring_of(q_rope_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_R])
     kv_latent_ring = ring_of(kv_latent_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_C])
     k_rope_ring = ring_of(k_rope_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_R])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_latent_ptr, q_rope_ptr, kv_latent_ptr, k_rope_ptr, q_latent_stride_b, q_latent_stride_h, q_latent_stride_s,
@@ -363,21 +355,21 @@ def latent_attention_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (latent_attention_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (latent_attention_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -391,7 +383,6 @@ def latent_attention_decode_loads(
     BLOCK_C: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -441,8 +432,8 @@ def latent_attention_decode_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(H, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S_q, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S_q, False)
+    for turn in range(turn_count(row_blocks, B * S_q)):
+        block, number, exists = tile_of(turn, row_blocks, B * S_q)
         if exists:
             row_start = block * BLOCK_ROWS
             s_q = (number % S_q).to(gl.int64)
@@ -454,7 +445,6 @@ def latent_attention_decode_loads(
                     [batch, gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_nope_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for group in gl.static_range(GROUPS):
                 send(
@@ -462,11 +452,10 @@ def latent_attention_decode_loads(
                     [batch, gl.cast(s_q, gl.int32), row_start + group * GROUP_ROWS, 0],
                     q_pe_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(kv_cache_blocks, [batch, key_start, 0], kv_cache_ring, step, STAGES)
-                send(pe_cache_blocks, [batch, key_start, 0], pe_cache_ring, step, STAGES)
+                send(kv_cache_blocks, [batch, key_start, 0], kv_cache_ring, step)
+                send(pe_cache_blocks, [batch, key_start, 0], pe_cache_ring, step)
                 step += 1
             done += 1
 
@@ -479,7 +468,6 @@ def latent_attention_decode_rows(
     BLOCK_C: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -498,7 +486,7 @@ def latent_attention_decode_rows(
         q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_R, BLOCK_C)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_R, BLOCK_C)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, S_q, H, C],
@@ -509,20 +497,20 @@ def latent_attention_decode_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(H, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * S_q, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * S_q, False)
+    for turn in range(turn_count(row_blocks, B * S_q)):
+        block, number, exists = tile_of(turn, row_blocks, B * S_q)
         if exists:
             row_start = block * BLOCK_ROWS
             s_q = (number % S_q).to(gl.int64)
             batch = number // S_q
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q_nope = received(q_nope_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_C])
-            q_pe = received(q_pe_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_R])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q_nope = received(q_nope_ring, done * GROUPS + GROUP)
+            q_pe = received(q_pe_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_stop = gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32)
@@ -533,13 +521,13 @@ def latent_attention_decode_rows(
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                kv_cache = received(kv_cache_ring, step, STAGES, [BLOCK_KEYS, BLOCK_C])
-                pe_cache = received(pe_cache_ring, step, STAGES, [BLOCK_KEYS, BLOCK_R])
+                kv_cache = received(kv_cache_ring, step)
+                pe_cache = received(pe_cache_ring, step)
                 scores = (
-                    warpgroup_mma(q_pe, pe_cache.permute((1, 0)), matmul(q_nope, kv_cache.permute((1, 0)), TILE))
+                    warpgroup_mma(q_pe, pe_cache.permute((1, 0)), matmul(q_nope, kv_cache.permute((1, 0)), LAYOUT))
                     * scale
                 )  # latent.py:31
-                release(pe_cache_ring, step, STAGES)
+                release(pe_cache_ring, step)
                 if partial:
                     scores = gl.where((keys <= s_q + S_k - S_q)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -548,16 +536,16 @@ def latent_attention_decode_rows(
                 rescale = gl.exp2(running_max - finite_max)
                 weights = gl.exp2(scores - finite_max[:, None])  # latent.py:32
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(kv_cache.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(kv_cache.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     kv_cache,
                     accumulator * rescale[:, None],
                 )
-                release(kv_cache_ring, step, STAGES)
+                release(kv_cache_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(q_nope_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_pe_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_nope_ring, done * GROUPS + GROUP)
+            release(q_pe_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -605,12 +593,13 @@ def latent_attention_decode_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_nope_ring = ring_of(q_nope_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_C])
     q_pe_ring = ring_of(q_pe_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_R])
     kv_cache_ring = ring_of(kv_cache_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_C])
     pe_cache_ring = ring_of(pe_cache_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_R])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_C])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_nope_ptr, q_pe_ptr, kv_cache_ptr, pe_cache_ptr, q_nope_stride_b, q_nope_stride_s, q_nope_stride_h,
@@ -624,20 +613,20 @@ def latent_attention_decode_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (latent_attention_decode_loads, (loads, R, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (latent_attention_decode_rows, (rows, BLOCK_R, C, BLOCK_C, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -2,6 +2,10 @@
 
 Written by flashlight 0.1.0 from examples/layers.py (sha256 c658a23514aa7606)
 with `flashlight transpile examples/layers.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 import triton.language as tl
@@ -9,7 +13,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -23,12 +27,18 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
@@ -52,29 +62,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -89,15 +113,14 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
-    """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+def tile_of(turn, row_blocks, heads):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache.
+    """
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 @gluon.jit
@@ -109,26 +132,25 @@ def section(row_blocks):
 
 
 @gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
-    """The block of rows and the head of a program's turn, and whether there is one.
+def balanced_turn_count(row_blocks, heads):
+    """How many turns a program has where later rows see more keys."""
+    width, rounds = section(row_blocks)
+    return gl.cdiv(heads, width) * rounds
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+
+@gluon.jit
+def balanced_tile_of(turn, row_blocks, heads):
+    """The same as `tile_of` where later rows see more keys: each program gets as many long tiles as short ones.
+
+    A section of heads is gone through from its last rows to its first, every other round in reverse.
     """
     programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    width, rounds = section(row_blocks)
+    first, round = turn // rounds * width, turn % rounds
+    number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+    present = gl.minimum(width, heads - first)
+    exists = number < present * row_blocks
+    return row_blocks - 1 - number // present, first + number % present, exists
 
 
 @gluon.jit
@@ -144,7 +166,6 @@ def gpt_layer_loads(
     BLOCK_E_n_head: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -184,8 +205,8 @@ def gpt_layer_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * n_head, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * n_head, True)
+    for turn in range(balanced_turn_count(row_blocks, B * n_head)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * n_head)
         if exists:
             row_start = block * BLOCK_ROWS
             h = (number % n_head).to(gl.int64)
@@ -197,19 +218,10 @@ def gpt_layer_loads(
                     [batch, row_start + group * GROUP_ROWS, gl.cast(h, gl.int32), 0],
                     h_w_qkv_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(
-                    h_w_qkv_blocks_2, [batch, key_start, gl.cast(h + n_head, gl.int32), 0], h_w_qkv_ring_2, step, STAGES
-                )
-                send(
-                    h_w_qkv_blocks_3,
-                    [batch, key_start, gl.cast(h + n_head * 2, gl.int32), 0],
-                    h_w_qkv_ring_3,
-                    step,
-                    STAGES,
-                )
+                send(h_w_qkv_blocks_2, [batch, key_start, gl.cast(h + n_head, gl.int32), 0], h_w_qkv_ring_2, step)
+                send(h_w_qkv_blocks_3, [batch, key_start, gl.cast(h + n_head * 2, gl.int32), 0], h_w_qkv_ring_3, step)
                 step += 1
             done += 1
 
@@ -221,7 +233,6 @@ def gpt_layer_rows(
     BLOCK_E_n_head: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -240,7 +251,7 @@ def gpt_layer_rows(
         h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_E_n_head)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_E_n_head)
     y_blocks = tma.make_tensor_descriptor(
         y_ptr,
         [B, S, n_head, E_n_head],
@@ -251,21 +262,21 @@ def gpt_layer_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * n_head, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * n_head, True)
+    for turn in range(balanced_turn_count(row_blocks, B * n_head)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * n_head)
         if exists:
             row_start = block * BLOCK_ROWS
             h = number % n_head
             batch = number // n_head
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
-            h_w_qkv = received(h_w_qkv_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_E_n_head])
+            h_w_qkv = received(h_w_qkv_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_E_n_head], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_E_n_head], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
@@ -274,9 +285,9 @@ def gpt_layer_rows(
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                h_w_qkv_2 = received(h_w_qkv_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_E_n_head])
-                scores = matmul(h_w_qkv, h_w_qkv_2.permute((1, 0)), TILE) * scale
-                release(h_w_qkv_ring_2, step, STAGES)
+                h_w_qkv_2 = received(h_w_qkv_ring_2, step)
+                scores = matmul(h_w_qkv, h_w_qkv_2.permute((1, 0)), LAYOUT) * scale
+                release(h_w_qkv_ring_2, step)
                 if partial:
                     scores = gl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -284,17 +295,17 @@ def gpt_layer_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2(running_max - finite_max)
                 weights = gl.exp2(scores - finite_max[:, None])
-                h_w_qkv_3 = received(h_w_qkv_ring_3, step, STAGES, [BLOCK_KEYS, BLOCK_E_n_head])
+                h_w_qkv_3 = received(h_w_qkv_ring_3, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(h_w_qkv_3.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(h_w_qkv_3.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     h_w_qkv_3,
                     accumulator * rescale[:, None],
                 )
-                release(h_w_qkv_ring_3, step, STAGES)
+                release(h_w_qkv_ring_3, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(h_w_qkv_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(h_w_qkv_ring, done * GROUPS + GROUP)
 
             y = gl.where(
                 (running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -341,11 +352,12 @@ def gpt_layer_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     h_w_qkv_ring = ring_of(h_w_qkv_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
     h_w_qkv_ring_2 = ring_of(h_w_qkv_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_E_n_head])
     h_w_qkv_ring_3 = ring_of(h_w_qkv_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_E_n_head])
     y_buffer = buffer_of(y_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_E_n_head])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         h_w_qkv_ptr, h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, n_head, B, S, h_w_qkv_ring, h_w_qkv_ring_2,
@@ -358,20 +370,20 @@ def gpt_layer_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (gpt_layer_loads, (loads, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (gpt_layer_rows, (rows, E_n_head, BLOCK_E_n_head, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

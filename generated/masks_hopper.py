@@ -2,6 +2,10 @@
 
 Written by flashlight 0.1.0 from examples/masks.py (sha256 cc0a702b3ead7be7)
 with `flashlight transpile examples/masks.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
@@ -14,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -28,20 +32,26 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
-def start_matmul(left, right, TILE: gl.constexpr):
+def start_matmul(left, right, LAYOUT: gl.constexpr):
     """The same, to be waited for."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -65,29 +75,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -102,46 +126,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
 
 
 @gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+def tile_of(turn, row_blocks, heads):
     """The block of rows and the head of a program's turn, and whether there is one.
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+    All blocks of a head are near each other in time, so that its keys are in the cache.
     """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -154,7 +152,6 @@ def boolean_mask_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -196,23 +193,17 @@ def boolean_mask_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -224,7 +215,6 @@ def boolean_mask_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -244,7 +234,7 @@ def boolean_mask_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -255,16 +245,16 @@ def boolean_mask_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
             batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
@@ -276,9 +266,9 @@ def boolean_mask_rows(
                 + existing_rows[:, None] * mask_stride_2
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -289,9 +279,9 @@ def boolean_mask_rows(
                 mask = gl.load(
                     mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE), float("-inf"))  # masks.py:18
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = gl.where(mask, matmul(query, key.permute((1, 0)), LAYOUT), float("-inf"))  # masks.py:18
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -299,17 +289,17 @@ def boolean_mask_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 attn = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # masks.py:19
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(attn, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -355,11 +345,12 @@ def boolean_mask_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -372,21 +363,21 @@ def boolean_mask_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -398,7 +389,6 @@ def boolean_mask_per_batch_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -440,23 +430,17 @@ def boolean_mask_per_batch_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -468,7 +452,6 @@ def boolean_mask_per_batch_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -488,7 +471,7 @@ def boolean_mask_per_batch_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -499,16 +482,16 @@ def boolean_mask_per_batch_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
@@ -519,9 +502,9 @@ def boolean_mask_per_batch_rows(
                 + existing_rows[:, None] * mask_stride_2
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -532,9 +515,9 @@ def boolean_mask_per_batch_rows(
                 mask = gl.load(
                     mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE) * scale, fill)  # masks.py:31
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = gl.where(mask, matmul(query, key.permute((1, 0)), LAYOUT) * scale, fill)  # masks.py:31
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -542,17 +525,17 @@ def boolean_mask_per_batch_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2(running_max - finite_max)
                 attn = gl.exp2(scores - finite_max[:, None])  # masks.py:32
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(attn, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -598,11 +581,12 @@ def boolean_mask_per_batch_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -615,21 +599,21 @@ def boolean_mask_per_batch_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_per_batch_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (boolean_mask_per_batch_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -641,7 +625,6 @@ def boolean_mask_shared_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -683,23 +666,17 @@ def boolean_mask_shared_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -711,7 +688,6 @@ def boolean_mask_shared_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -731,7 +707,7 @@ def boolean_mask_shared_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -742,16 +718,16 @@ def boolean_mask_shared_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
@@ -759,9 +735,9 @@ def boolean_mask_shared_rows(
                 hidden_ptr + gl.cast(row_start, gl.int64) * hidden_stride_0 + existing_rows[:, None] * hidden_stride_0
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -774,9 +750,9 @@ def boolean_mask_shared_rows(
                     mask=(keys < S_k)[None, :],
                     other=0,
                 )
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = gl.where(~hidden, matmul(query, key.permute((1, 0)), TILE), float("-inf"))  # masks.py:43
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = gl.where(~hidden, matmul(query, key.permute((1, 0)), LAYOUT), float("-inf"))  # masks.py:43
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -784,17 +760,17 @@ def boolean_mask_shared_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -839,11 +815,12 @@ def boolean_mask_shared_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -856,21 +833,21 @@ def boolean_mask_shared_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_shared_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (boolean_mask_shared_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -882,7 +859,6 @@ def boolean_mask_optional_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -924,23 +900,17 @@ def boolean_mask_optional_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -952,7 +922,6 @@ def boolean_mask_optional_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -972,7 +941,7 @@ def boolean_mask_optional_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -983,16 +952,16 @@ def boolean_mask_optional_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
@@ -1003,9 +972,9 @@ def boolean_mask_optional_rows(
                 + existing_rows[:, None] * mask_stride_1
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1016,11 +985,11 @@ def boolean_mask_optional_rows(
                 mask = gl.load(
                     mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_2, mask=(keys < S_k)[None, :], other=0
                 )
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                key = received(key_ring, step)
                 scores = gl.where(
-                    mask, matmul(query, key.permute((1, 0)), TILE) * scale, -14426.950408889634
+                    mask, matmul(query, key.permute((1, 0)), LAYOUT) * scale, -14426.950408889634
                 )  # masks.py:57
-                release(key_ring, step, STAGES)
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -1028,17 +997,17 @@ def boolean_mask_optional_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2(running_max - finite_max)
                 p_attn = gl.exp2(scores - finite_max[:, None])  # masks.py:58
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(p_attn.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(p_attn.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(p_attn, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1084,11 +1053,12 @@ def boolean_mask_optional_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -1101,21 +1071,21 @@ def boolean_mask_optional_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (boolean_mask_optional_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (boolean_mask_optional_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1127,7 +1097,6 @@ def additive_mask_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1177,31 +1146,24 @@ def additive_mask_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
                 for group in gl.static_range(GROUPS):
                     send(
                         attention_mask_blocks,
                         [batch, 0, row_start + group * GROUP_ROWS, key_start],
                         attention_mask_ring,
                         step * GROUPS + group,
-                        STAGES * GROUPS,
                     )
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1213,7 +1175,6 @@ def additive_mask_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1232,7 +1193,7 @@ def additive_mask_rows(
         query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -1243,19 +1204,19 @@ def additive_mask_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1263,14 +1224,11 @@ def additive_mask_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights_product = start_matmul(query, key.permute((1, 0)), TILE)
-                attention_mask = received(
-                    attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
-                ).load(TILE)
-                release(attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                key = received(key_ring, step)
+                attn_weights_product = start_matmul(query, key.permute((1, 0)), LAYOUT)
+                attention_mask = taken(attention_mask_ring, step * GROUPS + GROUP, LAYOUT)
                 attn_weights = warpgroup_mma_wait(0, [attn_weights_product]) * scaling  # masks.py:70
-                release(key_ring, step, STAGES)
+                release(key_ring, step)
                 attn_weights_2 = attn_weights + attention_mask.to(gl.float32)  # masks.py:71
                 if partial:
                     attn_weights_2 = gl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
@@ -1279,17 +1237,17 @@ def additive_mask_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 attn_weights_3 = gl.exp2((attn_weights_2 - finite_max[:, None]) * LOG2_E)  # masks.py:72
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn_weights_3.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn_weights_3.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(attn_weights_3, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1336,6 +1294,7 @@ def additive_mask_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     attention_mask_ring = ring_of(
@@ -1343,7 +1302,7 @@ def additive_mask_kernel(
     )
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, attention_mask_ptr, query_stride_b, query_stride_h, query_stride_s,
@@ -1358,21 +1317,21 @@ def additive_mask_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1384,7 +1343,6 @@ def additive_bias_per_head_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1430,31 +1388,21 @@ def additive_bias_per_head_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
                 for group in gl.static_range(GROUPS):
                     send(
-                        bias_blocks,
-                        [head, row_start + group * GROUP_ROWS, key_start],
-                        bias_ring,
-                        step * GROUPS + group,
-                        STAGES * GROUPS,
+                        bias_blocks, [head, row_start + group * GROUP_ROWS, key_start], bias_ring, step * GROUPS + group
                     )
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1466,7 +1414,6 @@ def additive_bias_per_head_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1485,7 +1432,7 @@ def additive_bias_per_head_rows(
         query_ring, key_ring, bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -1496,19 +1443,19 @@ def additive_bias_per_head_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1516,12 +1463,11 @@ def additive_bias_per_head_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)  # masks.py:83
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # masks.py:83
+                release(key_ring, step)
                 scores_2 = scores * scale  # masks.py:84
-                bias = received(bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]).load(TILE)
-                release(bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                bias = taken(bias_ring, step * GROUPS + GROUP, LAYOUT)
                 scores_3 = scores_2 + bias.to(gl.float32)  # masks.py:85
                 if partial:
                     scores_3 = gl.where((keys < S_k)[None, :], scores_3, float("-inf"))
@@ -1530,17 +1476,17 @@ def additive_bias_per_head_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((scores_3 - finite_max[:, None]) * LOG2_E)
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1586,12 +1532,13 @@ def additive_bias_per_head_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     bias_ring = ring_of(bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, GROUP_ROWS, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, bias_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
@@ -1605,21 +1552,21 @@ def additive_bias_per_head_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_bias_per_head_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (additive_bias_per_head_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1631,7 +1578,6 @@ def additive_mask_keys_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1681,24 +1627,18 @@ def additive_mask_keys_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(mask_blocks, [batch, 0, 0, key_start], mask_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(mask_blocks, [batch, 0, 0, key_start], mask_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1710,7 +1650,6 @@ def additive_mask_keys_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1729,7 +1668,7 @@ def additive_mask_keys_rows(
         query_ring, key_ring, mask_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -1740,19 +1679,19 @@ def additive_mask_keys_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1760,12 +1699,11 @@ def additive_mask_keys_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores_product = start_matmul(query, key.permute((1, 0)), TILE)
-                mask = received(mask_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
-                release(mask_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores_product = start_matmul(query, key.permute((1, 0)), LAYOUT)
+                mask = taken(mask_ring, step, gl.SliceLayout(0, LAYOUT))
                 scores = warpgroup_mma_wait(0, [scores_product])  # masks.py:96
-                release(key_ring, step, STAGES)
+                release(key_ring, step)
                 scores_2 = scores * scale + mask.to(gl.float32)[None, :]  # masks.py:97
                 if partial:
                     scores_2 = gl.where((keys < S_k)[None, :], scores_2, float("-inf"))
@@ -1774,17 +1712,17 @@ def additive_mask_keys_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 probs = gl.exp2((scores_2 - finite_max[:, None]) * LOG2_E)  # masks.py:98
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(probs, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1830,12 +1768,13 @@ def additive_mask_keys_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     mask_ring = ring_of(mask_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, mask_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
@@ -1849,21 +1788,21 @@ def additive_mask_keys_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_mask_keys_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (additive_mask_keys_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1875,7 +1814,6 @@ def additive_pair_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1933,32 +1871,25 @@ def additive_pair_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(mask_bias_blocks, [batch, 0, 0, key_start], mask_bias_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(mask_bias_blocks, [batch, 0, 0, key_start], mask_bias_ring, step)
                 for group in gl.static_range(GROUPS):
                     send(
                         pair_bias_blocks,
                         [0, head, row_start + group * GROUP_ROWS, key_start],
                         pair_bias_ring,
                         step * GROUPS + group,
-                        STAGES * GROUPS,
                     )
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1970,7 +1901,6 @@ def additive_pair_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1989,7 +1919,7 @@ def additive_pair_rows(
         query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D],
@@ -2000,19 +1930,19 @@ def additive_pair_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -2020,16 +1950,12 @@ def additive_pair_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores_product = start_matmul(query, key.permute((1, 0)), TILE)
-                mask_bias = received(mask_bias_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
-                release(mask_bias_ring, step, STAGES)
-                pair_bias = received(
-                    pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
-                ).load(TILE)
-                release(pair_bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                key = received(key_ring, step)
+                scores_product = start_matmul(query, key.permute((1, 0)), LAYOUT)
+                mask_bias = taken(mask_bias_ring, step, gl.SliceLayout(0, LAYOUT))
+                pair_bias = taken(pair_bias_ring, step * GROUPS + GROUP, LAYOUT)
                 scores = warpgroup_mma_wait(0, [scores_product]) * scale  # masks.py:110
-                release(key_ring, step, STAGES)
+                release(key_ring, step)
                 scores_2 = scores + mask_bias.to(gl.float32)[None, :] + pair_bias.to(gl.float32)  # masks.py:112
                 if partial:
                     scores_2 = gl.where((keys < S)[None, :], scores_2, float("-inf"))
@@ -2038,17 +1964,17 @@ def additive_pair_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 attn = gl.exp2((scores_2 - finite_max[:, None]) * LOG2_E)  # masks.py:113
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(attn, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -2095,13 +2021,14 @@ def additive_pair_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     mask_bias_ring = ring_of(mask_bias_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, 1, BLOCK_KEYS])
     pair_bias_ring = ring_of(pair_bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, mask_bias_ptr, pair_bias_ptr, query_stride_b, query_stride_h, query_stride_s,
@@ -2116,20 +2043,20 @@ def additive_pair_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (additive_pair_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (additive_pair_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -2,6 +2,10 @@
 
 Written by flashlight 0.1.0 from examples/sdpa.py (sha256 114ff251b39bf608)
 with `flashlight transpile examples/sdpa.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 import triton.language as tl
@@ -9,7 +13,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -23,12 +27,18 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
@@ -52,29 +62,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -89,15 +113,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache.
+    """
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 @gluon.jit
@@ -109,26 +138,25 @@ def section(row_blocks):
 
 
 @gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
-    """The block of rows and the head of a program's turn, and whether there is one.
+def balanced_turn_count(row_blocks, heads):
+    """How many turns a program has where later rows see more keys."""
+    width, rounds = section(row_blocks)
+    return gl.cdiv(heads, width) * rounds
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+
+@gluon.jit
+def balanced_tile_of(turn, row_blocks, heads):
+    """The same as `tile_of` where later rows see more keys: each program gets as many long tiles as short ones.
+
+    A section of heads is gone through from its last rows to its first, every other round in reverse.
     """
     programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    width, rounds = section(row_blocks)
+    first, round = turn // rounds * width, turn % rounds
+    number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+    present = gl.minimum(width, heads - first)
+    exists = number < present * row_blocks
+    return row_blocks - 1 - number // present, first + number % present, exists
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -149,7 +177,6 @@ def sdpa_loads(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -191,23 +218,17 @@ def sdpa_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_kv, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -220,7 +241,6 @@ def sdpa_rows(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -239,7 +259,7 @@ def sdpa_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D_v],
@@ -250,19 +270,19 @@ def sdpa_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
@@ -270,9 +290,9 @@ def sdpa_rows(
             for key_start in range(0, S_kv, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_kv)[None, :], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -280,17 +300,17 @@ def sdpa_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_v])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where(
                 (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -337,11 +357,12 @@ def sdpa_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -354,21 +375,21 @@ def sdpa_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -382,7 +403,6 @@ def sdpa_causal_loads(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -424,24 +444,18 @@ def sdpa_causal_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+    for turn in range(balanced_turn_count(row_blocks, B * H)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             live_stop = gl.minimum(S_k, BLOCK_ROWS + row_start)
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -454,7 +468,6 @@ def sdpa_causal_rows(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -473,7 +486,7 @@ def sdpa_causal_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D_v],
@@ -484,21 +497,21 @@ def sdpa_causal_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+    for turn in range(balanced_turn_count(row_blocks, B * H)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_stop = gl.minimum(S_k, BLOCK_ROWS + row_start)
@@ -507,9 +520,9 @@ def sdpa_causal_rows(
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :] & (keys[None, :] <= rows[:, None]), scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -517,17 +530,17 @@ def sdpa_causal_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_v])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where(
                 (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -574,11 +587,12 @@ def sdpa_causal_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -591,21 +605,21 @@ def sdpa_causal_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_causal_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_causal_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -617,7 +631,6 @@ def sdpa_boolean_mask_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -659,23 +672,17 @@ def sdpa_boolean_mask_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -687,7 +694,6 @@ def sdpa_boolean_mask_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -707,7 +713,7 @@ def sdpa_boolean_mask_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -718,16 +724,16 @@ def sdpa_boolean_mask_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+            query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
@@ -738,9 +744,9 @@ def sdpa_boolean_mask_rows(
                 + existing_rows[:, None] * mask_stride_2
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -751,9 +757,9 @@ def sdpa_boolean_mask_rows(
                 mask = gl.load(
                     mask_block + gl.cast(keys[None, :], gl.int64) * mask_stride_3, mask=(keys < S_k)[None, :], other=0
                 )
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = gl.where(mask, matmul(query, key.permute((1, 0)), TILE), float("-inf"))
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = gl.where(mask, matmul(query, key.permute((1, 0)), LAYOUT), float("-inf"))
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -761,17 +767,17 @@ def sdpa_boolean_mask_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where(
                 (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -820,11 +826,12 @@ def sdpa_boolean_mask_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -837,21 +844,21 @@ def sdpa_boolean_mask_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_boolean_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_boolean_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -863,7 +870,6 @@ def sdpa_additive_mask_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -913,31 +919,24 @@ def sdpa_additive_mask_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
                 for group in gl.static_range(GROUPS):
                     send(
                         bias_blocks,
                         [batch, head, row_start + group * GROUP_ROWS, key_start],
                         bias_ring,
                         step * GROUPS + group,
-                        STAGES * GROUPS,
                     )
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -949,7 +948,6 @@ def sdpa_additive_mask_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -968,7 +966,7 @@ def sdpa_additive_mask_rows(
         query_ring, key_ring, bias_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -979,19 +977,19 @@ def sdpa_additive_mask_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -999,11 +997,10 @@ def sdpa_additive_mask_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                bias = received(bias_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]).load(TILE)
-                release(bias_ring, step * GROUPS + GROUP, STAGES * GROUPS)
-                scores = matmul(query, key.permute((1, 0)), TILE) * scale + bias.to(gl.float32)
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                bias = taken(bias_ring, step * GROUPS + GROUP, LAYOUT)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale + bias.to(gl.float32)
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -1011,17 +1008,17 @@ def sdpa_additive_mask_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((scores - finite_max[:, None]) * LOG2_E)
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
@@ -1067,12 +1064,13 @@ def sdpa_additive_mask_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     bias_ring = ring_of(bias_ptr.dtype.element_ty, STAGES * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_KEYS])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, bias_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b,
@@ -1086,21 +1084,21 @@ def sdpa_additive_mask_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_additive_mask_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_additive_mask_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1112,7 +1110,6 @@ def sdpa_scale_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1154,23 +1151,17 @@ def sdpa_scale_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1182,7 +1173,6 @@ def sdpa_scale_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1201,7 +1191,7 @@ def sdpa_scale_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -1212,19 +1202,19 @@ def sdpa_scale_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1232,9 +1222,9 @@ def sdpa_scale_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE) * scale_2
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale_2
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -1242,17 +1232,17 @@ def sdpa_scale_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2(running_max - finite_max)
                 weights = gl.exp2(scores - finite_max[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
@@ -1297,11 +1287,12 @@ def sdpa_scale_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -1314,21 +1305,21 @@ def sdpa_scale_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_scale_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_scale_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1340,7 +1331,6 @@ def sdpa_grouped_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1382,8 +1372,8 @@ def sdpa_grouped_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+    for turn in range(balanced_turn_count(row_blocks, B * H)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = (number % H).to(gl.int64)
@@ -1395,17 +1385,10 @@ def sdpa_grouped_loads(
                     [batch, gl.cast(head, gl.int32), row_start + group * GROUP_ROWS, 0],
                     query_ring,
                     done * GROUPS + group,
-                    2 * GROUPS,
                 )
             for key_start in range(0, live_stop, BLOCK_KEYS):
-                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step, STAGES)
-                send(
-                    value_blocks,
-                    [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0],
-                    value_ring,
-                    step,
-                    STAGES,
-                )
+                send(key_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], key_ring, step)
+                send(value_blocks, [batch, gl.cast(head // (H // H_kv), gl.int32), key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1417,7 +1400,6 @@ def sdpa_grouped_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1436,7 +1418,7 @@ def sdpa_grouped_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D],
@@ -1447,21 +1429,21 @@ def sdpa_grouped_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, True)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, True)
+    for turn in range(balanced_turn_count(row_blocks, B * H)):
+        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
@@ -1470,9 +1452,9 @@ def sdpa_grouped_rows(
             for key_start in range(0, live_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)
+                release(key_ring, step)
                 if partial:
                     scores = gl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -1480,17 +1462,17 @@ def sdpa_grouped_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where(
                 (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -1538,11 +1520,12 @@ def sdpa_grouped_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -1555,21 +1538,21 @@ def sdpa_grouped_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_grouped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_grouped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1581,7 +1564,6 @@ def sdpa_merged_heads_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1623,23 +1605,17 @@ def sdpa_merged_heads_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, row_start + group * GROUP_ROWS, head, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, row_start + group * GROUP_ROWS, head, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S, BLOCK_KEYS):
-                send(key_blocks, [batch, key_start, head, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, key_start, head, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, key_start, head, 0], key_ring, step)
+                send(value_blocks, [batch, key_start, head, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1651,7 +1627,6 @@ def sdpa_merged_heads_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1671,7 +1646,7 @@ def sdpa_merged_heads_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, S, H, D],
@@ -1682,24 +1657,24 @@ def sdpa_merged_heads_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             key_padding_mask_block = (
                 key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
             )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -1712,9 +1687,11 @@ def sdpa_merged_heads_rows(
                     mask=(keys < S),
                     other=0,
                 )
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = gl.where((~key_padding_mask)[None, :], matmul(query, key.permute((1, 0)), TILE), float("-inf"))
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = gl.where(
+                    (~key_padding_mask)[None, :], matmul(query, key.permute((1, 0)), LAYOUT), float("-inf")
+                )
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S)[None, :], scores, float("-inf"))
                 new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
@@ -1722,17 +1699,17 @@ def sdpa_merged_heads_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where(
                 (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
@@ -1781,11 +1758,12 @@ def sdpa_merged_heads_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, query_stride_h, key_stride_b, key_stride_s,
@@ -1798,20 +1776,20 @@ def sdpa_merged_heads_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (sdpa_merged_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (sdpa_merged_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

@@ -2,6 +2,10 @@
 
 Written by flashlight 0.1.0 from examples/spellings.py (sha256 fa40909f73152972)
 with `flashlight transpile examples/spellings.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
@@ -14,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -28,20 +32,26 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
-def start_matmul(left, right, TILE: gl.constexpr):
+def start_matmul(left, right, LAYOUT: gl.constexpr):
     """The same, to be waited for."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -65,29 +75,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -102,46 +126,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
 
 
 @gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+def tile_of(turn, row_blocks, heads):
     """The block of rows and the head of a program's turn, and whether there is one.
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+    All blocks of a head are near each other in time, so that its keys are in the cache.
     """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -154,7 +152,6 @@ def with_einsum_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -196,23 +193,17 @@ def with_einsum_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, row_start + group * GROUP_ROWS, head, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, row_start + group * GROUP_ROWS, head, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, key_start, head, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, key_start, head, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, key_start, head, 0], key_ring, step)
+                send(value_blocks, [batch, key_start, head, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -224,7 +215,6 @@ def with_einsum_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -243,7 +233,7 @@ def with_einsum_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, S_q, H, D],
@@ -254,19 +244,19 @@ def with_einsum_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -274,9 +264,9 @@ def with_einsum_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)  # spellings.py:16
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # spellings.py:16
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -284,17 +274,17 @@ def with_einsum_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 probs = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:17
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(probs, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -338,11 +328,12 @@ def with_einsum_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, 1, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, query_stride_h, key_stride_b, key_stride_s,
@@ -355,21 +346,21 @@ def with_einsum_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_einsum_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_einsum_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -383,7 +374,6 @@ def with_einsum_dots_loads(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -417,23 +407,17 @@ def with_einsum_dots_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    q_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], q_ring, done * GROUPS + group)
             for key_start in range(0, S_kv, BLOCK_KEYS):
-                send(k_blocks, [batch, head, key_start, 0], k_ring, step, STAGES)
-                send(v_blocks, [batch, head, key_start, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, head, key_start, 0], k_ring, step)
+                send(v_blocks, [batch, head, key_start, 0], v_ring, step)
                 step += 1
             done += 1
 
@@ -446,7 +430,6 @@ def with_einsum_dots_rows(
     BLOCK_D_v: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -465,7 +448,7 @@ def with_einsum_dots_rows(
         q_ring, k_ring, v_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D, BLOCK_D_v)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S, D_v],
@@ -476,19 +459,19 @@ def with_einsum_dots_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_kv // BLOCK_KEYS * BLOCK_KEYS
@@ -496,9 +479,9 @@ def with_einsum_dots_rows(
             for key_start in range(0, S_kv, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                sim = matmul(q, k.permute((1, 0)), TILE)  # spellings.py:23
-                release(k_ring, step, STAGES)
+                k = received(k_ring, step)
+                sim = matmul(q, k.permute((1, 0)), LAYOUT)  # spellings.py:23
+                release(k_ring, step)
                 if partial:
                     sim = gl.where((keys < S_kv)[None, :], sim, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(sim, 1))
@@ -506,17 +489,17 @@ def with_einsum_dots_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 attn = gl.exp2(sim * scale - (finite_max * scale)[:, None])  # spellings.py:24
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D_v])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum = running_sum * rescale + gl.sum(attn, 1)
                 running_max = new_max
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -560,11 +543,12 @@ def with_einsum_dots_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     k_ring = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D_v])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D_v])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_h, q_stride_s, k_stride_b, k_stride_h, k_stride_s, v_stride_b,
@@ -577,21 +561,21 @@ def with_einsum_dots_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_einsum_dots_loads, (loads, D, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_einsum_dots_rows, (rows, BLOCK_D, D_v, BLOCK_D_v, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -603,7 +587,6 @@ def with_at_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -645,23 +628,17 @@ def with_at_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -673,7 +650,6 @@ def with_at_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -692,7 +668,7 @@ def with_at_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -703,19 +679,19 @@ def with_at_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -723,9 +699,9 @@ def with_at_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)  # spellings.py:34
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # spellings.py:34
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -733,17 +709,17 @@ def with_at_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 probs = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:35
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(probs, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -787,11 +763,12 @@ def with_at_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -804,21 +781,21 @@ def with_at_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_at_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_at_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -830,7 +807,6 @@ def with_matmul_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -872,23 +848,17 @@ def with_matmul_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [row_start + group * GROUP_ROWS, batch, head, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [row_start + group * GROUP_ROWS, batch, head, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [key_start, batch, head, 0], key_ring, step, STAGES)
-                send(value_blocks, [key_start, batch, head, 0], value_ring, step, STAGES)
+                send(key_blocks, [key_start, batch, head, 0], key_ring, step)
+                send(value_blocks, [key_start, batch, head, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -900,7 +870,6 @@ def with_matmul_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -919,7 +888,7 @@ def with_matmul_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [S_q, B, H, D],
@@ -930,19 +899,19 @@ def with_matmul_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -950,9 +919,9 @@ def with_matmul_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)  # spellings.py:45
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # spellings.py:45
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -960,17 +929,17 @@ def with_matmul_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 probs = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:46
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(probs, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             context = accumulator * (1.0 / running_sum)[:, None]  # spellings.py:47
             send_back(
@@ -1015,11 +984,12 @@ def with_matmul_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [GROUP_ROWS, 1, 1, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [BLOCK_KEYS, 1, 1, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [BLOCK_KEYS, 1, 1, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [GROUP_ROWS, 1, 1, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_s, query_stride_b, query_stride_h, key_stride_s, key_stride_b,
@@ -1032,21 +1002,21 @@ def with_matmul_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_matmul_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_matmul_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1058,7 +1028,6 @@ def with_bmm_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1088,22 +1057,16 @@ def with_bmm_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B, False)):
-        block, number, exists = tile_of(turn, row_blocks, B, False)
+    for turn in range(turn_count(row_blocks, B)):
+        block, number, exists = tile_of(turn, row_blocks, B)
         if exists:
             row_start = block * BLOCK_ROWS
             batch = number
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1115,7 +1078,6 @@ def with_bmm_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1134,25 +1096,25 @@ def with_bmm_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr, [B, S_q, D], [output_stride_b, output_stride_s, 1], [1, GROUP_ROWS, BLOCK_D], output_buffer.layout
     )
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B, False)):
-        block, number, exists = tile_of(turn, row_blocks, B, False)
+    for turn in range(turn_count(row_blocks, B)):
+        block, number, exists = tile_of(turn, row_blocks, B)
         if exists:
             row_start = block * BLOCK_ROWS
             batch = number
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1160,9 +1122,9 @@ def with_bmm_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights = matmul(query, key.permute((1, 0)), TILE)  # spellings.py:57
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                attn_weights = matmul(query, key.permute((1, 0)), LAYOUT)  # spellings.py:57
+                release(key_ring, step)
                 if partial:
                     attn_weights = gl.where((keys < S_k)[None, :], attn_weights, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(attn_weights, 1))
@@ -1170,17 +1132,17 @@ def with_bmm_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 attn_weights_2 = gl.exp2(attn_weights * scale - (finite_max * scale)[:, None])  # spellings.py:58
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(attn_weights_2.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(attn_weights_2.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(attn_weights_2, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1224,11 +1186,12 @@ def with_bmm_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s, value_stride_b,
@@ -1241,21 +1204,21 @@ def with_bmm_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_bmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_bmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1267,7 +1230,6 @@ def with_bmm_reshaped_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1317,31 +1279,24 @@ def with_bmm_reshaped_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
                 for group in gl.static_range(GROUPS):
                     send(
                         attention_mask_blocks,
                         [batch, 0, row_start + group * GROUP_ROWS, key_start],
                         attention_mask_ring,
                         step * GROUPS + group,
-                        STAGES * GROUPS,
                     )
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1353,7 +1308,6 @@ def with_bmm_reshaped_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1372,7 +1326,7 @@ def with_bmm_reshaped_rows(
         query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -1383,19 +1337,19 @@ def with_bmm_reshaped_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1403,14 +1357,11 @@ def with_bmm_reshaped_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                attn_weights_product = start_matmul(query, key.permute((1, 0)), TILE)
-                attention_mask = received(
-                    attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS, [GROUP_ROWS, BLOCK_KEYS]
-                ).load(TILE)
-                release(attention_mask_ring, step * GROUPS + GROUP, STAGES * GROUPS)
+                key = received(key_ring, step)
+                attn_weights_product = start_matmul(query, key.permute((1, 0)), LAYOUT)
+                attention_mask = taken(attention_mask_ring, step * GROUPS + GROUP, LAYOUT)
                 attn_weights = warpgroup_mma_wait(0, [attn_weights_product]) * scale  # spellings.py:73
-                release(key_ring, step, STAGES)
+                release(key_ring, step)
                 attn_weights_2 = attn_weights + attention_mask.to(gl.float32)  # spellings.py:74
                 if partial:
                     attn_weights_2 = gl.where((keys < S_k)[None, :], attn_weights_2, float("-inf"))
@@ -1419,17 +1370,17 @@ def with_bmm_reshaped_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((attn_weights_2 - finite_max[:, None]) * LOG2_E)
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1476,6 +1427,7 @@ def with_bmm_reshaped_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     attention_mask_ring = ring_of(
@@ -1483,7 +1435,7 @@ def with_bmm_reshaped_kernel(
     )
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, attention_mask_ptr, query_stride_b, query_stride_h, query_stride_s,
@@ -1498,21 +1450,21 @@ def with_bmm_reshaped_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_bmm_reshaped_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_bmm_reshaped_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1524,7 +1476,6 @@ def with_baddbmm_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1554,22 +1505,16 @@ def with_baddbmm_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B, False)):
-        block, number, exists = tile_of(turn, row_blocks, B, False)
+    for turn in range(turn_count(row_blocks, B)):
+        block, number, exists = tile_of(turn, row_blocks, B)
         if exists:
             row_start = block * BLOCK_ROWS
             batch = number
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1581,7 +1526,6 @@ def with_baddbmm_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1600,25 +1544,25 @@ def with_baddbmm_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr, [B, S_q, D], [output_stride_b, output_stride_s, 1], [1, GROUP_ROWS, BLOCK_D], output_buffer.layout
     )
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B, False)):
-        block, number, exists = tile_of(turn, row_blocks, B, False)
+    for turn in range(turn_count(row_blocks, B)):
+        block, number, exists = tile_of(turn, row_blocks, B)
         if exists:
             row_start = block * BLOCK_ROWS
             batch = number
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1626,9 +1570,9 @@ def with_baddbmm_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE) * scale_2  # spellings.py:88
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale_2  # spellings.py:88
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -1636,17 +1580,17 @@ def with_baddbmm_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2(running_max - finite_max)
                 probs = gl.exp2(scores - finite_max[:, None])  # spellings.py:89
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(probs, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1690,11 +1634,12 @@ def with_baddbmm_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s, value_stride_b,
@@ -1707,21 +1652,21 @@ def with_baddbmm_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_baddbmm_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_baddbmm_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1733,7 +1678,6 @@ def with_baddbmm_bias_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1767,23 +1711,17 @@ def with_baddbmm_bias_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B, False)):
-        block, number, exists = tile_of(turn, row_blocks, B, False)
+    for turn in range(turn_count(row_blocks, B)):
+        block, number, exists = tile_of(turn, row_blocks, B)
         if exists:
             row_start = block * BLOCK_ROWS
             batch = number
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(alibi_blocks, [batch, 0, key_start], alibi_ring, step, STAGES)
-                send(key_blocks, [batch, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, key_start, 0], value_ring, step, STAGES)
+                send(alibi_blocks, [batch, 0, key_start], alibi_ring, step)
+                send(key_blocks, [batch, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -1795,7 +1733,6 @@ def with_baddbmm_bias_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -1814,25 +1751,25 @@ def with_baddbmm_bias_rows(
         query_ring, alibi_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr, [B, S_q, D], [output_stride_b, output_stride_s, 1], [1, GROUP_ROWS, BLOCK_D], output_buffer.layout
     )
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B, False)):
-        block, number, exists = tile_of(turn, row_blocks, B, False)
+    for turn in range(turn_count(row_blocks, B)):
+        block, number, exists = tile_of(turn, row_blocks, B)
         if exists:
             row_start = block * BLOCK_ROWS
             batch = number
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -1840,13 +1777,12 @@ def with_baddbmm_bias_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                alibi = received(alibi_ring, step, STAGES, [BLOCK_KEYS]).load(gl.SliceLayout(0, TILE))
-                release(alibi_ring, step, STAGES)
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                alibi = taken(alibi_ring, step, gl.SliceLayout(0, LAYOUT))
+                key = received(key_ring, step)
                 scores = (
-                    alibi.to(gl.float32)[None, :] + matmul(query, key.permute((1, 0)), TILE) * scale
+                    alibi.to(gl.float32)[None, :] + matmul(query, key.permute((1, 0)), LAYOUT) * scale
                 )  # spellings.py:101
-                release(key_ring, step, STAGES)
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -1854,17 +1790,17 @@ def with_baddbmm_bias_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * LOG2_E)
                 weights = gl.exp2((scores - finite_max[:, None]) * LOG2_E)  # spellings.py:102
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -1909,12 +1845,13 @@ def with_baddbmm_bias_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, GROUP_ROWS, BLOCK_D])
     alibi_ring = ring_of(alibi_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, alibi_ptr, query_stride_b, query_stride_s, key_stride_b, key_stride_s,
@@ -1928,21 +1865,21 @@ def with_baddbmm_bias_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_baddbmm_bias_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_baddbmm_bias_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -1954,7 +1891,6 @@ def with_softmax_written_out_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -1996,23 +1932,17 @@ def with_softmax_written_out_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
             for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [batch, head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
             for key_start in range(0, S_k, BLOCK_KEYS):
-                send(key_blocks, [batch, head, key_start, 0], key_ring, step, STAGES)
-                send(value_blocks, [batch, head, key_start, 0], value_ring, step, STAGES)
+                send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+                send(value_blocks, [batch, head, key_start, 0], value_ring, step)
                 step += 1
             done += 1
 
@@ -2024,7 +1954,6 @@ def with_softmax_written_out_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -2043,7 +1972,7 @@ def with_softmax_written_out_rows(
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, H, S_q, D],
@@ -2054,19 +1983,19 @@ def with_softmax_written_out_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * H, False)
+    for turn in range(turn_count(row_blocks, B * H)):
+        block, number, exists = tile_of(turn, row_blocks, B * H)
         if exists:
             row_start = block * BLOCK_ROWS
             head = number % H
             batch = number // H
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
@@ -2074,9 +2003,9 @@ def with_softmax_written_out_rows(
             for key_start in range(0, S_k, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                key = received(key_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                scores = matmul(query, key.permute((1, 0)), TILE)  # spellings.py:112
-                release(key_ring, step, STAGES)
+                key = received(key_ring, step)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # spellings.py:112
+                release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -2084,17 +2013,17 @@ def with_softmax_written_out_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scale)
                 weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # spellings.py:113
-                value = received(value_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                value = received(value_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
                     accumulator * rescale[:, None],
                 )
-                release(value_ring, step, STAGES)
+                release(value_ring, step)
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
-            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)
+            release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
@@ -2137,11 +2066,12 @@ def with_softmax_written_out_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         query_ptr, key_ptr, value_ptr, query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h,
@@ -2154,20 +2084,20 @@ def with_softmax_written_out_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (with_softmax_written_out_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (with_softmax_written_out_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

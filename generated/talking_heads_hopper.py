@@ -2,13 +2,17 @@
 
 Written by flashlight 0.1.0 from examples/talking_heads.py (sha256 6038721926536cce)
 with `flashlight transpile examples/talking_heads.py`; change the source and run that again.
+
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
 
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -22,12 +26,18 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
@@ -51,29 +61,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -88,46 +112,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
 
 
 @gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
-
-
-@gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
+def tile_of(turn, row_blocks, heads):
     """The block of rows and the head of a program's turn, and whether there is one.
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+    All blocks of a head are near each other in time, so that its keys are in the cache.
     """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -140,7 +138,6 @@ def talking_heads_loads(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
 ):
     """Keep the rings full: blocks of rows and of keys, in the order in which they are read."""
@@ -188,44 +185,26 @@ def talking_heads_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * 4, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * 4, False)
+    for turn in range(turn_count(row_blocks, B * 4)):
+        block, number, exists = tile_of(turn, row_blocks, B * 4)
         if exists:
             row_start = block * BLOCK_ROWS
             n4 = number % 4
             batch = number // 4
             for group in gl.static_range(GROUPS):
-                send(q_blocks, [batch, 0, row_start + group * GROUP_ROWS, 0], q_ring, done * GROUPS + group, 2 * GROUPS)
+                send(q_blocks, [batch, 0, row_start + group * GROUP_ROWS, 0], q_ring, done * GROUPS + group)
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks_2,
-                    [batch, 1, row_start + group * GROUP_ROWS, 0],
-                    q_ring_2,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks_2, [batch, 1, row_start + group * GROUP_ROWS, 0], q_ring_2, done * GROUPS + group)
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks_3,
-                    [batch, 2, row_start + group * GROUP_ROWS, 0],
-                    q_ring_3,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks_3, [batch, 2, row_start + group * GROUP_ROWS, 0], q_ring_3, done * GROUPS + group)
             for group in gl.static_range(GROUPS):
-                send(
-                    q_blocks_4,
-                    [batch, 3, row_start + group * GROUP_ROWS, 0],
-                    q_ring_4,
-                    done * GROUPS + group,
-                    2 * GROUPS,
-                )
+                send(q_blocks_4, [batch, 3, row_start + group * GROUP_ROWS, 0], q_ring_4, done * GROUPS + group)
             for key_start in range(0, S, BLOCK_KEYS):
-                send(k_blocks, [batch, 0, key_start, 0], k_ring, step, STAGES)
-                send(k_blocks_2, [batch, 1, key_start, 0], k_ring_2, step, STAGES)
-                send(k_blocks_3, [batch, 2, key_start, 0], k_ring_3, step, STAGES)
-                send(k_blocks_4, [batch, 3, key_start, 0], k_ring_4, step, STAGES)
-                send(v_blocks, [batch, n4, key_start, 0], v_ring, step, STAGES)
+                send(k_blocks, [batch, 0, key_start, 0], k_ring, step)
+                send(k_blocks_2, [batch, 1, key_start, 0], k_ring_2, step)
+                send(k_blocks_3, [batch, 2, key_start, 0], k_ring_3, step)
+                send(k_blocks_4, [batch, 3, key_start, 0], k_ring_4, step)
+                send(v_blocks, [batch, n4, key_start, 0], v_ring, step)
                 step += 1
             done += 1
 
@@ -237,7 +216,6 @@ def talking_heads_rows(
     BLOCK_D: gl.constexpr,
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -258,7 +236,7 @@ def talking_heads_rows(
         q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
         # fmt: on
     ) = given
-    TILE: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
+    LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
     output_blocks = tma.make_tensor_descriptor(
         output_ptr,
         [B, 4, S, D],
@@ -269,18 +247,18 @@ def talking_heads_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * 4, False)):
-        block, number, exists = tile_of(turn, row_blocks, B * 4, False)
+    for turn in range(turn_count(row_blocks, B * 4)):
+        block, number, exists = tile_of(turn, row_blocks, B * 4)
         if exists:
             row_start = block * BLOCK_ROWS
             n4 = (number % 4).to(gl.int64)
             batch = number // 4
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))
-            # The rows of this group
-            q = received(q_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_2 = received(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_3 = received(q_ring_3, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
-            q_4 = received(q_ring_4, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])
+            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+            # Rows of this group
+            q = received(q_ring, done * GROUPS + GROUP)
+            q_2 = received(q_ring_2, done * GROUPS + GROUP)
+            q_3 = received(q_ring_3, done * GROUPS + GROUP)
+            q_4 = received(q_ring_4, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
             proj_l = gl.load(proj_l_ptr)
@@ -324,18 +302,18 @@ def talking_heads_rows(
             )
             proj_l_scaled_16 = scale * proj_l_16.to(gl.float32) * LOG2_E
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_3 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_3 = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum_3 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
-            running_max_4 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
-            accumulator_4 = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, TILE)
-            running_sum_4 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, TILE))
+            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_2 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_3 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_3 = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum_3 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max_4 = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            accumulator_4 = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+            running_sum_4 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
             # The last block may reach past the keys
             full_stop = S // BLOCK_KEYS * BLOCK_KEYS
@@ -343,18 +321,18 @@ def talking_heads_rows(
             for key_start in range(0, S, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
-                k = received(k_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                total = matmul(q, k.permute((1, 0)), TILE)
-                release(k_ring, step, STAGES)
-                k_2 = received(k_ring_2, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                total_2 = matmul(q_2, k_2.permute((1, 0)), TILE)
-                release(k_ring_2, step, STAGES)
-                k_3 = received(k_ring_3, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                total_3 = matmul(q_3, k_3.permute((1, 0)), TILE)
-                release(k_ring_3, step, STAGES)
-                k_4 = received(k_ring_4, step, STAGES, [BLOCK_KEYS, BLOCK_D])
-                total_4 = matmul(q_4, k_4.permute((1, 0)), TILE)
-                release(k_ring_4, step, STAGES)
+                k = received(k_ring, step)
+                total = matmul(q, k.permute((1, 0)), LAYOUT)
+                release(k_ring, step)
+                k_2 = received(k_ring_2, step)
+                total_2 = matmul(q_2, k_2.permute((1, 0)), LAYOUT)
+                release(k_ring_2, step)
+                k_3 = received(k_ring_3, step)
+                total_3 = matmul(q_3, k_3.permute((1, 0)), LAYOUT)
+                release(k_ring_3, step)
+                k_4 = received(k_ring_4, step)
+                total_4 = matmul(q_4, k_4.permute((1, 0)), LAYOUT)
+                release(k_ring_4, step)
                 scores = (
                     total * proj_l_scaled
                     + total_2 * proj_l_scaled_2
@@ -369,9 +347,9 @@ def talking_heads_rows(
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2(running_max - finite_max)
                 weights = gl.exp2(scores - finite_max[:, None])
-                v = received(v_ring, step, STAGES, [BLOCK_KEYS, BLOCK_D])
+                v = received(v_ring, step)
                 accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator * rescale[:, None],
                 )
@@ -391,7 +369,7 @@ def talking_heads_rows(
                 rescale_2 = gl.exp2(running_max_2 - finite_max_2)
                 weights_2 = gl.exp2(scores_2 - finite_max_2[:, None])
                 accumulator_2 = warpgroup_mma(
-                    gl.convert_layout(weights_2.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights_2.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_2 * rescale_2[:, None],
                 )
@@ -411,7 +389,7 @@ def talking_heads_rows(
                 rescale_3 = gl.exp2(running_max_3 - finite_max_3)
                 weights_3 = gl.exp2(scores_3 - finite_max_3[:, None])
                 accumulator_3 = warpgroup_mma(
-                    gl.convert_layout(weights_3.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights_3.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_3 * rescale_3[:, None],
                 )
@@ -431,21 +409,21 @@ def talking_heads_rows(
                 rescale_4 = gl.exp2(running_max_4 - finite_max_4)
                 weights_4 = gl.exp2(scores_4 - finite_max_4[:, None])
                 accumulator_4 = warpgroup_mma(
-                    gl.convert_layout(weights_4.to(v.dtype), gl.DotOperandLayout(0, TILE, 2)),
+                    gl.convert_layout(weights_4.to(v.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     v,
                     accumulator_4 * rescale_4[:, None],
                 )
-                release(v_ring, step, STAGES)
+                release(v_ring, step)
                 running_sum_4 = running_sum_4 * rescale_4 + gl.sum(weights_4, 1)
                 running_max = new_max
                 running_max_2 = new_max_2
                 running_max_3 = new_max_3
                 running_max_4 = new_max_4
                 step += 1
-            release(q_ring, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_2, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_3, done * GROUPS + GROUP, 2 * GROUPS)
-            release(q_ring_4, done * GROUPS + GROUP, 2 * GROUPS)
+            release(q_ring, done * GROUPS + GROUP)
+            release(q_ring_2, done * GROUPS + GROUP)
+            release(q_ring_3, done * GROUPS + GROUP)
+            release(q_ring_4, done * GROUPS + GROUP)
 
             proj_w = gl.load(proj_w_ptr + n4 * proj_w_stride_0)
             proj_w_2 = gl.load(proj_w_ptr + n4 * proj_w_stride_0 + 1 * proj_w_stride_1)
@@ -502,6 +480,7 @@ def talking_heads_kernel(
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
+    gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
     q_ring = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     q_ring_2 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     q_ring_3 = ring_of(q_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
@@ -512,7 +491,7 @@ def talking_heads_kernel(
     k_ring_4 = ring_of(k_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     v_ring = ring_of(v_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     output_buffer = buffer_of(output_ptr.dtype.element_ty, GROUPS, [1, 1, GROUP_ROWS, BLOCK_D])
-    fence_async_shared()
+    fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
         q_ptr, k_ptr, v_ptr, q_stride_b, q_stride_1, q_stride_s, k_stride_b, k_stride_1, k_stride_s, v_stride_b,
@@ -527,20 +506,20 @@ def talking_heads_kernel(
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
         gl.warp_specialize([
-            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
+            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
-            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
+            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
-            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS)),
-            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 0)),
-            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 1)),
-            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, STAGES, GROUPS, 2)),
+            (talking_heads_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 0)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 1)),
+            (talking_heads_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

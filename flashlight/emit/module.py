@@ -89,7 +89,7 @@ def _hopper_module(kernels: Sequence[Kernel], provenance: str, source_name: str)
     needed = ", ".join(name for name in language.PARTS if re.search(rf"\b{name}\b", body))
     imports = "import triton.language as tl\n" * ("tl.PropagateNan" in body)
     imports += f"{language.IMPORTS.strip()}\nfrom {language.HOPPER} import {needed}"
-    head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n"""'
+    head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n{language.PROTOCOL}"""'
     return formatted(f"{head}\n\n{imports}\n\n\n{body}\n")
 
 

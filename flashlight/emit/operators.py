@@ -149,15 +149,20 @@ def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2,
 @triton.jit(do_not_specialize=["row_count", "key_count"])
 def matching_ranges_kernel(
     row_values_ptr, key_values_ptr, ranges_ptr, row_values_stride_0, row_values_stride_1, key_values_stride_0,
-    key_values_stride_1, row_count, key_count, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCKS: tl.constexpr,
+    key_values_stride_1, row_count, key_count, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
-    """The four ends of `matching_ranges` for one block of rows; `BLOCKS` blocks of keys are looked at in one go."""
+    """The four ends of `matching_ranges` for one block of rows; `BLOCKS` blocks of keys are looked at in one go.
+
+    `ROWS` is the number of rows in a block, or the next power of two.
+    """
     program = tl.program_id(0)
     row_blocks, key_blocks = tl.cdiv(row_count, BLOCK_ROWS), tl.cdiv(key_count, BLOCK_KEYS)
     row_values_ptr += (program // row_blocks).to(tl.int64) * row_values_stride_0
     key_values_ptr += (program // row_blocks).to(tl.int64) * key_values_stride_0
     # Past an end stands the last value once more
-    rows = tl.minimum(program % row_blocks * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), row_count - 1)
+    row_offsets = tl.minimum(tl.arange(0, ROWS), BLOCK_ROWS - 1)
+    rows = tl.minimum(program % row_blocks * BLOCK_ROWS + row_offsets, row_count - 1)
     row_values = tl.load(row_values_ptr + rows.to(tl.int64) * row_values_stride_1)
     row_low, row_high = tl.min(row_values), tl.max(row_values)
     live_start, live_stop, one_start, one_stop, ones = key_blocks, 0, key_blocks, 0, 0
@@ -211,6 +216,7 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
         keys,
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
+        ROWS=triton.next_power_of_2(block_rows),
         BLOCKS=max(1, 4096 // block_keys),
         num_warps=8,
     )

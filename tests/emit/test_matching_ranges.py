@@ -20,10 +20,12 @@ import packed_documents as wrapper
 import packed_documents_triton as kernels
 
 
-ROWS, KEYS = 2, 4
+KEYS = 4
 many = [n // 1500 for n in range(3000)]  # more blocks than are looked at in one go
 lists = [0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 5], [3] * 8, [0, 4, 0, 4, 4, 4, 4, 4, 0, 0, 0, 0], [7], [2**40, -(2**40)]
-for of_keys, of_rows in itertools.product([*lists, many], ([-1, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5], [9, 7, 4, 3, 2**40])):
+all_rows = [-1, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5], [9, 7, 4, 3, 2**40]
+# three groups of warps have a number of rows that is no power of two
+for of_keys, of_rows, ROWS in itertools.product([*lists, many], all_rows, (2, 3)):
     ranges = kernels.matching_ranges(torch.tensor([of_rows]), torch.tensor([of_keys]), ROWS, KEYS)
     blocks = [of_rows[i : i + ROWS] for i in range(0, len(of_rows), ROWS)]
     parts = [of_keys[i : i + KEYS] for i in range(0, len(of_keys), KEYS)]
@@ -40,6 +42,7 @@ for of_keys, of_rows in itertools.product([*lists, many], ([-1, 0, 0, 0, 1, 1, 1
         assert run == one or (not run and one != list(range(one[0], one[-1] + 1))), case
 
 # values that all rows share
+ROWS = 2
 key_values = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 2, 2, 2, 2]])
 ranges = kernels.matching_ranges(torch.full((1, 1), 1).expand(2, -1), key_values, ROWS, KEYS)
 assert ranges.tolist() == [[[4, 8, 4, 8]], [[0, 4, 0, 4]]]

@@ -28,15 +28,15 @@ def inputs(length: int = 200, head_dim: int = 32, heads: int = 2) -> dict[str, t
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The generated files of causal.py, to be changed."""
-    for name in ("causal.py", "causal_triton.py", "causal_hopper.py"):
+    """Generated files, to be changed."""
+    for name in ("causal.py", "causal_triton.py", "causal_hopper.py", "masks.py", "masks_triton.py", "masks_hopper.py"):
         shutil.copy(ROOT / "generated" / name, tmp_path)
     return tmp_path
 
 
-def loaded(directory: Path) -> ModuleType:
-    sys.modules.pop("causal_triton", None)
-    wrapper = load(directory / "causal.py", "generated")
+def loaded(directory: Path, name: str = "causal") -> ModuleType:
+    sys.modules.pop(f"{name}_triton", None)
+    wrapper = load(directory / f"{name}.py", "generated")
     hopper.kernel_file(wrapper).runs_kernel = lambda *_: True  # on a CPU, though Triton interprets nothing here
     return wrapper
 
@@ -61,12 +61,12 @@ def test_many_programs_and_one(copied: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 KEY_RING = "key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, {},"
 MULTIPLIED = """\
-                scores = matmul(query, key.permute((1, 0)), TILE)  # causal.py:19
-                release(key_ring, step, STAGES)
+                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # causal.py:19
+                release(key_ring, step)
 """
-ROWS = "            query = received(query_ring, done * GROUPS + GROUP, 2 * GROUPS, [GROUP_ROWS, BLOCK_D])\n"
-FREE = "    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)\n"
-READY = "    mbarrier.wait(ready.index(stage), step // STAGES & 1)\n"
+ROWS = "            query = received(query_ring, done * GROUPS + GROUP)\n"
+FREE = "    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)\n"
+READY = "    mbarrier.wait(ready.index(stage), use // STAGES & 1)\n"
 COUNTED = "                running_max = new_max\n                step += 1\n"
 COPIED = "            for key_start in range({}, live_stop, BLOCK_KEYS):\n                send("
 STORED = "    tma.store_wait(0)\n    synchronise()\n    buffer"
@@ -75,11 +75,11 @@ ENDED = "            done += 1\n    tma.store_wait(0)\n"
 MISTAKES = {
     "a block of keys is free before it was multiplied": (MULTIPLIED, "\n".join(MULTIPLIED.split("\n")[1::-1]) + "\n"),
     "copies do not wait for readers": (FREE, ""),
-    "copies wait for the readers before last": (FREE, FREE.replace("(step // STAGES & 1) ^ 1", "step // STAGES & 1")),
+    "copies wait for the readers before last": (FREE, FREE.replace("(use // STAGES & 1) ^ 1", "use // STAGES & 1")),
     "readers do not wait for copies": (READY, ""),
     "one reader frees for both": (KEY_RING.format("GROUPS"), KEY_RING.format("1")),
     "a reader more than there are": (KEY_RING.format("GROUPS"), KEY_RING.format("GROUPS + 1")),
-    "nobody frees the values": ("                release(value_ring, step, STAGES)\n", ""),
+    "nobody frees the values": ("                release(value_ring, step)\n", ""),
     "fewer bytes than are copied": ("source.block_type.nbytes)", "source.block_type.nbytes // 2)"),
     "a step is not counted": (COUNTED, COUNTED.replace("step += 1", "pass")),
     "a block less is copied": (COPIED.format("0"), COPIED.format("BLOCK_KEYS")),
@@ -110,7 +110,7 @@ def test_mistakes_are_found(mistake: str, copied: Path) -> None:
 
 def test_rows_that_are_free_before_they_were_multiplied_are_found(copied: Path) -> None:
     """Only programs of many short tiles get so far ahead as to replace them."""
-    path, release = copied / "causal_hopper.py", "            release(query_ring, done * GROUPS + GROUP, 2 * GROUPS)\n"
+    path, release = copied / "causal_hopper.py", "            release(query_ring, done * GROUPS + GROUP)\n"
     text = path.read_text()
     assert ROWS in text and release in text
     path.write_text(text.replace(release, "").replace(ROWS, ROWS + release))
@@ -118,6 +118,40 @@ def test_rows_that_are_free_before_they_were_multiplied_are_found(copied: Path) 
     with pytest.raises(Mismatch, match="a block is replaced while it is multiplied"):
         for seed in range(24):
             agrees(wrapper, seed, **inputs(length=64, heads=8))
+
+
+TAKEN = "    tile = received(ring, use).load(LAYOUT)\n    fence_async_shared()\n    release(ring, use)\n"
+EARLY = (
+    "    block = received(ring, use)\n    release(ring, use)\n    tile = block.load(LAYOUT)\n    fence_async_shared()\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        (TAKEN, None),
+        (TAKEN.replace("    fence_async_shared()\n", ""), "fence it before its release"),
+        (EARLY, "pattern differs|is replaced"),
+    ],
+    ids=["right", "without a fence", "free before it is read"],
+)
+def test_blocks_that_are_read_into_registers(changed: str, found: str | None, copied: Path) -> None:
+    path = copied / "masks_hopper.py"
+    text = path.read_text()
+    assert TAKEN in text
+    path.write_text(text.replace(TAKEN, changed))
+    wrapper, original = loaded(copied, "masks"), load(ROOT / "examples" / "masks.py", "original")
+
+    def agree() -> None:
+        for seed in range(8):
+            given = {**inputs(), "bias": torch.randn(2, 200, 200).bfloat16()}
+            with hopper.launched(wrapper, TILE, seed):
+                compare(original.additive_bias_per_head, wrapper.additive_bias_per_head, given)
+
+    if found is None:
+        return agree()
+    with pytest.raises(Mismatch, match=found):
+        agree()
 
 
 def test_what_the_copy_engine_cannot_read_is_not_compared(copied: Path) -> None:

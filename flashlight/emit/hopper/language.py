@@ -13,8 +13,15 @@ HOPPER = "triton.experimental.gluon.language.nvidia.hopper"
 PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
 """What of that module kernels may need."""
 
+PROTOCOL = """
+In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
+other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them.
+"""
+"""What the header of a file says of how its kernels run."""
+
 HELPERS = '''
-# Triton has called these otherwise since version 3.7
+# Renamed in Triton 3.7
 copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 copy_out = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 synchronise = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -28,20 +35,26 @@ def product_layout(*widths):
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, min(*widths, 256), 16])
 
 
+@gluon.constexpr_function
+def tile_shape(ring_shape):
+    """The shape of a block of a ring, without the dimensions in which it has one position."""
+    return [width for width in ring_shape[1:] if width > 1]
+
+
 @gluon.jit
-def matmul(left, right, TILE: gl.constexpr):
+def matmul(left, right, LAYOUT: gl.constexpr):
     """left @ right, of which the right is in shared memory."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False)
 
 
 @gluon.jit
-def start_matmul(left, right, TILE: gl.constexpr):
+def start_matmul(left, right, LAYOUT: gl.constexpr):
     """The same, to be waited for."""
     ROWS: gl.constexpr = left.shape[0]
     COLUMNS: gl.constexpr = right.shape[1]
-    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, TILE), use_acc=False, is_async=True)
+    return warpgroup_mma(left, right, gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT), use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -65,29 +78,43 @@ def buffer_of(dtype: gl.constexpr, GROUPS: gl.constexpr, shape: gl.constexpr):
 
 
 @gluon.jit
-def send(source, place, ring, step, STAGES: gl.constexpr):
-    """Copy a block to its stage of a ring, once those who read what is there are done."""
+def send(source, place, ring, use):
+    """Copy a block to the stage of a ring whose turn it is, once those who read what is there are done.
+
+    A barrier has the parity of how often its stage has been used. To wait for the other one passes the first time.
+    """
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(free.index(stage), (step // STAGES & 1) ^ 1)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(free.index(stage), (use // STAGES & 1) ^ 1)
     mbarrier.expect(ready.index(stage), source.block_type.nbytes)
     copy_in(source, place, ready.index(stage), blocks.index(stage))
 
 
 @gluon.jit
-def received(ring, step, STAGES: gl.constexpr, shape: gl.constexpr):
-    """The block of a ring that belongs to a step, as soon as it is there."""
+def received(ring, use):
+    """The block of that use of a ring, as soon as it is there: in shared memory, until it is released."""
     blocks, ready, free = ring
-    stage = step % STAGES
-    mbarrier.wait(ready.index(stage), step // STAGES & 1)
-    return blocks.index(stage).reshape(shape)
+    STAGES: gl.constexpr = blocks.shape[0]
+    stage = use % STAGES
+    mbarrier.wait(ready.index(stage), use // STAGES & 1)
+    return blocks.index(stage).reshape(tile_shape(blocks.shape))
 
 
 @gluon.jit
-def release(ring, step, STAGES: gl.constexpr):
-    """This reader is done with the block of a step."""
+def release(ring, use):
+    """This reader is done with the block."""
     blocks, ready, free = ring
-    mbarrier.arrive(free.index(step % STAGES))
+    mbarrier.arrive(free.index(use % blocks.shape[0]))
+
+
+@gluon.jit
+def taken(ring, use, LAYOUT: gl.constexpr):
+    """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
+    tile = received(ring, use).load(LAYOUT)
+    fence_async_shared()
+    release(ring, use)
+    return tile
 
 
 @gluon.jit
@@ -102,15 +129,20 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads, GROWING: gl.constexpr):
+def turn_count(row_blocks, heads):
     """How many turns a program has."""
-    programs = gl.num_programs(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        count = gl.cdiv(heads, width) * rounds
-    else:
-        count = gl.cdiv(row_blocks * heads, programs)
-    return count
+    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
+
+
+@gluon.jit
+def tile_of(turn, row_blocks, heads):
+    """The block of rows and the head of a program's turn, and whether there is one.
+
+    All blocks of a head are near each other in time, so that its keys are in the cache.
+    """
+    number = turn * gl.num_programs(0) + gl.program_id(0)
+    exists = number < row_blocks * heads
+    return number % row_blocks, number // row_blocks, exists
 
 
 @gluon.jit
@@ -122,46 +154,31 @@ def section(row_blocks):
 
 
 @gluon.jit
-def tile_of(turn, row_blocks, heads, GROWING: gl.constexpr):
-    """The block of rows and the head of a program's turn, and whether there is one.
+def balanced_turn_count(row_blocks, heads):
+    """How many turns a program has where later rows see more keys."""
+    width, rounds = section(row_blocks)
+    return gl.cdiv(heads, width) * rounds
 
-    All blocks of a head are near each other in time, so that its keys are in the cache. Where later rows see more keys
-    (GROWING), a section of heads is gone through from its last rows to its first, every other round in reverse, so
-    that each program gets as many long tiles as short ones.
+
+@gluon.jit
+def balanced_tile_of(turn, row_blocks, heads):
+    """The same as `tile_of` where later rows see more keys: each program gets as many long tiles as short ones.
+
+    A section of heads is gone through from its last rows to its first, every other round in reverse.
     """
     programs, program = gl.num_programs(0), gl.program_id(0)
-    if GROWING:
-        width, rounds = section(row_blocks)
-        first, round = turn // rounds * width, turn % rounds
-        number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-        present = gl.minimum(width, heads - first)
-        exists = number < present * row_blocks
-        block, head = row_blocks - 1 - number // present, first + number % present
-    else:
-        number = turn * programs + program
-        exists = number < row_blocks * heads
-        block, head = number % row_blocks, number // row_blocks
-    return block, head, exists
+    width, rounds = section(row_blocks)
+    first, round = turn // rounds * width, turn % rounds
+    number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
+    present = gl.minimum(width, heads - first)
+    exists = number < present * row_blocks
+    return row_blocks - 1 - number // present, first + number % present, exists
 '''
 
-NAMES = (
-    ("tma", "mbarrier", "gl", "gluon", "warpgroup_mma", "fence_async_shared", "copy_in", "copy_out", "synchronise"),
-    (
-        "product_layout",
-        "matmul",
-        "start_matmul",
-        "warpgroup_mma_wait",
-        "ring_of",
-        "buffer_of",
-        "send",
-        "received",
-        "release",
-        "send_back",
-        "turn_count",
-        "section",
-    ),
-    ("tile_of", "GROUP", "GROUP_ROWS", "GROUPS", "STAGES", "TILE", "turn", "done", "step", "block", "exists", "number"),
-    ("given",),
+NAMES = frozenset(re.findall(r"^(?:def )?(\w+)(?:\(| = )", HELPERS, re.M)).union(
+    ("tma", "mbarrier", "gl", "gluon", "warpgroup_mma", "warpgroup_mma_wait", "fence_async_shared"),
+    ("GROUP", "GROUPS", "STAGES", "LAYOUT", "turn", "done", "step", "group", "block", "exists", "number"),
+    ("given", "loads"),
 )
 """What Hopper kernels call their own beside what all kernels do."""
 
@@ -184,7 +201,7 @@ def in_gluon(text: str) -> str:
             shape = text[opened + 1 : text.index("]", opened)].split(", ")
             if len(shape) > 2:
                 raise Unsuitable("a tile of three dimensions")
-            layout = "TILE" if len(shape) == 2 else f"gl.SliceLayout({int(shape[0] == 'GROUP_ROWS')}, TILE)"
+            layout = "LAYOUT" if len(shape) == 2 else f"gl.SliceLayout({int(shape[0] == 'GROUP_ROWS')}, LAYOUT)"
             text = f"{text[: end - 1]}, {layout}{text[end - 1 :]}"
             start = end
     for missing in ("tl.broadcast_to", "tl.arange(0, BLOCK_ROWS)", "tl.dot", "tl.trans", "tl.sort"):

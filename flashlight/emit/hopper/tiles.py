@@ -32,15 +32,11 @@ class HopperTiles(TileWriter):
         variable = self.names.fresh(load.tensor.name)
         axes = self.tile_axes(load)
         if load in self.pairs or load in self.vectors:
-            pair = load in self.pairs
-            own = f"{self.rings[load]}, " + ("step * GROUPS + GROUP, STAGES * GROUPS" if pair else "step, STAGES")
-            layout = "TILE" if pair else "gl.SliceLayout(0, TILE)"
-            self.block.add(f"{variable} = received({own}, [{', '.join(map(self.width, axes))}]).load({layout})")
-            self.block.add(f"release({own})")
-            self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
-            return self.bound[load]
-        self.block.add(f"{variable} = received({self.rings[load]}, step, STAGES, [{', '.join(map(self.width, axes))}])")
-        self.shared.add(variable)
+            own, layout = "step, gl.SliceLayout(0, LAYOUT)", "step * GROUPS + GROUP, LAYOUT"
+            self.block.add(f"{variable} = taken({self.rings[load]}, {layout if load in self.pairs else own})")
+        else:
+            self.block.add(f"{variable} = received({self.rings[load]}, step)")
+            self.shared.add(variable)
         self.bound[load] = Code(variable, ATOM, axes, ELEMENT)
         return self.bound[load]
 
@@ -86,10 +82,8 @@ class HopperTiles(TileWriter):
         if expr not in self.ends:
             self._describe(expr)
             self.ends[expr] = self.rings.pop(expr)
-        own = f"{self.ends[expr]}, done * GROUPS + GROUP, GROUPS"
         variable, axes = self.names.fresh(expr.tensor.name), self.tile_axes(expr)
-        self.block.add(f"{variable} = received({own}, [{', '.join(map(self.width, axes))}]).load(TILE)")
-        self.block.add(f"release({own})")
+        self.block.add(f"{variable} = taken({self.ends[expr]}, done * GROUPS + GROUP, LAYOUT)")
         return Code(variable, ATOM, axes, ELEMENT)
 
     def is_block_of_rows(self, load: Load) -> bool:
@@ -124,9 +118,9 @@ class HopperTiles(TileWriter):
             if code.text in self.shared:
                 texts.append(code.text if code.axes == wanted else f"{code.text}.permute((1, 0))")
             elif code.axes == wanted:
-                texts.append(f"gl.convert_layout({code.text}, gl.DotOperandLayout(0, TILE, 2))")
+                texts.append(f"gl.convert_layout({code.text}, gl.DotOperandLayout(0, LAYOUT, 2))")
             else:
                 raise Unsuitable("weights in another order than the product needs")
         if accumulator is None:
-            return f"matmul({', '.join(texts)}, TILE)"
+            return f"matmul({', '.join(texts)}, LAYOUT)"
         return f"warpgroup_mma({', '.join(texts)}, {accumulator})"

@@ -61,10 +61,9 @@ class HopperWriter(KernelWriter):
     ) -> None:
         super().__init__(schedule, source_name, labels)
         self.in_registers = in_registers
-        own = {name for names in NAMES for name in names}
-        if not own.isdisjoint(self.names.taken):
+        if not NAMES.isdisjoint(self.names.taken):
             raise Unsuitable("a size has the name of something of the kernel's own")
-        self.names.taken |= own
+        self.names.taken |= NAMES
         self.sent_back: dict[Output, tuple[str, str]] = {}  # as the copy engine writes it, and its tiles on their way
         self.row_rings: dict[Load, tuple[str, str]] = {}
 
@@ -116,12 +115,12 @@ class HopperWriter(KernelWriter):
             text = rest if position == 0 else f"{rest} % {size}"
             block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
             rest = f"{rest} // {size}"
-        block.add("key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, TILE))")
+        block.add("key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))")
         for axis in distinct(roles.resident):
             width = self.tiles.width(axis)
-            block.add(f"{axis.name} = gl.arange(0, {width}, gl.SliceLayout(0, TILE)).to(tl.int64)")
-        block.comment("The rows of this group")
-        block.add("row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, TILE))")
+            block.add(f"{axis.name} = gl.arange(0, {width}, gl.SliceLayout(0, LAYOUT)).to(tl.int64)")
+        block.comment("Rows of this group")
+        block.add("row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))")
         block.add("rows = row_start + row_offsets")
 
     def _rows(self, one: Pass) -> None:
@@ -138,18 +137,12 @@ class HopperWriter(KernelWriter):
             variable, ring = tiles.names.fresh(node.tensor.name), tiles.ring(node)
             axes = tiles.tile_axes(node)
             self.row_rings[node] = variable, ring
-            shape = f"[{', '.join(map(tiles.width, axes))}]"
-            received = f"{variable} = received({ring}, done * GROUPS + GROUP, 2 * GROUPS, {shape})"
             if node in self.in_registers:
-                self.block.add(f"{received}.load(TILE)")
-                self._release_rows(ring)
+                self.block.add(f"{variable} = taken({ring}, done * GROUPS + GROUP, LAYOUT)")
             else:
-                self.block.add(received)
+                self.block.add(f"{variable} = received({ring}, done * GROUPS + GROUP)")
                 tiles.shared.add(variable)
             tiles.bound[node] = Code(variable, ATOM, axes, ELEMENT)
-
-    def _release_rows(self, ring: str) -> None:
-        self.block.add(f"release({ring}, done * GROUPS + GROUP, 2 * GROUPS)")
 
     def _step(self, one: Pass, variables: dict[Reduce, Code]) -> None:
         super()._step(one, variables)
@@ -162,7 +155,7 @@ class HopperWriter(KernelWriter):
             if code is None:
                 raise Unsuitable("a block that no step reads")
             last = max(n for n, line in enumerate(block.lines) if re.search(rf"\b{code.text}\b", line))
-            block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step, STAGES)")
+            block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step)")
         self._read_meanwhile(block)
         block.add("step += 1")
 
@@ -173,15 +166,15 @@ class HopperWriter(KernelWriter):
         end = place + 2
         if end > len(lines) or not lines[place + 1].lstrip().startswith("release("):
             return  # its block of keys is needed again
-        while end < len(lines) and re.search(r"^ *release\(|received\(.*\.load\(", lines[end]):
+        while end < len(lines) and re.search(r"^ *release\(| = taken\(", lines[end]):
             end += 1
         if end <= place + 2:
             return
         before, _, rest = lines[place].partition(" = matmul(")
-        arguments, after = rest.split(", TILE)", 1)
+        arguments, after = rest.split(", LAYOUT)", 1)
         product = self.names.fresh(f"{before.strip()}_product")
         lines[place:end] = [
-            f"{'    ' * block.depth}{product} = start_matmul({arguments}, TILE)",
+            f"{'    ' * block.depth}{product} = start_matmul({arguments}, LAYOUT)",
             *lines[place + 2 : end],
             f"{before} = warpgroup_mma_wait(0, [{product}]){after}",
             lines[place + 1],
@@ -191,7 +184,7 @@ class HopperWriter(KernelWriter):
     def _load_first(block: Block) -> None:
         """What a step reads by pointers is on its way before the step waits for anything."""
         lines = block.lines
-        first = next((n for n, line in enumerate(lines) if "received(" in line), len(lines))
+        first = next((n for n, line in enumerate(lines) if re.search(r"received\(|taken\(", line)), len(lines))
         made: set[str] = set()
         for n in range(first, len(lines)):
             found = re.match(rf"{'    ' * block.depth}(\w+) = (tl\.load|load_tile)?", lines[n])
@@ -212,7 +205,7 @@ class HopperWriter(KernelWriter):
         del self.block.lines[before:]
         for load, (_, ring) in self.row_rings.items():
             if load not in self.in_registers:
-                self._release_rows(ring)
+                self.block.add(f"release({ring}, done * GROUPS + GROUP)")
         outputs = {output.name: output for output in self.schedule.program.outputs}
         for line in lines:
             found = re.match(r"( *)tl\.store\((\w+)_ptr .*?, (\w+)\.to\(\2_ptr\.dtype\.element_ty\), mask=", line)
@@ -252,19 +245,19 @@ class HopperWriter(KernelWriter):
         heads = " * ".join(tiles.size(axis.extent, 8) for axis in self.roles.grid) or "1"
         if "int64" in heads:
             heads = f"tl.cast({heads}, tl.int32)"  # a number of tiles has 32 bits
-        growing = self._grows()
+        balanced = "balanced_" * self._grows()
         rows = tiles.size(self.roles.rows.extent)
         loop = [
             f"    row_blocks = tl.cdiv({rows}, BLOCK_ROWS)",
-            f"    for turn in range(turn_count(row_blocks, {heads}, {growing})):",
-            f"        block, number, exists = tile_of(turn, row_blocks, {heads}, {growing})",
+            f"    for turn in range({balanced}turn_count(row_blocks, {heads})):",
+            f"        block, number, exists = {balanced}tile_of(turn, row_blocks, {heads})",
             "        if exists:",
         ]
         described = {load: load.tensor for load in (*self.row_rings, *tiles.rings, *tiles.ends)}
         sources = [line for load in described for line in self._source(load)]
         targets = [line for output in self.sent_back for line in self._target(output)]
         compute = [
-            f"    TILE: tl.constexpr = product_layout({widths})",
+            f"    LAYOUT: tl.constexpr = product_layout({widths})",
             *targets,
             *[STEPS] * bool(tiles.rings),
             TILES,
@@ -273,11 +266,11 @@ class HopperWriter(KernelWriter):
             *["    tma.store_wait(0)"] * bool(targets),
         ]
         feed = self._feed(body)
-        everything = "\n".join([*sources, *loop, *compute, *feed])
+        made = self._rings()
+        everything = "\n".join([*sources, *loop, *compute, *feed, *made.values()])
         signature = self._signature(everything)
         if any(len(tensor.shape) > 5 for tensor in described.values()):
             raise Unsuitable("more dimensions than the copy engine has")
-        made = self._rings()
         feeding = [*sources, STEPS, TILES, *loop, *feed]
         grid = list(tiles.grid.values())
         loads = self._function(f"{name}_loads", signature, list(made), [], LOADS, _narrow(feeding, grid))
@@ -313,25 +306,23 @@ class HopperWriter(KernelWriter):
         for load, (_, ring) in self.row_rings.items():
             lines.append("            for group in tl.static_range(GROUPS):")
             place = self._place(load, "row_start + group * GROUP_ROWS")
-            lines.append(
-                f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group, 2 * GROUPS)"
-            )
+            lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group)")
         lines.append(body[loop].replace("tl.range", "range"))
         order = sorted(tiles.rings.items(), key=lambda item: self._first_use(body, item[1]))
         for load, ring in order:
             if load in tiles.pairs:
                 place = self._place(load, "row_start + group * GROUP_ROWS")
-                own = f"{ring}, step * GROUPS + group, STAGES * GROUPS"
+                own = f"{ring}, step * GROUPS + group"
                 lines.append("                for group in tl.static_range(GROUPS):")
                 lines.append(f"                    send({tiles.sources[load]}, {place}, {own})")
             else:
                 place = self._place(load, "row_start")
-                lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, step, STAGES)")
+                lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, step)")
         lines.append("                step += 1")
         for load, ring in tiles.ends.items():
             place = self._place(load, "row_start + group * GROUP_ROWS")
             lines.append("            for group in tl.static_range(GROUPS):")
-            lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group, GROUPS)")
+            lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group)")
         lines.append("            done += 1")
         needed = set(re.findall(r"\w+", "\n".join(lines)))
         kept: list[str] = []
@@ -339,7 +330,7 @@ class HopperWriter(KernelWriter):
             made = re.match(r" *(\w+) = ", line)
             if made and made[1] in needed:
                 words = _words(line)
-                if words & {"rows", "row_offsets", "keys", "key_offsets", "TILE", "GROUP"}:
+                if words & {"rows", "row_offsets", "keys", "key_offsets", "LAYOUT", "GROUP"}:
                     raise Unsuitable("ends of the loop that depend on each row")
                 needed |= words
                 kept.append(line)
@@ -347,7 +338,7 @@ class HopperWriter(KernelWriter):
 
     @staticmethod
     def _first_use(body: list[str], ring: str) -> int:
-        return next(n for n, line in enumerate(body) if f"received({ring}," in line)
+        return next(n for n, line in enumerate(body) if f"({ring}, " in line)
 
     def _place(self, load: Load, row: str) -> str:
         """The coordinates of a block whose first row is ``row``, as integers of 32 bits."""
@@ -403,8 +394,9 @@ class HopperWriter(KernelWriter):
         free = [size.name for size in signature.sizes]
         jit = f"@gluon.jit(do_not_specialize={free!r})" if free else "@gluon.jit"
         body = [f'    """{description}"""', "    GROUPS: tl.constexpr = BLOCK_ROWS // GROUP_ROWS"]
+        body.append("    tl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)")
         body += [f"    {ring}" for ring in rings]
-        body += ["    fence_async_shared()", "    # fmt: off"]
+        body += ["    fence_async_shared()  # the copy engine sees the barriers", "    # fmt: off"]
         for which, function in (("loads", loads), ("rows", rows)):
             body += [f"    {which} = (", *(f"        {line}" for line in filled(function.given)), "    )"]
         body.append("    # Groups that compute get the registers that those that load can spare")

@@ -77,6 +77,10 @@ def counted(*ends: Operand) -> Iterator[Value]:
     return (Value(torch.tensor(number, dtype=dtype)) for number in range(*(int(end) for end in ends)))
 
 
+def _static_assert(condition: bool) -> None:
+    assert condition
+
+
 def warp_specialize(groups: Sequence[tuple[Any, tuple[Any, ...]]], warps: list[int], registers: list[int]) -> None:
     assert len(groups) == len(warps) + 1 == len(registers) + 1
     machine().run(groups)
@@ -114,6 +118,7 @@ class Shared:
         return Shared(self.data.permute(*order), self.place, self.layout)
 
     def load(self, layout: Any) -> Value:
+        machine().loaded(self.place)
         return Value(self.data.clone())
 
     def store(self, tile: Value) -> None:
@@ -423,6 +428,7 @@ GL = SimpleNamespace(
     bfloat16=torch.bfloat16,
     float32=torch.float32,
     static_range=range,
+    static_assert=_static_assert,
     program_id=lambda axis: value(machine().program),
     num_programs=lambda axis: value(machine().programs),
     warp_specialize=warp_specialize,

@@ -47,6 +47,7 @@ class Machine:
         self.copies: list[Callable[[], None]] = []
         self.error: BaseException | None = None
         self.multiplied: dict[Place, int] = {}
+        self.read: dict[Place, set[Any]] = {}
         self.leaving: dict[Place, _Tile] = {}
         self._allocations = 0
         self._random = random.Random(f"{seed} {program}")
@@ -132,6 +133,12 @@ class Machine:
         """Memory is about to be written by the copy engine."""
         if self.multiplied.get(place):
             raise Race("a block is replaced while it is multiplied")
+        if self.read.get(place):
+            raise Race("a block is replaced that the copy engine may not know to be read: fence it before its release")
+
+    def loaded(self, place: Place) -> None:
+        """The running group has read memory into registers."""
+        self.read.setdefault(place, set()).add(self.running)
 
     def hold(self, places: Sequence[Place], by: int) -> None:
         """Operands of a product that is under way, or done (by = -1)."""
@@ -153,8 +160,10 @@ class Machine:
         self.leaving[place].state = "sent"
 
     def fenced(self) -> None:
-        """What the running group wrote can be read by the copy engine."""
+        """What the running group wrote or read comes before what the copy engine does next."""
         self._advance("stored", "fenced")
+        for groups in self.read.values():
+            groups.discard(self.running)
 
     def awaited(self) -> None:
         """The copy engine has read what the running group sent."""
