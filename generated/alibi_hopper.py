@@ -333,7 +333,7 @@ def alibi_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -563,7 +563,8 @@ def alibi_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, scale_2,
+    scale,  # 1.0 / H * (-8.0)
+    scale_2,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -796,7 +797,7 @@ def alibi_symmetric_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -55,7 +55,7 @@ def alibi_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -252,7 +252,8 @@ def alibi_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,  # 1.0 / H * (-8.0)
+    scale_2,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -447,7 +448,7 @@ def alibi_symmetric_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles

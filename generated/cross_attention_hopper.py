@@ -294,7 +294,7 @@ def cross_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -529,7 +529,8 @@ def cross_attention_masked_kernel(
     context_mask_stride_b, context_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, fill,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -743,7 +744,7 @@ def cross_attention_shared_context_kernel(
     value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -53,7 +53,8 @@ def diff_attn_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, lam,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    lam,
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -288,7 +289,7 @@ def diff_attn_chunk_kernel(
     lambda_full_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -527,7 +528,10 @@ def diff_attn_norm_kernel(
     weight_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, lam, scale_2, scale_3,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    lam,
+    scale_2,  # 1.0 / D_v
+    scale_3,  # 1.0 - lambda_init
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -787,7 +791,9 @@ def multihead_diff_attn_kernel(
     v_stride_b, v_stride_s, v_stride_h, v_stride_d,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale, scale_2, scale_3,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    scale_2,  # 1.0 / D_v
+    scale_3,  # 1.0 - lambda_init
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

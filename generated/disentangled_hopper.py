@@ -322,7 +322,7 @@ def disentangled_scores_kernel(
     p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, R,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

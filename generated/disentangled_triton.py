@@ -47,7 +47,7 @@ def disentangled_kernel(
     pos_query_stride_h, pos_query_stride_r, pos_query_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, R,
     # head dimensions and the widths of their tiles
@@ -270,7 +270,7 @@ def disentangled_scores_kernel(
     p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, R,
     # head dimensions and the widths of their tiles

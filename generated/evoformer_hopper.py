@@ -376,7 +376,7 @@ def row_attention_kernel(
     pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, N, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -633,7 +633,7 @@ def column_attention_kernel(
     mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, S, B, N,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -905,7 +905,7 @@ def triangle_attention_starting_node_kernel(
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, S, B,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1178,7 +1178,7 @@ def triangle_attention_ending_node_kernel(
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, S, B,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

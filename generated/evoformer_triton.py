@@ -82,7 +82,7 @@ def row_attention_kernel(
     pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S, H, N,
     # head dimensions and the widths of their tiles
@@ -333,7 +333,7 @@ def row_attention_with_mask_kernel(
     pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S, H, N,
     # head dimensions and the widths of their tiles
@@ -551,7 +551,7 @@ def column_attention_kernel(
     mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     N, H, S,
     # head dimensions and the widths of their tiles
@@ -780,7 +780,7 @@ def triangle_attention_starting_node_kernel(
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -1020,7 +1020,7 @@ def triangle_attention_ending_node_kernel(
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

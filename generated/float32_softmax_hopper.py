@@ -321,7 +321,7 @@ def softmax_dtype_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -546,7 +546,7 @@ def scores_float_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -46,7 +46,7 @@ def forgetting_attention_kernel(
     cumulative_stride_b, cumulative_stride_h, cumulative_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

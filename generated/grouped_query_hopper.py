@@ -326,7 +326,7 @@ def grouped_query_view_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -552,7 +552,7 @@ def grouped_query_repeat_interleave_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -778,7 +778,7 @@ def grouped_query_expand_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # scaling * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1009,7 +1009,7 @@ def grouped_query_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1223,7 +1223,7 @@ def multi_query_kernel(
     value_stride_b, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1443,7 +1443,7 @@ def multi_query_broadcast_kernel(
     value_stride_b, value_stride_1, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

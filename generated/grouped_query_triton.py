@@ -58,7 +58,7 @@ def grouped_query_view_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
@@ -253,7 +253,7 @@ def grouped_query_repeat_interleave_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
@@ -448,7 +448,7 @@ def grouped_query_expand_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # scaling * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
     # head dimensions and the widths of their tiles
@@ -645,7 +645,7 @@ def grouped_query_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, H_kv,
     # head dimensions and the widths of their tiles
@@ -830,7 +830,7 @@ def multi_query_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -1018,7 +1018,7 @@ def multi_query_broadcast_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles

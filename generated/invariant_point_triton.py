@@ -77,7 +77,8 @@ def invariant_point_attention_kernel(
     o_points_stride_b, o_points_stride_n, o_points_stride_h, o_points_stride_r,
     o_pair_stride_b, o_pair_stride_n, o_pair_stride_h, o_pair_stride_z,
     # numbers
-    scale, scale_2,
+    scale,  # math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e)
+    scale_2,  # math.sqrt(1.0 / (C * 3)) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, N,
     # head dimensions and the widths of their tiles

@@ -335,7 +335,7 @@ def key_lengths_kernel(
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -574,7 +574,7 @@ def key_padding_mask_kernel(
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -810,7 +810,7 @@ def extended_attention_mask_kernel(
     attention_mask_stride_b, attention_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1055,7 +1055,7 @@ def causal_key_lengths_kernel(
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

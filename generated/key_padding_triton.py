@@ -51,7 +51,7 @@ def key_lengths_kernel(
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -243,7 +243,7 @@ def key_padding_mask_kernel(
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -453,7 +453,7 @@ def extended_attention_mask_kernel(
     attention_mask_stride_b, attention_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -657,7 +657,7 @@ def causal_key_lengths_kernel(
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

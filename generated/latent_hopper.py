@@ -313,7 +313,7 @@ def latent_attention_kernel(
     k_rope_stride_b, k_rope_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # softmax_scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -570,7 +570,7 @@ def latent_attention_decode_kernel(
     pe_cache_stride_b, pe_cache_stride_s,
     output_stride_b, output_stride_s, output_stride_h,
     # numbers
-    scale,
+    scale,  # (C + R) ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, B, S_k, H,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -42,7 +42,7 @@ def latent_attention_kernel(
     k_rope_stride_b, k_rope_stride_s, k_rope_stride_r,
     output_stride_b, output_stride_h, output_stride_s, output_stride_c,
     # numbers
-    scale,
+    scale,  # softmax_scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -267,7 +267,7 @@ def latent_attention_decode_kernel(
     pe_cache_stride_b, pe_cache_stride_s, pe_cache_stride_r,
     output_stride_b, output_stride_s, output_stride_h, output_stride_c,
     # numbers
-    scale,
+    scale,  # (C + R) ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, S_q, S_k,
     # head dimensions and the widths of their tiles

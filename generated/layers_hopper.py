@@ -329,7 +329,7 @@ def gpt_layer_kernel(
     h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
     y_stride_b, y_stride_s, y_stride_n,
     # numbers
-    scale,
+    scale,  # quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     n_head, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

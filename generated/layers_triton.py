@@ -43,7 +43,7 @@ def gpt_layer_kernel(
     h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, h_w_qkv_stride_e,
     y_stride_b, y_stride_s, y_stride_n, y_stride_e,
     # numbers
-    scale,
+    scale,  # quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, n_head,
     # head dimensions and the widths of their tiles
@@ -247,7 +247,7 @@ def llama_layer_kernel(
     k_2_stride_b, k_2_stride_s, k_2_stride_h, k_2_stride_d,
     attn_output_stride_b, attn_output_stride_s, attn_output_stride_h, attn_output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, H_kv,
     # head dimensions and the widths of their tiles

@@ -324,7 +324,7 @@ def boolean_mask_kernel(
     mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -560,7 +560,8 @@ def boolean_mask_per_batch_kernel(
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, fill,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
+    fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -795,7 +796,7 @@ def boolean_mask_shared_kernel(
     hidden_stride_0, hidden_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1032,7 +1033,7 @@ def boolean_mask_optional_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1511,7 +1512,7 @@ def additive_bias_per_head_kernel(
     bias_stride_h, bias_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1747,7 +1748,7 @@ def additive_mask_keys_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -2000,7 +2001,7 @@ def additive_pair_kernel(
     pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -62,7 +62,7 @@ def boolean_mask_kernel(
     mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -270,7 +270,8 @@ def boolean_mask_per_batch_kernel(
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, fill,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
+    fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -483,7 +484,7 @@ def boolean_mask_shared_kernel(
     hidden_stride_0, hidden_stride_1,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -692,7 +693,7 @@ def boolean_mask_optional_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -1117,7 +1118,7 @@ def additive_bias_per_head_kernel(
     bias_stride_h, bias_stride_1, bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -1326,7 +1327,7 @@ def additive_mask_keys_kernel(
     mask_stride_b, mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -1529,7 +1530,7 @@ def additive_pair_kernel(
     pair_bias_stride_h, pair_bias_stride_2, pair_bias_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

@@ -291,7 +291,7 @@ def multi_head_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -506,7 +506,7 @@ def multi_head_by_name_kernel(
     v_stride_b, v_stride_h, v_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -726,7 +726,7 @@ def multi_head_scaled_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale_2,
+    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -947,7 +947,7 @@ def multi_head_sequence_first_kernel(
     value_stride_b, value_stride_s, value_stride_h,
     output_stride_b, output_stride_s, output_stride_h,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1167,7 +1167,7 @@ def multi_head_split_scale_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.25) * D ** (-0.25) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

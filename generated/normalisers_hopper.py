@@ -289,7 +289,8 @@ def sigmoid_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, scale_2,
+    scale,  # 1.0 / math.sqrt(D)
+    scale_2,  # math.log(S_k)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

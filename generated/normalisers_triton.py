@@ -80,7 +80,8 @@ def sigmoid_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scale_2,
+    scale,  # 1.0 / math.sqrt(D)
+    scale_2,  # math.log(S_k)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -261,7 +262,7 @@ def relu_squared_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -415,7 +416,7 @@ def retention_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

@@ -373,7 +373,7 @@ def packed_documents_kernel(
     document_id_stride_b, document_id_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -638,7 +638,7 @@ def packed_documents_bidirectional_kernel(
     segment_ids_stride_b, segment_ids_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -909,7 +909,7 @@ def packed_documents_cross_kernel(
     key_document_stride_b, key_document_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -343,7 +343,7 @@ def prefix_lm_kernel(
     prefix_length_stride_b,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -573,7 +573,7 @@ def prefix_lm_shared_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, prefix,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -572,7 +572,7 @@ def window_bias_kernel(
     relative_position_index_stride_0, relative_position_index_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S, T,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -811,7 +811,7 @@ def window_bias_by_coordinates_kernel(
     table_stride_0, table_stride_1, table_stride_h,
     output_stride_b, output_stride_h, output_stride_n,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, B,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1046,7 +1046,7 @@ def clipped_distance_bias_kernel(
     table_stride_h, table_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -270,7 +270,7 @@ def window_bias_kernel(
     relative_position_index_stride_0, relative_position_index_stride_1,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H, T,
     # head dimensions and the widths of their tiles
@@ -498,7 +498,7 @@ def window_bias_by_coordinates_kernel(
     table_stride_0, table_stride_1, table_stride_h,
     output_stride_b, output_stride_h, output_stride_n, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H,
     # head dimensions and the widths of their tiles
@@ -700,7 +700,7 @@ def clipped_distance_bias_kernel(
     table_stride_h, table_stride_1,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

@@ -336,7 +336,7 @@ def sdpa_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -566,7 +566,7 @@ def sdpa_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -804,7 +804,7 @@ def sdpa_boolean_mask_kernel(
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1043,7 +1043,7 @@ def sdpa_additive_mask_kernel(
     bias_stride_b, bias_stride_h, bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1266,7 +1266,7 @@ def sdpa_scale_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale_2,
+    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1498,7 +1498,7 @@ def sdpa_grouped_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1736,7 +1736,7 @@ def sdpa_merged_heads_kernel(
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_s, output_stride_h,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

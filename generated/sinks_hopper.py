@@ -354,7 +354,7 @@ def attention_with_sinks_kernel(
     sinks_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -582,7 +582,7 @@ def softmax_off_by_one_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -837,7 +837,8 @@ def attention_with_null_key_kernel(
     key_mask_stride_b, key_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, fill,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    fill,  # max(-finfo(dtype).max * math.log2(math.e), -3.3895e+38)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -301,7 +301,7 @@ def sliding_window_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, window,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -524,7 +524,7 @@ def sliding_window_band_kernel(
     v_stride_b, v_stride_h, v_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, window,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -755,7 +755,7 @@ def sliding_window_bottom_right_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -57,7 +57,7 @@ def sliding_window_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, window,
     # head dimensions and the widths of their tiles
@@ -245,7 +245,8 @@ def sliding_window_symmetric_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    fill, scale,
+    fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, radius,
     # head dimensions and the widths of their tiles
@@ -430,7 +431,7 @@ def sliding_window_band_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, window,
     # head dimensions and the widths of their tiles
@@ -622,7 +623,7 @@ def sliding_window_bottom_right_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles

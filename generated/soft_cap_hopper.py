@@ -336,7 +336,8 @@ def soft_cap_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, scaled_cap,
+    scale,  # 1.0 / math.sqrt(D) * quotient(1.0, abs(cap))
+    scaled_cap,  # max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -565,7 +566,7 @@ def soft_cap_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * 0.03333333333333333
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -807,7 +808,8 @@ def soft_cap_sliding_window_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale, scaled_softcap,
+    scale,  # scaling * quotient(1.0, abs(softcap))
+    scaled_softcap,  # max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, window, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

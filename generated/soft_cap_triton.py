@@ -67,7 +67,8 @@ def soft_cap_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scaled_cap,
+    scale,  # 1.0 / math.sqrt(D) * quotient(1.0, abs(cap))
+    scaled_cap,  # max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -265,7 +266,7 @@ def soft_cap_causal_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * 0.03333333333333333
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -461,7 +462,8 @@ def soft_cap_sliding_window_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, scaled_softcap,
+    scale,  # scaling * quotient(1.0, abs(softcap))
+    scaled_softcap,  # max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, H_kv, window,
     # head dimensions and the widths of their tiles

@@ -308,7 +308,7 @@ def with_einsum_kernel(
     value_stride_b, value_stride_s, value_stride_h,
     output_stride_b, output_stride_s, output_stride_h,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -523,7 +523,7 @@ def with_einsum_dots_kernel(
     v_stride_b, v_stride_h, v_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -743,7 +743,7 @@ def with_at_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -963,7 +963,7 @@ def with_matmul_kernel(
     value_stride_s, value_stride_b, value_stride_h,
     output_stride_s, output_stride_b, output_stride_h,
     # numbers
-    scale,
+    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1166,7 +1166,7 @@ def with_bmm_kernel(
     value_stride_b, value_stride_s,
     output_stride_b, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1405,7 +1405,7 @@ def with_bmm_reshaped_kernel(
     attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1614,7 +1614,7 @@ def with_baddbmm_kernel(
     value_stride_b, value_stride_s,
     output_stride_b, output_stride_s,
     # numbers
-    scale_2,
+    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -1825,7 +1825,7 @@ def with_baddbmm_bias_kernel(
     alibi_stride_b, alibi_stride_1,
     output_stride_b, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -2047,7 +2047,7 @@ def with_softmax_written_out_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -61,7 +61,7 @@ def with_einsum_kernel(
     value_stride_b, value_stride_s, value_stride_h, value_stride_d,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -251,7 +251,7 @@ def with_einsum_dots_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, S_kv,
     # head dimensions and the widths of their tiles
@@ -445,7 +445,7 @@ def with_at_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -635,7 +635,7 @@ def with_matmul_kernel(
     value_stride_s, value_stride_b, value_stride_h, value_stride_d,
     output_stride_s, output_stride_b, output_stride_h, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -826,7 +826,7 @@ def with_bmm_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
@@ -1012,7 +1012,7 @@ def with_bmm_reshaped_kernel(
     attention_mask_stride_b, attention_mask_stride_2, attention_mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -1226,7 +1226,7 @@ def with_baddbmm_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
-    scale_2,
+    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
@@ -1413,7 +1413,7 @@ def with_baddbmm_bias_kernel(
     alibi_stride_b, alibi_stride_s,
     output_stride_b, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S_q, S_k,
     # head dimensions and the widths of their tiles
@@ -1608,7 +1608,7 @@ def with_softmax_written_out_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles

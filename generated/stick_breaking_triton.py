@@ -68,7 +68,7 @@ def stick_breaking_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -239,7 +239,7 @@ def stickbreaking_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     rem_stride_b, rem_stride_h, rem_stride_s,
     # numbers
-    scale,
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -430,7 +430,7 @@ def stick_breaking_softplus_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles

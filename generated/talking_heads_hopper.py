@@ -458,7 +458,7 @@ def talking_heads_kernel(
     proj_w_stride_0, proj_w_stride_1,
     output_stride_b, output_stride_n, output_stride_s,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings

@@ -48,7 +48,7 @@ def talking_heads_kernel(
     proj_w_stride_0, proj_w_stride_1,
     output_stride_b, output_stride_n, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S,
     # head dimensions and the widths of their tiles

@@ -53,7 +53,8 @@ def thresholded_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale, threshold,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    threshold,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -252,7 +253,8 @@ def with_entropy_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     entropy_stride_b, entropy_stride_h, entropy_stride_s,
     # numbers
-    scale, scale_2,
+    scale,  # D ** (-0.5) * math.log2(math.e)
+    scale_2,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -475,7 +477,7 @@ def sharpened_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles

@@ -12,7 +12,7 @@ from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
 from flashlight.emit.operators import ATOM
-from flashlight.emit.signature import Burden, Kernel, Signature, distinct, filled, output_labels, parts_of
+from flashlight.emit.signature import NUMBERS, Burden, Kernel, Signature, distinct, output_labels, parts_of
 from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter
 from flashlight.emit.widths import is_wide
 from flashlight.ir.expr import (
@@ -654,8 +654,7 @@ class KernelWriter:
         signature = self._signature("\n".join(body))
         lines = ["# fmt: off"]
         for what, items in signature.groups:
-            if any(items):
-                lines += [f"# {what}", *filled(items)]
+            lines += signature.described(what, items)
         lines.append("# fmt: on")
         name = f"{self.schedule.program.name}_kernel"
         free = [size.name for size in signature.sizes]
@@ -704,7 +703,7 @@ class KernelWriter:
         groups.append(("their strides, in elements", steps))
         given_numbers = {name: expr for expr, name in reversed(tiles.numbers.items())}
         numbers = tuple((name, given_numbers[name]) for name in dict.fromkeys(tiles.numbers.values()) if name in words)
-        groups.append(("numbers", [name for name, _ in numbers]))
+        groups.append((NUMBERS, [name for name, _ in numbers]))
         widths = distinct(self.roles.resident)
         constant = set(parts_of(widths))
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flashlight.emit.host import python
 from flashlight.emit.tiles import representative
 from flashlight.ir.expr import Axis, Expr, Scalar, Tensor, walk
 from flashlight.ir.program import Output
 from flashlight.schedule.intervals import Matched
 from flashlight.schedule.roles import extent_name, is_size
+
+NUMBERS = "numbers"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ class Signature:
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]
     groups: list[tuple[str, list[str]]]
+
+    def described(self, what: str, items: list[str]) -> list[str]:
+        """Parameters as lines under a comment; a number with what the launcher computes for it."""
+        if not any(items):
+            return []
+        if what != NUMBERS:
+            return [f"# {what}", *filled(items)]
+        made = {name: python(expr).replace("finfo_", "finfo(dtype).") for name, expr in self.numbers}
+        return [f"# {what}", *(f"{item},  # {made[item]}" if made[item] != item else f"{item}," for item in items)]
 
 
 def filled(items: list[str]) -> list[str]:

@@ -388,8 +388,7 @@ class HopperWriter(KernelWriter):
         lines = ["# fmt: off"]
         *runtime, (_, widths), (_, choices) = signature.groups
         for what, items in [*runtime, (CHOICES, [*widths, *choices])]:
-            if any(items):
-                lines += [f"# {what}", *filled(items)]
+            lines += signature.described(what, items)
         lines.append("# fmt: on")
         free = [size.name for size in signature.sizes]
         jit = f"@gluon.jit(do_not_specialize={free!r})" if free else "@gluon.jit"
