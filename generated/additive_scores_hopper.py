@@ -217,7 +217,7 @@ def graph_attention_scores_rows(
                 + batch * source_stride_b
                 + head * source_stride_h
                 + gl.cast(row_start, gl.int64) * source_stride_n
-                + row_offsets * source_stride_n,
+                + gl.cast(row_offsets, gl.int64) * source_stride_n,
                 mask=(rows < N),
                 other=0,
             )

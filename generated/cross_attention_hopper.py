@@ -465,7 +465,11 @@ def cross_attention_masked_rows(
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
-            context_mask_block = context_mask_ptr + batch * context_mask_stride_b + key_offsets * context_mask_stride_s
+            context_mask_block = (
+                context_mask_ptr
+                + batch * context_mask_stride_b
+                + gl.cast(key_offsets, gl.int64) * context_mask_stride_s
+            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)

@@ -262,7 +262,7 @@ def disentangled_scores_rows(
                     + batch * c2p_stride_b
                     + head * c2p_stride_h
                     + gl.cast(row_start, gl.int64) * c2p_stride_s
-                    + row_offsets[:, None] * c2p_stride_s
+                    + gl.cast(row_offsets[:, None], gl.int64) * c2p_stride_s
                     + c2p_pos.to(gl.int64) * c2p_stride_r,
                     mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
                     other=0,
@@ -273,7 +273,7 @@ def disentangled_scores_rows(
                     + batch * p2c_stride_b
                     + head * p2c_stride_h
                     + gl.cast(key_start, gl.int64) * p2c_stride_s
-                    + key_offsets[None, :] * p2c_stride_s
+                    + gl.cast(key_offsets[None, :], gl.int64) * p2c_stride_s
                     + c2p_pos.to(gl.int64) * p2c_stride_r,
                     mask=(c2p_pos >= 0) & (c2p_pos < R) & (rows < S)[:, None] & (keys < S)[None, :],
                     other=0,

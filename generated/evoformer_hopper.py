@@ -822,14 +822,16 @@ def triangle_attention_starting_node_rows(
             q = received(q_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
-            mask_block = mask_ptr + batch * mask_stride_b + s * mask_stride_1 + key_offsets * mask_stride_2
+            mask_block = (
+                mask_ptr + batch * mask_stride_b + s * mask_stride_1 + gl.cast(key_offsets, gl.int64) * mask_stride_2
+            )
             existing_rows = gl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
             triangle_bias_block = (
                 triangle_bias_ptr
                 + batch * triangle_bias_stride_b
                 + gl.cast(row_start, gl.int64) * triangle_bias_stride_1
                 + head * triangle_bias_stride_h
-                + existing_rows[:, None] * triangle_bias_stride_1
+                + gl.cast(existing_rows[:, None], gl.int64) * triangle_bias_stride_1
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1095,14 +1097,16 @@ def triangle_attention_ending_node_rows(
             q = received(q_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
-            mask_block = mask_ptr + batch * mask_stride_b + s_2 * mask_stride_2 + key_offsets * mask_stride_1
+            mask_block = (
+                mask_ptr + batch * mask_stride_b + s_2 * mask_stride_2 + gl.cast(key_offsets, gl.int64) * mask_stride_1
+            )
             existing_rows = gl.minimum(row_offsets, S - 1 - row_start)  # rows past the end read the last one
             triangle_bias_block = (
                 triangle_bias_ptr
                 + batch * triangle_bias_stride_b
                 + gl.cast(row_start, gl.int64) * triangle_bias_stride_2
                 + head * triangle_bias_stride_h
-                + existing_rows[:, None] * triangle_bias_stride_2
+                + gl.cast(existing_rows[:, None], gl.int64) * triangle_bias_stride_2
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))

@@ -274,7 +274,7 @@ def forgetting_attention_rows(
                 + batch * cumulative_stride_b
                 + head * cumulative_stride_h
                 + gl.cast(row_start, gl.int64) * cumulative_stride_s
-                + row_offsets * cumulative_stride_s,
+                + gl.cast(row_offsets, gl.int64) * cumulative_stride_s,
                 mask=(rows < S),
                 other=0,
             )  # forgetting.py:16
@@ -283,7 +283,7 @@ def forgetting_attention_rows(
                 cumulative_ptr
                 + batch * cumulative_stride_b
                 + head * cumulative_stride_h
-                + key_offsets * cumulative_stride_s
+                + gl.cast(key_offsets, gl.int64) * cumulative_stride_s
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))

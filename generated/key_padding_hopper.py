@@ -507,7 +507,9 @@ def key_padding_mask_rows(
 
             # Read once: the rows, and what is the same for every block of keys
             key_padding_mask_block = (
-                key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
+                key_padding_mask_ptr
+                + batch * key_padding_mask_stride_b
+                + gl.cast(key_offsets, gl.int64) * key_padding_mask_stride_s
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -744,7 +746,9 @@ def extended_attention_mask_rows(
 
             # Read once: the rows, and what is the same for every block of keys
             attention_mask_block = (
-                attention_mask_ptr + batch * attention_mask_stride_b + key_offsets * attention_mask_stride_s
+                attention_mask_ptr
+                + batch * attention_mask_stride_b
+                + gl.cast(key_offsets, gl.int64) * attention_mask_stride_s
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))

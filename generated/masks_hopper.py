@@ -263,7 +263,7 @@ def boolean_mask_rows(
                 + batch * mask_stride_b
                 + head * mask_stride_h
                 + gl.cast(row_start, gl.int64) * mask_stride_2
-                + existing_rows[:, None] * mask_stride_2
+                + gl.cast(existing_rows[:, None], gl.int64) * mask_stride_2
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -499,7 +499,7 @@ def boolean_mask_per_batch_rows(
                 mask_ptr
                 + batch * mask_stride_b
                 + gl.cast(row_start, gl.int64) * mask_stride_2
-                + existing_rows[:, None] * mask_stride_2
+                + gl.cast(existing_rows[:, None], gl.int64) * mask_stride_2
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -733,7 +733,9 @@ def boolean_mask_shared_rows(
             # Read once: the rows, and what is the same for every block of keys
             existing_rows = gl.minimum(row_offsets, S_q - 1 - row_start)  # rows past the end read the last one
             hidden_block = (
-                hidden_ptr + gl.cast(row_start, gl.int64) * hidden_stride_0 + existing_rows[:, None] * hidden_stride_0
+                hidden_ptr
+                + gl.cast(row_start, gl.int64) * hidden_stride_0
+                + gl.cast(existing_rows[:, None], gl.int64) * hidden_stride_0
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -970,7 +972,7 @@ def boolean_mask_optional_rows(
                 mask_ptr
                 + batch * mask_stride_b
                 + gl.cast(row_start, gl.int64) * mask_stride_1
-                + existing_rows[:, None] * mask_stride_1
+                + gl.cast(existing_rows[:, None], gl.int64) * mask_stride_1
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))

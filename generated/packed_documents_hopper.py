@@ -297,11 +297,13 @@ def packed_documents_rows(
                 document_id_ptr
                 + batch * document_id_stride_b
                 + gl.cast(row_start, gl.int64) * document_id_stride_s
-                + row_offsets * document_id_stride_s,
+                + gl.cast(row_offsets, gl.int64) * document_id_stride_s,
                 mask=(rows < S),
                 other=0,
             )
-            document_id_block = document_id_ptr + batch * document_id_stride_b + key_offsets * document_id_stride_s
+            document_id_block = (
+                document_id_ptr + batch * document_id_stride_b + gl.cast(key_offsets, gl.int64) * document_id_stride_s
+            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -562,11 +564,13 @@ def packed_documents_bidirectional_rows(
                 segment_ids_ptr
                 + batch * segment_ids_stride_b
                 + gl.cast(row_start, gl.int64) * segment_ids_stride_s
-                + row_offsets * segment_ids_stride_s,
+                + gl.cast(row_offsets, gl.int64) * segment_ids_stride_s,
                 mask=(rows < S),
                 other=0,
             )
-            segment_ids_block = segment_ids_ptr + batch * segment_ids_stride_b + key_offsets * segment_ids_stride_s
+            segment_ids_block = (
+                segment_ids_ptr + batch * segment_ids_stride_b + gl.cast(key_offsets, gl.int64) * segment_ids_stride_s
+            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -830,11 +834,15 @@ def packed_documents_cross_rows(
                 query_document_ptr
                 + batch * query_document_stride_b
                 + gl.cast(row_start, gl.int64) * query_document_stride_s
-                + row_offsets * query_document_stride_s,
+                + gl.cast(row_offsets, gl.int64) * query_document_stride_s,
                 mask=(rows < S_q),
                 other=0,
             )
-            key_document_block = key_document_ptr + batch * key_document_stride_b + key_offsets * key_document_stride_s
+            key_document_block = (
+                key_document_ptr
+                + batch * key_document_stride_b
+                + gl.cast(key_offsets, gl.int64) * key_document_stride_s
+            )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)

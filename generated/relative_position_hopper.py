@@ -492,7 +492,7 @@ def window_bias_rows(
             relative_position_index_block = (
                 relative_position_index_ptr
                 + gl.cast(row_start, gl.int64) * relative_position_index_stride_0
-                + row_offsets[:, None] * relative_position_index_stride_0
+                + gl.cast(row_offsets[:, None], gl.int64) * relative_position_index_stride_0
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))

@@ -741,7 +741,7 @@ def sdpa_boolean_mask_rows(
                 mask_ptr
                 + batch * mask_stride_b
                 + gl.cast(row_start, gl.int64) * mask_stride_2
-                + existing_rows[:, None] * mask_stride_2
+                + gl.cast(existing_rows[:, None], gl.int64) * mask_stride_2
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1669,7 +1669,9 @@ def sdpa_merged_heads_rows(
 
             # Read once: the rows, and what is the same for every block of keys
             key_padding_mask_block = (
-                key_padding_mask_ptr + batch * key_padding_mask_stride_b + key_offsets * key_padding_mask_stride_s
+                key_padding_mask_ptr
+                + batch * key_padding_mask_stride_b
+                + gl.cast(key_offsets, gl.int64) * key_padding_mask_stride_s
             )
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))

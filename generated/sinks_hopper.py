@@ -753,7 +753,9 @@ def attention_with_null_key_rows(
             query = taken(query_ring, done * GROUPS + GROUP, LAYOUT)
 
             # Read once: the rows, and what is the same for every block of keys
-            key_mask_block = key_mask_ptr + batch * key_mask_stride_b + key_offsets * key_mask_stride_s
+            key_mask_block = (
+                key_mask_ptr + batch * key_mask_stride_b + gl.cast(key_offsets, gl.int64) * key_mask_stride_s
+            )
             null_key_value = load_tile(
                 null_key_value_ptr + head * null_key_value_stride_h + d * null_key_value_stride_d, (d < D), BLOCK_D != D
             )

@@ -8,7 +8,7 @@
 
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
 that finds nothing to join stays outside.
-Finite constants saturate at the lowest finite float32 rather than overflow: a fill value must stay finite. What is read
+Finite constants saturate at the ends of float32 rather than overflow: a fill value must stay finite. What is read
 from memory for each score, a bias or a mask of numbers, may be as low as that too: then the factor stays outside of the
 whole power, where what overflows is far from the maximum, exp2((x - max) * log2(e)).
 """
@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from flashlight.ir import build
+from flashlight.ir.evaluate import evaluate_expr
 from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, unrounded, walk
 from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, is_const, mapped, rebuilt, rewrite
@@ -118,14 +119,14 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
     if isinstance(expr, Const):
         value = float(expr.value)
         product = build.op("mul", build.const(value, FLOAT), factor, dtype=FLOAT)
-        if isinstance(product, Const) and math.isfinite(value) and product.value < LOWEST:
-            return build.const(LOWEST, FLOAT)
+        if isinstance(product, Const) and math.isfinite(value) and abs(product.value) > -LOWEST:
+            return build.const(math.copysign(LOWEST, product.value), FLOAT)
         stays = not value or math.isnan(value) or (math.isinf(value) and is_positive(factor))
         return build.const(value, FLOAT) if stays else product
     if not expr.axes and is_float(expr):
         product = build.op("mul", expr, factor, dtype=FLOAT)
         # a run-time fill such as finfo.min must stay finite
-        return build.op("maximum", product, build.const(LOWEST, FLOAT)) if _is_limit(expr) else product
+        return _finite(product, expr) if _is_limit(expr) else product
     if isinstance(expr, Reduce) and expr.op == "max" and is_positive(factor):
         inner = down(expr.arg)
         # a factor that found nothing to join is cheaper outside the maximum
@@ -223,6 +224,20 @@ def _is_limit_test(test: Map) -> bool:
     left, right = test.args
     extreme = any(isinstance(node, Reduce) and node.op == "max" for node in walk(left))
     return extreme and isinstance(right, Const) and math.isinf(float(right.value))
+
+
+def _finite(product: Expr, limit: Expr) -> Expr:
+    """The product with a limit of a dtype, within the range of float32: on the side to which the limit lies."""
+    scalars = {node.name: node for node in walk(limit) if isinstance(node, Scalar)}
+    sample = {name: {"finfo_min": -3e38, "finfo_max": 3e38}.get(name, 1.0) for name in scalars}
+    high = build.op("minimum", product, build.const(-LOWEST, FLOAT))
+    try:
+        value = float(evaluate_expr(limit, {}, sample))
+    except RuntimeError:
+        value = math.nan
+    if value > 0:
+        return high
+    return build.op("maximum", product if value <= 0 else high, build.const(LOWEST, FLOAT))
 
 
 def _is_limit(expr: Expr) -> bool:

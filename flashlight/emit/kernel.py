@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.lines import used, without_unused
-from flashlight.emit.names import RESERVED, Names, dimension_labels, grid_names
+from flashlight.emit.names import RESERVED, Names, dimension_labels
 from flashlight.emit.operators import ATOM
 from flashlight.emit.signature import NUMBERS, Burden, Kernel, Signature, distinct, output_labels, parts_of
 from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter
@@ -73,7 +73,6 @@ class KernelWriter:
             self.names.taken.add(scalar.name)
         for axis in self.roles.resident:
             self.names.taken.add(axis.name)
-        self.names.taken.update(grid_names(self.roles.grid).values())
         self.tiles = self.tile_writer(schedule, self.names, source_name)
         self.tiles.joint = self.joint
         self.ranges: dict[str, str] = {}

@@ -63,16 +63,19 @@ class Names:
         return name
 
 
-def grid_names(axes: tuple[Axis, ...]) -> dict[Axis, str]:
+def grid_names(axes: tuple[Axis, ...], given: Names) -> dict[Axis, str]:
     """The variables that hold a program's position along its grid axes: words where they are not ambiguous.
 
-    A size may itself be called ``heads``: a position along it is then ``heads_index``.
+    A size or a number may itself be called ``head``: a position along that axis is then ``h_index``.
     """
     names: dict[Axis, str] = {}
-    sizes = {node.name for axis in axes for node in walk(axis.extent) if isinstance(node, Scalar)}
     for axis in sorted(axes, key=lambda axis: extent_name(axis) != "B"):
         word = _GRID.get(extent_name(axis), axis.name.lower())
-        names[axis] = word if word not in sizes.union(names.values()) else f"{axis.name.lower()}_index"
+        free = word not in given.taken and word not in names.values()
+        names[axis] = word if free else f"{axis.name.lower()}_index"
+        while names[axis] in given.taken:
+            names[axis] += "_"
+    given.taken.update(names.values())
     return names
 
 

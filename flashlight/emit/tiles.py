@@ -61,7 +61,7 @@ class TileWriter:
     def __init__(self, schedule: Schedule, names: Names, source_name: str) -> None:
         self.schedule = schedule
         self.roles = schedule.roles
-        self.grid = grid_names(schedule.roles.grid)
+        self.grid = grid_names(schedule.roles.grid, names)
         self.names = names
         self.source_name = source_name
         self.block = Block()
@@ -727,6 +727,8 @@ class TileWriter:
         if not all(sides):
             return None
         left, right = (self._zeroed(self._operand(side, body.dtype), side, axis) for side in sides)
+        if left.dtype == right.dtype == RAW and _loaded(sides[0]) != _loaded(sides[1]):
+            left, right = left.widened(), right.widened()  # one is stated to be float32
         if (left.dtype == RAW) != (right.dtype == RAW):
             narrow, wide = (left, right) if left.dtype == RAW else (right, left)
             if accumulator and wide is left and self._leaves_range(whole, sides[0], axis):
@@ -819,6 +821,11 @@ def representative(axis: Axis, axes: tuple[Axis, ...]) -> Axis:
     """The one of the axes of equal extent that positions along them are named after."""
     same = (other for other in axes if other.extent is axis.extent)
     return min(same, key=lambda other: (len(other.name), other.name))
+
+
+def _loaded(side: list[Expr]) -> set[str]:
+    """The dtypes of the tensors that a side of a product reads."""
+    return {node.tensor.dtype for node in walk(*side) if isinstance(node, Load) and is_float(node)}
 
 
 def _spans(index: Expr, size: Expr) -> bool:

@@ -154,11 +154,12 @@ def search(
     from hypothesis import HealthCheck, Phase
 
     from flashlight.verify import draw
-    from flashlight.verify.compare import Measured, Mismatch, Rejected, compare
+    from flashlight.verify.compare import Measured, Mismatch, Rejected, compare, flatten
 
     ranges = ranges or (draw.SMALL if request.device == "cpu" else draw.LARGE)
     worst = Measured(0.0, 0.0, 0.0)
-    count = 0
+    count = filled = 0
+    reasons: list[str] = []
     failing: list[tuple[draw.Case, Mismatch]] = []
 
     # no database: what is drawn depends on the seed alone
@@ -175,18 +176,20 @@ def search(
     )
     @hypothesis.given(draw.cases(traced, ranges))
     def agrees(case: draw.Case) -> None:
-        nonlocal worst, count
+        nonlocal worst, count, filled
         if request.journal is not None:
             Path(request.journal).write_text(f"{name}\n{case}", encoding="utf-8")
         arguments = draw.build(traced, case, request.device)
         try:
             measured = compare(getattr(original, name), getattr(generated, name), arguments)
-        except Rejected:
+        except Rejected as rejected:
+            reasons.append(str(rejected))
             hypothesis.reject()
         except Mismatch as mismatch:
             failing.append((case, mismatch))
             raise
         count += 1
+        filled += all(tensor.numel() for tensor in flatten(list(arguments.values())))
         worst = max(worst, measured, key=lambda one: one.generated / (one.allowed or 1.0))
 
     try:
@@ -196,6 +199,9 @@ def search(
         return Outcome(name, count, failure=f"{name}({case})\n  {mismatch}\n  (drawn from --seed {request.seed})")
     except hypothesis.errors.Unsatisfiable:
         return Outcome(name, count, failure=f"{name}: none of the inputs that were drawn is one that it takes")
+    if reasons and not filled:
+        message = f"{name}: only empty tensors could be compared; of others the original said: {reasons[-1]}"
+        return Outcome(name, count, failure=message)
     return Outcome(name, count, worst.generated, worst.eager)
 
 

@@ -9,6 +9,14 @@ import pytest
 
 from flashlight import api, arguments, inspect
 
+HEAD = "import math\nimport torch\nfrom torch import Tensor\n"
+CHUNKS = """
+def chunks(q, k, v):
+    chunk = torch.arange(q.shape[-2]) // 32
+    mine, other = chunk[:, None], chunk[None, :]
+    allowed = (mine >= other) & (mine - other < 2)
+    return (q @ k.transpose(-2, -1)).masked_fill(~allowed, -math.inf).softmax(-1) @ v
+"""
 PLAIN = """
 def attend(
     {q}: Tensor,  # [B, H, S_q, D]
@@ -47,6 +55,33 @@ def test_rows_that_are_more_than_multiplied_are_read_into_registers(
         assert f"release({name}_ring" not in written
     one = compiled(tmp_path / "out" / "program_triton.py", 64)
     assert one.copies["cp.async.bulk.tensor"] and not one.spills and any("wgmma" in name for name in one.tensor_core)
+
+
+@pytest.mark.parametrize(
+    "scores", ["q @ k.mT - more @ r.mT", "(q @ k.mT) * (more @ r.mT).sigmoid()", "q @ k.mT - more @ r.mT + bias"]
+)
+def test_two_products_in_one_expression(scores: str, verified: Callable[[str], str]) -> None:
+    """The keys of the first are free once it has been computed, not before."""
+    verified(f"""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            more: Tensor,  # [B, H, S, D]
+            r: Tensor,  # [B, H, S, D]
+            bias: Tensor,  # [H, S, S]
+        ):
+            return ({scores}).softmax(-1) @ v
+    """)
+
+
+def test_a_file_called_like_its_keys(tmp_path: Path) -> None:
+    """Comments cite it on lines that do not read the keys."""
+    path = tmp_path / "k.py"
+    path.write_text(HEAD + CHUNKS)
+    api.write(api.transpile(path, out=tmp_path / "out"))
+    outcomes = api.verify(path, "cpu", out=tmp_path / "out", examples=4)
+    assert len(outcomes) == 2 and not any(outcome.failure for outcome in outcomes), outcomes
 
 
 def test_keys_that_are_more_than_multiplied_are_none_for_it(verified: Callable[[str], str], tmp_path: Path) -> None:

@@ -62,3 +62,54 @@ def test_further_arguments_are_refused_where_they_would_count(
     module.program_triton.indifferent = lambda *given: called.append(given)
     module.indifferent(q, k, v, scale=2.0)
     assert len(called) == 1
+
+
+WINDOWED = """
+def attend(
+    q: Tensor,  # [B, {axis}, H, S, D]
+    k: Tensor,  # [B, {axis}, H, S, D]
+    v: Tensor,  # [B, {axis}, H, S, D]
+    {given},
+):
+    i = torch.arange(q.size(3))
+    return (q @ k.mT).masked_fill(i[:, None] - i > {number}, -math.inf).softmax(-1) @ v
+"""
+
+
+@pytest.mark.parametrize(
+    ("axis", "given", "number"),
+    [
+        ("W", "window: int", "window"),
+        ("W", "batch: int", "batch"),
+        ("W", "head: int", "head"),
+        ("W", "w_index: int, window: int", "w_index + window"),
+        ("batch", "head: int", "head"),
+        ("group", "loads: int", "loads"),
+        ("W", "attend_rows: int", "attend_rows"),
+        ("W", "attend_loads: int", "attend_loads"),
+    ],
+)
+def test_numbers_called_like_positions_in_the_grid(
+    axis: str, given: str, number: str, verified: Callable[[str], str]
+) -> None:
+    """The variable of the position would have taken the number's place."""
+    verified(WINDOWED.format(axis=axis, given=given, number=number))
+
+
+def test_a_tensor_or_a_size_called_like_the_choice_of_a_hopper_kernel(verified: Callable[[str], str]) -> None:
+    written = verified("""
+        def tensor(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            hopper: Tensor,  # [B, H, S, D]
+        ):
+            return (q @ k.mT).softmax(-1) @ hopper
+
+        def size(
+            q: Tensor,  # [B, H, hopper, D]
+            k: Tensor,  # [B, H, hopper, D]
+            v: Tensor,  # [B, H, hopper, D]
+        ):
+            return (q @ k.mT).softmax(-1) @ v
+    """)
+    assert written.count("hopper_choice = hopper_tile(") == 2

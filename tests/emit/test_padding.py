@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,49 @@ def test_values_that_are_infinite_where_nothing_is_loaded(verified: Write) -> No
             return (q @ k.mT).sigmoid() @ (v.abs() + 0.1).log()
     """)
     assert text.count("tl.dot(") == 4
+
+
+def test_the_greatest_number_is_a_score(verified: Write) -> None:
+    """Times log2(e) it would be infinite, and infinity less itself is NaN."""
+    verified("""
+        def greatest(
+            q: Tensor,  # [B, H, S_q, D]
+            k: Tensor,  # [B, H, S_k, D]
+            v: Tensor,  # [B, H, S_k, D]
+        ) -> Tensor:
+            scores = (q @ k.mT).clamp(max=1.0)
+            scores = torch.where(scores > 0.5, torch.finfo(scores.dtype).max, scores)
+            return scores.softmax(-1) @ v
+
+        def numbers(
+            q: Tensor,  # [B, H, S_q, D]
+            k: Tensor,  # [B, H, S_k, D]
+            v: Tensor,  # [B, H, S_k, D]
+        ) -> Tensor:
+            return torch.nan_to_num(q @ k.mT).softmax(-1) @ v
+    """)
+
+
+def test_a_product_of_two_dtypes(kernels: Write, interpreted: Callable[[str], None], tmp_path: Path) -> None:
+    """Keys that are stated to be float32 meet queries of 16 bits: both are multiplied as float32."""
+    kernels("""
+        def attend(
+            q: Tensor,  # [B, H, S_q, D]
+            k: Tensor,  # [B, H, S_k, D] float32
+            v: Tensor,  # [B, H, S_k, D]
+        ) -> Tensor:
+            return (q.float() @ k.mT).softmax(-1).to(v.dtype) @ v
+    """)
+    interpreted(f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "out")!r})
+import torch
+import program
+
+print("seed", torch.seed())
+for dtype in (torch.float16, torch.float32):
+    q, v = (torch.randn(2, 3, 33, 16).to(dtype) for _ in range(2))
+    k = torch.randn(2, 3, 33, 16)
+    wanted = (q.double() @ k.double().mT).softmax(-1) @ v.double()
+    torch.testing.assert_close(program.attend(q, k, v).double(), wanted, rtol=2e-3, atol=2e-3)
+""")

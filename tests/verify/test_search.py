@@ -46,6 +46,16 @@ def test_the_same_seed_finds_the_same():
     assert found(wrong, seed=3) == found(wrong, seed=3)
 
 
+def test_an_original_that_takes_only_empty_tensors():
+    def takes_no_keys(query, key, value):
+        if key.numel():
+            raise TypeError("these have other dtypes")
+        return attend(query, key, value)
+
+    failure = found(attend, original=takes_no_keys, examples=60).failure
+    assert "only empty tensors" in failure and "these have other dtypes" in failure
+
+
 def test_an_original_that_always_raises():
     def raises(query, key, value):
         raise ValueError

@@ -23,6 +23,7 @@ from flashlight.ir.program import Name, Output
 from flashlight.schedule.model import Pass, Schedule
 
 CHOICES = "head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings"
+_OFFSET = re.compile(r"\b((?:row_offsets|key_offsets|existing_rows(?:_\d+)?)(?:\[[^\]]*\])?) \* (\w+_stride_\w+)")
 STEPS, TILES = "    step = 0  # blocks of keys so far", "    done = 0  # tiles so far"
 LOADS = "Keep the rings full: blocks of rows and of keys, in the order in which they are read."
 ROWS = "What the kernel computes, for 64 rows of each of its tiles."
@@ -61,9 +62,10 @@ class HopperWriter(KernelWriter):
     ) -> None:
         super().__init__(schedule, source_name, labels)
         self.in_registers = in_registers
-        if not NAMES.isdisjoint(self.names.taken):
+        own = NAMES.union(f"{schedule.program.name}_{part}" for part in ("loads", "rows"))
+        if not own.isdisjoint(self.names.taken):
             raise Unsuitable("a size has the name of something of the kernel's own")
-        self.names.taken |= NAMES
+        self.names.taken |= own
         self.sent_back: dict[Output, tuple[str, str]] = {}  # as the copy engine writes it, and its tiles on their way
         self.row_rings: dict[Load, tuple[str, str]] = {}
 
@@ -93,6 +95,8 @@ class HopperWriter(KernelWriter):
             raise Unsuitable("no matrix product, or tiles of three dimensions")
         from_start = "key_start + tl.arange(0, BLOCK_KEYS)"
         body = [line.replace(from_start, "key_start + key_offsets") for line in self.block.lines]
+        # offsets of addresses have 64 bits, as in the portable kernels: neighbours may lie far apart
+        body = [_OFFSET.sub(r"tl.cast(\1, tl.int64) * \2", line) for line in body]
         body = _without_idle_comments(used(without_unused(body)))
         worked_on = _worked_on(body, tiles.shared)
         rows = frozenset(load for load, (variable, _) in self.row_rings.items() if variable in worked_on)
@@ -154,7 +158,7 @@ class HopperWriter(KernelWriter):
             code = self.tiles.bound.get(load)
             if code is None:
                 raise Unsuitable("a block that no step reads")
-            last = max(n for n, line in enumerate(block.lines) if re.search(rf"\b{code.text}\b", line))
+            last = max(n for n, line in enumerate(block.lines) if code.text in _words(line))
             block.lines.insert(last + 1, f"{'    ' * block.depth}release({ring}, step)")
         self._read_meanwhile(block)
         block.add("step += 1")
@@ -166,6 +170,8 @@ class HopperWriter(KernelWriter):
         end = place + 2
         if end > len(lines) or not lines[place + 1].lstrip().startswith("release("):
             return  # its block of keys is needed again
+        if len(re.findall(r"matmul\(|warpgroup_mma\(", lines[place])) > 1:
+            return  # another product is part of the same expression
         while end < len(lines) and re.search(r"^ *release\(| = taken\(", lines[end]):
             end += 1
         if end <= place + 2:
