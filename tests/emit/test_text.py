@@ -38,12 +38,17 @@ def test_what_the_header_numbers_has_that_number() -> None:
     assert names.of(Name("scores", 8)) == "scores"
 
 
-def test_grid_positions_are_words_that_no_size_has() -> None:
+def test_grid_positions_are_words_that_nothing_else_has() -> None:
     heads = Axis("heads", Scalar("heads", INT, positive=True))
     windows, other = Axis("h", H), Axis("h_2", H)
-    assert list(grid_names((Axis("b", B), windows)).values()) == ["batch", "head"]
-    assert grid_names((windows, other))[other] == "h_2_index"
-    assert grid_names((heads,))[heads] == "heads_index"
+    names = Names({})
+    assert list(grid_names((Axis("b", B), windows), names).values()) == ["batch", "head"]
+    assert names.fresh("head") == "head_2"
+    assert grid_names((windows, other), Names({}))[other] == "h_2_index"
+    taken = Names({})
+    taken.taken |= {"heads", "head", "h_index"}
+    assert grid_names((heads,), taken)[heads] == "heads_index"
+    assert grid_names((windows,), taken)[windows] == "h_index_"
 
 
 def test_strides_are_labelled_by_dimension_where_that_is_clear() -> None:
