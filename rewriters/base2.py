@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from flashlight.ir import build
-from flashlight.ir.evaluate import evaluate_expr
 from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Scan, is_float, unrounded, walk
 from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, is_const, mapped, rebuilt, rewrite
@@ -227,17 +226,23 @@ def _is_limit_test(test: Map) -> bool:
 
 
 def _finite(product: Expr, limit: Expr) -> Expr:
-    """The product with a limit of a dtype, within the range of float32: on the side to which the limit lies."""
-    scalars = {node.name: node for node in walk(limit) if isinstance(node, Scalar)}
-    sample = {name: {"finfo_min": -3e38, "finfo_max": 3e38}.get(name, 1.0) for name in scalars}
-    high = build.op("minimum", product, build.const(-LOWEST, FLOAT))
-    try:
-        value = float(evaluate_expr(limit, {}, sample))
-    except RuntimeError:
-        value = math.nan
-    if value > 0:
-        return high
-    return build.op("maximum", product if value <= 0 else high, build.const(LOWEST, FLOAT))
+    """The product with a limit of a dtype, within the range of float32 on the side to which the limit may lie."""
+    side = _side(limit)
+    if side >= 0:
+        product = build.op("minimum", product, build.const(-LOWEST, FLOAT))
+    return build.op("maximum", product, build.const(LOWEST, FLOAT)) if side <= 0 else product
+
+
+def _side(limit: Expr) -> int:
+    """The sign of a number made of limits, or 0."""
+    if isinstance(limit, Scalar) and limit.name.startswith("finfo_"):
+        return -1 if limit.name == "finfo_min" else 1
+    if isinstance(limit, Map) and limit.op in ("mul", "div"):
+        return math.prod(map(_side, limit.args))
+    if isinstance(limit, Map) and limit.op in ("neg", "cast"):
+        return _side(limit.args[0]) * (-1 if limit.op == "neg" else 1)
+    negative = isinstance(limit, Const) and limit.value < 0
+    return -1 if negative else int(is_positive(limit))
 
 
 def _is_limit(expr: Expr) -> bool:

@@ -271,7 +271,7 @@ class _Body:
         read = [tensor.name for tensor in kernel.described]
         written = [output.name for output in kernel.written]
         names = ", ".join(dict.fromkeys([*read, *written]))
-        given = {*(p.name for p in self.traced.parameters), *self._sizes_named(), *names.split(", ")}
+        given = {*(p.name for p in self.traced.parameters), *self._needed(), *names.split(", ")}
         own = "hopper" if "hopper" not in given else "hopper_choice"
         rows, keys = f'{own}["BLOCK_ROWS"]', f'{own}["BLOCK_KEYS"]'
         grid = f"(min(multiprocessors({first}.device), {self._tiles(rows)}),)"
@@ -279,9 +279,6 @@ class _Body:
         call += [*self._approximate(kernel), "    num_warps=4,", f"    **{own},", ")"]
         lines = [f'{own} = hopper_tile("{self.program.name}", {asked}, {names})', f"if {own} is not None:"]
         return lines + [f"    {line}" for line in self._on_device(call)]
-
-    def _sizes_named(self) -> set[str]:
-        return {size.name for size in _scalars(*(size for p in self.parameters if p.tensor for size in p.tensor.shape))}
 
     def _call(self, kernel: Kernel, name: str, grid: str, rows: str, keys: str) -> list[str]:
         """A launch up to the widths of tiles."""

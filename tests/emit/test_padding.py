@@ -159,6 +159,15 @@ def test_the_greatest_number_is_a_score(verified: Write) -> None:
             v: Tensor,  # [B, H, S_k, D]
         ) -> Tensor:
             return torch.nan_to_num(q @ k.mT).softmax(-1) @ v
+
+        def loaded(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            strength: Tensor,  # []
+        ) -> Tensor:
+            hidden = torch.triu(torch.ones(q.size(2), q.size(2), dtype=torch.bool), diagonal=1)
+            return torch.where(hidden, torch.finfo(q.dtype).min * strength.abs(), q @ k.mT).softmax(-1) @ v
     """)
 
 
