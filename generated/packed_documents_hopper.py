@@ -6,6 +6,9 @@ with `flashlight transpile examples/packed_documents.py`; change the source and 
 In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
 other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
 blocks of keys in each, so that their counts agree without a word between them.
+
+Where the keys that tiles visit are known by a table alone, programs draw the numbers of their tiles, heaviest first:
+the loads draw, and announce the number to the rows.
 """
 
 import triton.language as tl
@@ -113,50 +116,42 @@ def send_back(target, place, buffer, tile):
 
 
 @gluon.jit
-def turn_count(row_blocks, heads):
-    """How many turns a program has."""
-    return gl.cdiv(row_blocks * heads, gl.num_programs(0))
+def turns_of(READERS: gl.constexpr):
+    """Room for the numbers of two tiles, with barriers as a ring has them."""
+    numbers = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(2):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return numbers, ready, free
 
 
 @gluon.jit
-def tile_of(turn, row_blocks, heads):
-    """The block of rows and the head of a program's turn, and whether there is one.
-
-    All blocks of a head are near each other in time, so that its keys are in the cache.
-    """
-    number = turn * gl.num_programs(0) + gl.program_id(0)
-    exists = number < row_blocks * heads
-    return number % row_blocks, number // row_blocks, exists
-
-
-@gluon.jit
-def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
-    programs = gl.num_programs(0)
-    width = gl.maximum(2 * programs // row_blocks, 1)
-    return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
+def announce(turns, done, number):
+    """Tell the readers the number of the next tile, as soon as they know that of the last but one."""
+    numbers, ready, free = turns
+    mbarrier.wait(free.index(done % 2), (done // 2 & 1) ^ 1)
+    numbers.index(done % 2).store(gl.full([1], number, gl.int32, gl.BlockedLayout([1], [32], [4], [0])))
+    synchronise()
+    mbarrier.arrive(ready.index(done % 2))
 
 
 @gluon.jit
-def balanced_turn_count(row_blocks, heads):
-    """How many turns a program has where later rows see more keys."""
-    width, rounds = section(row_blocks)
-    return gl.cdiv(heads, width) * rounds
+def told(turns, done):
+    """The number of the next tile."""
+    numbers, ready, free = turns
+    mbarrier.wait(ready.index(done % 2), done // 2 & 1)
+    number = gl.max(numbers.index(done % 2).load(gl.BlockedLayout([1], [32], [4], [0])), 0)
+    synchronise()
+    mbarrier.arrive(free.index(done % 2))
+    return number
 
 
 @gluon.jit
-def balanced_tile_of(turn, row_blocks, heads):
-    """The same as `tile_of` where later rows see more keys: each program gets as many long tiles as short ones.
-
-    A section of heads is gone through from its last rows to its first, every other round in reverse.
-    """
-    programs, program = gl.num_programs(0), gl.program_id(0)
-    width, rounds = section(row_blocks)
-    first, round = turn // rounds * width, turn % rounds
-    number = round * programs + gl.where(round % 2 == 0, program, programs - 1 - program)
-    present = gl.minimum(width, heads - first)
-    exists = number < present * row_blocks
-    return row_blocks - 1 - number // present, first + number % present, exists
+def drawn(counter):
+    """The number of a tile that no program has begun."""
+    return gl.num_programs(0) + gl.atomic_add(counter, 1)
 
 
 LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
@@ -184,14 +179,16 @@ def packed_documents_loads(
         query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         document_id_ranges_ptr,
+        # the blocks of rows, those with the most keys first
+        document_id_order_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         # sizes: one compiled kernel serves them all
-        H, B, S,
+        B, H, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring,
+        turns, query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -218,27 +215,25 @@ def packed_documents_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(balanced_turn_count(row_blocks, B * H)):
-        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
-        if exists:
-            row_start = block * BLOCK_ROWS
-            head = number % H
-            batch = (number // H).to(gl.int64)
-            document_id_range = document_id_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
-            live_start = gl.load(document_id_range)
-            live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
-            for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [gl.cast(batch, gl.int32), head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                )
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
-                send(key_blocks, [gl.cast(batch, gl.int32), head, key_start, 0], key_ring, step)
-                send(value_blocks, [gl.cast(batch, gl.int32), head, key_start, 0], value_ring, step)
-                step += 1
-            done += 1
+    number = gl.program_id(0)
+    announce(turns, done, number)
+    while number < B * row_blocks * H:
+        block = gl.load(document_id_order_ptr + number // H)
+        row_start = block % row_blocks * BLOCK_ROWS
+        batch = block // row_blocks
+        head = number % H
+        document_id_range = document_id_ranges_ptr + block * 4
+        live_start = gl.load(document_id_range)
+        live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
+        for group in gl.static_range(GROUPS):
+            send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
+        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+            send(value_blocks, [batch, head, key_start, 0], value_ring, step)
+            step += 1
+        done += 1
+        number = drawn(document_id_order_ptr + B * row_blocks)
+        announce(turns, done, number)
 
 
 @gluon.jit
@@ -258,15 +253,17 @@ def packed_documents_rows(
         document_id_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         document_id_ranges_ptr,
+        # the blocks of rows, those with the most keys first
+        document_id_order_ptr,
         # their strides, in elements
         document_id_stride_b, document_id_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
-        H, B, S,
+        B, H, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        turns, query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -280,50 +277,51 @@ def packed_documents_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(balanced_turn_count(row_blocks, B * H)):
-        block, number, exists = balanced_tile_of(turn, row_blocks, B * H)
-        if exists:
-            row_start = block * BLOCK_ROWS
-            head = number % H
-            batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
-            # Rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
-            rows = row_start + row_offsets
-            query = received(query_ring, done * GROUPS + GROUP)
+    number = told(turns, done)
+    while number < B * row_blocks * H:
+        block = gl.load(document_id_order_ptr + number // H)
+        row_start = block % row_blocks * BLOCK_ROWS
+        batch = (block // row_blocks).to(gl.int64)
+        head = number % H
+        key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+        # Rows of this group
+        row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+        rows = row_start + row_offsets
+        query = received(query_ring, done * GROUPS + GROUP)
 
-            # Read once: the rows, and what is the same for every block of keys
-            row_document_id = gl.load(
-                document_id_ptr
-                + batch * document_id_stride_b
-                + gl.cast(row_start, gl.int64) * document_id_stride_s
-                + gl.cast(row_offsets, gl.int64) * document_id_stride_s,
-                mask=(rows < S),
-                other=0,
-            )
-            document_id_block = (
-                document_id_ptr + batch * document_id_stride_b + gl.cast(key_offsets, gl.int64) * document_id_stride_s
-            )
+        # Read once: the rows, and what is the same for every block of keys
+        row_document_id = gl.load(
+            document_id_ptr
+            + batch * document_id_stride_b
+            + gl.cast(row_start, gl.int64) * document_id_stride_s
+            + gl.cast(row_offsets, gl.int64) * document_id_stride_s,
+            mask=(rows < S),
+            other=0,
+        )
+        document_id_block = (
+            document_id_ptr + batch * document_id_stride_b + gl.cast(key_offsets, gl.int64) * document_id_stride_s
+        )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+        running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+        accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+        running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-            document_id_range = document_id_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
-            document_id_start = gl.load(document_id_range + 2)
-            document_id_stop = gl.load(document_id_range + 3)
-            live_start = gl.load(document_id_range)
-            live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
-            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+        # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+        document_id_range = document_id_ranges_ptr + block * 4
+        document_id_start = gl.load(document_id_range + 2)
+        document_id_stop = gl.load(document_id_range + 3)
+        live_start = gl.load(document_id_range)
+        live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
+        full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
 
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
-                keys = key_start + key_offsets
-                partial = key_start >= full_stop
-                document_id_mixed = (key_start < document_id_start) | (key_start >= document_id_stop)
-                key = received(key_ring, step)
-                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # packed_documents.py:22
-                release(key_ring, step)
+        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            partial = key_start >= full_stop
+            document_id_mixed = (key_start < document_id_start) | (key_start >= document_id_stop)
+            key = received(key_ring, step)
+            scores = matmul(query, key.permute((1, 0)), LAYOUT)  # packed_documents.py:22
+            release(key_ring, step)
+            if partial | document_id_mixed:
                 if partial:
                     scores = gl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))
                 if document_id_mixed:
@@ -333,41 +331,44 @@ def packed_documents_rows(
                         other=0,
                     )
                     scores = gl.where(row_document_id[:, None] == key_document_id[None, :], scores, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(scores, 1))
-                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
-                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = gl.exp2((running_max - finite_max) * scale)
-                attn_weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
-                value = received(value_ring, step)
-                accumulator = warpgroup_mma(
-                    gl.convert_layout(attn_weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
-                    value,
-                    accumulator * rescale[:, None],
-                )
-                release(value_ring, step)
-                running_sum = running_sum * rescale + gl.sum(attn_weights, 1)
-                running_max = new_max
-                step += 1
-            release(query_ring, done * GROUPS + GROUP)
-
-            output = accumulator * (1.0 / running_sum)[:, None]
-            send_back(
-                output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
-                output_buffer.index(GROUP),
-                output.to(output_ptr.dtype.element_ty),
+            new_max = gl.maximum(running_max, gl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+            finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = gl.exp2((running_max - finite_max) * scale)
+            attn_weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:23
+            value = received(value_ring, step)
+            accumulator = warpgroup_mma(
+                gl.convert_layout(attn_weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
+                value,
+                accumulator * rescale[:, None],
             )
-            done += 1
+            release(value_ring, step)
+            running_sum = running_sum * rescale + gl.sum(attn_weights, 1)
+            running_max = new_max
+            step += 1
+        release(query_ring, done * GROUPS + GROUP)
+
+        output = accumulator * (1.0 / running_sum)[:, None]
+        send_back(
+            output_blocks,
+            [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+            output_buffer.index(GROUP),
+            output.to(output_ptr.dtype.element_ty),
+        )
+        done += 1
+        number = told(turns, done)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["H", "B", "S"])
+@gluon.jit(do_not_specialize=["B", "H", "S"])
 def packed_documents_kernel(
     # fmt: off
     # tensors
     query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
     # for each block of rows, the ranges of keys with values as its own
     document_id_ranges_ptr,
+    # the blocks of rows, those with the most keys first
+    document_id_order_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s,
     key_stride_b, key_stride_h, key_stride_s,
@@ -377,7 +378,7 @@ def packed_documents_kernel(
     # numbers
     scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
-    H, B, S,
+    B, H, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -397,6 +398,7 @@ def packed_documents_kernel(
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
+    turns = turns_of(GROUPS)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
@@ -404,14 +406,14 @@ def packed_documents_kernel(
     fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
-        query_ptr, key_ptr, value_ptr, document_id_ranges_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring,
-        key_ring, value_ring,
+        query_ptr, key_ptr, value_ptr, document_id_ranges_ptr, document_id_order_ptr, query_stride_b, query_stride_h,
+        query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, B, H,
+        S, turns, query_ring, key_ring, value_ring,
     )
     rows = (
-        document_id_ptr, output_ptr, document_id_ranges_ptr, document_id_stride_b, document_id_stride_s,
-        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring,
-        output_buffer,
+        document_id_ptr, output_ptr, document_id_ranges_ptr, document_id_order_ptr, document_id_stride_b,
+        document_id_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, B, H, S, turns, query_ring,
+        key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -451,14 +453,16 @@ def packed_documents_bidirectional_loads(
         query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         segment_ids_ranges_ptr,
+        # the blocks of rows, those with the most keys first
+        segment_ids_order_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         # sizes: one compiled kernel serves them all
-        H, B, S,
+        B, H, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring,
+        turns, query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -485,27 +489,25 @@ def packed_documents_bidirectional_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H)):
-        block, number, exists = tile_of(turn, row_blocks, B * H)
-        if exists:
-            row_start = block * BLOCK_ROWS
-            head = number % H
-            batch = (number // H).to(gl.int64)
-            segment_ids_range = segment_ids_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
-            live_start = gl.load(segment_ids_range)
-            live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
-            for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [gl.cast(batch, gl.int32), head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                )
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
-                send(key_blocks, [gl.cast(batch, gl.int32), head, key_start, 0], key_ring, step)
-                send(value_blocks, [gl.cast(batch, gl.int32), head, key_start, 0], value_ring, step)
-                step += 1
-            done += 1
+    number = gl.program_id(0)
+    announce(turns, done, number)
+    while number < B * row_blocks * H:
+        block = gl.load(segment_ids_order_ptr + number // H)
+        row_start = block % row_blocks * BLOCK_ROWS
+        batch = block // row_blocks
+        head = number % H
+        segment_ids_range = segment_ids_ranges_ptr + block * 4
+        live_start = gl.load(segment_ids_range)
+        live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
+        for group in gl.static_range(GROUPS):
+            send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
+        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+            send(value_blocks, [batch, head, key_start, 0], value_ring, step)
+            step += 1
+        done += 1
+        number = drawn(segment_ids_order_ptr + B * row_blocks)
+        announce(turns, done, number)
 
 
 @gluon.jit
@@ -525,15 +527,17 @@ def packed_documents_bidirectional_rows(
         segment_ids_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         segment_ids_ranges_ptr,
+        # the blocks of rows, those with the most keys first
+        segment_ids_order_ptr,
         # their strides, in elements
         segment_ids_stride_b, segment_ids_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
-        H, B, S,
+        B, H, S,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        turns, query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -547,50 +551,51 @@ def packed_documents_bidirectional_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H)):
-        block, number, exists = tile_of(turn, row_blocks, B * H)
-        if exists:
-            row_start = block * BLOCK_ROWS
-            head = number % H
-            batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
-            # Rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
-            rows = row_start + row_offsets
-            query = received(query_ring, done * GROUPS + GROUP)
+    number = told(turns, done)
+    while number < B * row_blocks * H:
+        block = gl.load(segment_ids_order_ptr + number // H)
+        row_start = block % row_blocks * BLOCK_ROWS
+        batch = (block // row_blocks).to(gl.int64)
+        head = number % H
+        key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+        # Rows of this group
+        row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+        rows = row_start + row_offsets
+        query = received(query_ring, done * GROUPS + GROUP)
 
-            # Read once: the rows, and what is the same for every block of keys
-            row_segment_ids = gl.load(
-                segment_ids_ptr
-                + batch * segment_ids_stride_b
-                + gl.cast(row_start, gl.int64) * segment_ids_stride_s
-                + gl.cast(row_offsets, gl.int64) * segment_ids_stride_s,
-                mask=(rows < S),
-                other=0,
-            )
-            segment_ids_block = (
-                segment_ids_ptr + batch * segment_ids_stride_b + gl.cast(key_offsets, gl.int64) * segment_ids_stride_s
-            )
+        # Read once: the rows, and what is the same for every block of keys
+        row_segment_ids = gl.load(
+            segment_ids_ptr
+            + batch * segment_ids_stride_b
+            + gl.cast(row_start, gl.int64) * segment_ids_stride_s
+            + gl.cast(row_offsets, gl.int64) * segment_ids_stride_s,
+            mask=(rows < S),
+            other=0,
+        )
+        segment_ids_block = (
+            segment_ids_ptr + batch * segment_ids_stride_b + gl.cast(key_offsets, gl.int64) * segment_ids_stride_s
+        )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+        running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+        accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+        running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-            segment_ids_range = segment_ids_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
-            segment_ids_start = gl.load(segment_ids_range + 2)
-            segment_ids_stop = gl.load(segment_ids_range + 3)
-            live_start = gl.load(segment_ids_range)
-            live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
-            full_stop = S // BLOCK_KEYS * BLOCK_KEYS
+        # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+        segment_ids_range = segment_ids_ranges_ptr + block * 4
+        segment_ids_start = gl.load(segment_ids_range + 2)
+        segment_ids_stop = gl.load(segment_ids_range + 3)
+        live_start = gl.load(segment_ids_range)
+        live_stop = gl.maximum(live_start, gl.load(segment_ids_range + 1))
+        full_stop = S // BLOCK_KEYS * BLOCK_KEYS
 
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
-                keys = key_start + key_offsets
-                partial = key_start >= full_stop
-                segment_ids_mixed = (key_start < segment_ids_start) | (key_start >= segment_ids_stop)
-                key = received(key_ring, step)
-                scores = matmul(query, key.permute((1, 0)), LAYOUT)  # packed_documents.py:36
-                release(key_ring, step)
+        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            partial = key_start >= full_stop
+            segment_ids_mixed = (key_start < segment_ids_start) | (key_start >= segment_ids_stop)
+            key = received(key_ring, step)
+            scores = matmul(query, key.permute((1, 0)), LAYOUT)  # packed_documents.py:36
+            release(key_ring, step)
+            if partial | segment_ids_mixed:
                 if partial:
                     scores = gl.where((keys < S)[None, :], scores, float("-inf"))
                 if segment_ids_mixed:
@@ -600,41 +605,44 @@ def packed_documents_bidirectional_rows(
                         other=0,
                     )
                     scores = gl.where(row_segment_ids[:, None] == key_segment_ids[None, :], scores, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(scores, 1))
-                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
-                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = gl.exp2((running_max - finite_max) * scale)
-                probs = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
-                value = received(value_ring, step)
-                accumulator = warpgroup_mma(
-                    gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
-                    value,
-                    accumulator * rescale[:, None],
-                )
-                release(value_ring, step)
-                running_sum = running_sum * rescale + gl.sum(probs, 1)
-                running_max = new_max
-                step += 1
-            release(query_ring, done * GROUPS + GROUP)
-
-            output = accumulator * (1.0 / running_sum)[:, None]
-            send_back(
-                output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
-                output_buffer.index(GROUP),
-                output.to(output_ptr.dtype.element_ty),
+            new_max = gl.maximum(running_max, gl.max(scores, 1))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+            finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = gl.exp2((running_max - finite_max) * scale)
+            probs = gl.exp2(scores * scale - (finite_max * scale)[:, None])  # packed_documents.py:37
+            value = received(value_ring, step)
+            accumulator = warpgroup_mma(
+                gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
+                value,
+                accumulator * rescale[:, None],
             )
-            done += 1
+            release(value_ring, step)
+            running_sum = running_sum * rescale + gl.sum(probs, 1)
+            running_max = new_max
+            step += 1
+        release(query_ring, done * GROUPS + GROUP)
+
+        output = accumulator * (1.0 / running_sum)[:, None]
+        send_back(
+            output_blocks,
+            [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+            output_buffer.index(GROUP),
+            output.to(output_ptr.dtype.element_ty),
+        )
+        done += 1
+        number = told(turns, done)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["H", "B", "S"])
+@gluon.jit(do_not_specialize=["B", "H", "S"])
 def packed_documents_bidirectional_kernel(
     # fmt: off
     # tensors
     query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
     # for each block of rows, the ranges of keys with values as its own
     segment_ids_ranges_ptr,
+    # the blocks of rows, those with the most keys first
+    segment_ids_order_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s,
     key_stride_b, key_stride_h, key_stride_s,
@@ -644,7 +652,7 @@ def packed_documents_bidirectional_kernel(
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
-    H, B, S,
+    B, H, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -666,6 +674,7 @@ def packed_documents_bidirectional_kernel(
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
+    turns = turns_of(GROUPS)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
@@ -673,14 +682,14 @@ def packed_documents_bidirectional_kernel(
     fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
-        query_ptr, key_ptr, value_ptr, segment_ids_ranges_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring,
-        key_ring, value_ring,
+        query_ptr, key_ptr, value_ptr, segment_ids_ranges_ptr, segment_ids_order_ptr, query_stride_b, query_stride_h,
+        query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, B, H,
+        S, turns, query_ring, key_ring, value_ring,
     )
     rows = (
-        segment_ids_ptr, output_ptr, segment_ids_ranges_ptr, segment_ids_stride_b, segment_ids_stride_s,
-        output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring,
-        output_buffer,
+        segment_ids_ptr, output_ptr, segment_ids_ranges_ptr, segment_ids_order_ptr, segment_ids_stride_b,
+        segment_ids_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, B, H, S, turns, query_ring,
+        key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -720,14 +729,16 @@ def packed_documents_cross_loads(
         query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         key_document_ranges_ptr,
+        # the blocks of rows, those with the most keys first
+        key_document_order_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
         key_stride_b, key_stride_h, key_stride_s,
         value_stride_b, value_stride_h, value_stride_s,
         # sizes: one compiled kernel serves them all
-        H, B, S_q, S_k,
+        B, H, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring,
+        turns, query_ring, key_ring, value_ring,
         # fmt: on
     ) = given
     query_blocks = tma.make_tensor_descriptor(
@@ -754,27 +765,25 @@ def packed_documents_cross_loads(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H)):
-        block, number, exists = tile_of(turn, row_blocks, B * H)
-        if exists:
-            row_start = block * BLOCK_ROWS
-            head = number % H
-            batch = (number // H).to(gl.int64)
-            key_document_range = key_document_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
-            live_start = gl.load(key_document_range)
-            live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
-            for group in gl.static_range(GROUPS):
-                send(
-                    query_blocks,
-                    [gl.cast(batch, gl.int32), head, row_start + group * GROUP_ROWS, 0],
-                    query_ring,
-                    done * GROUPS + group,
-                )
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
-                send(key_blocks, [gl.cast(batch, gl.int32), head, key_start, 0], key_ring, step)
-                send(value_blocks, [gl.cast(batch, gl.int32), head, key_start, 0], value_ring, step)
-                step += 1
-            done += 1
+    number = gl.program_id(0)
+    announce(turns, done, number)
+    while number < B * row_blocks * H:
+        block = gl.load(key_document_order_ptr + number // H)
+        row_start = block % row_blocks * BLOCK_ROWS
+        batch = block // row_blocks
+        head = number % H
+        key_document_range = key_document_ranges_ptr + block * 4
+        live_start = gl.load(key_document_range)
+        live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
+        for group in gl.static_range(GROUPS):
+            send(query_blocks, [batch, head, row_start + group * GROUP_ROWS, 0], query_ring, done * GROUPS + group)
+        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            send(key_blocks, [batch, head, key_start, 0], key_ring, step)
+            send(value_blocks, [batch, head, key_start, 0], value_ring, step)
+            step += 1
+        done += 1
+        number = drawn(key_document_order_ptr + B * row_blocks)
+        announce(turns, done, number)
 
 
 @gluon.jit
@@ -794,6 +803,8 @@ def packed_documents_cross_rows(
         query_document_ptr, key_document_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         key_document_ranges_ptr,
+        # the blocks of rows, those with the most keys first
+        key_document_order_ptr,
         # their strides, in elements
         query_document_stride_b, query_document_stride_s,
         key_document_stride_b, key_document_stride_s,
@@ -801,9 +812,9 @@ def packed_documents_cross_rows(
         # numbers
         scale,
         # sizes: one compiled kernel serves them all
-        H, B, S_q, S_k,
+        B, H, S_q, S_k,
         # rings in shared memory
-        query_ring, key_ring, value_ring, output_buffer,
+        turns, query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
     ) = given
     LAYOUT: gl.constexpr = product_layout(BLOCK_KEYS, BLOCK_D)
@@ -817,52 +828,51 @@ def packed_documents_cross_rows(
     step = 0  # blocks of keys so far
     done = 0  # tiles so far
     row_blocks = gl.cdiv(S_q, BLOCK_ROWS)
-    for turn in range(turn_count(row_blocks, B * H)):
-        block, number, exists = tile_of(turn, row_blocks, B * H)
-        if exists:
-            row_start = block * BLOCK_ROWS
-            head = number % H
-            batch = (number // H).to(gl.int64)
-            key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
-            # Rows of this group
-            row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
-            rows = row_start + row_offsets
-            query = received(query_ring, done * GROUPS + GROUP)
+    number = told(turns, done)
+    while number < B * row_blocks * H:
+        block = gl.load(key_document_order_ptr + number // H)
+        row_start = block % row_blocks * BLOCK_ROWS
+        batch = (block // row_blocks).to(gl.int64)
+        head = number % H
+        key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
+        # Rows of this group
+        row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
+        rows = row_start + row_offsets
+        query = received(query_ring, done * GROUPS + GROUP)
 
-            # Read once: the rows, and what is the same for every block of keys
-            query_document = gl.load(
-                query_document_ptr
-                + batch * query_document_stride_b
-                + gl.cast(row_start, gl.int64) * query_document_stride_s
-                + gl.cast(row_offsets, gl.int64) * query_document_stride_s,
-                mask=(rows < S_q),
-                other=0,
-            )
-            key_document_block = (
-                key_document_ptr
-                + batch * key_document_stride_b
-                + gl.cast(key_offsets, gl.int64) * key_document_stride_s
-            )
+        # Read once: the rows, and what is the same for every block of keys
+        query_document = gl.load(
+            query_document_ptr
+            + batch * query_document_stride_b
+            + gl.cast(row_start, gl.int64) * query_document_stride_s
+            + gl.cast(row_offsets, gl.int64) * query_document_stride_s,
+            mask=(rows < S_q),
+            other=0,
+        )
+        key_document_block = (
+            key_document_ptr + batch * key_document_stride_b + gl.cast(key_offsets, gl.int64) * key_document_stride_s
+        )
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
-            accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
-            running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
+        running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+        accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
+        running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
-            key_document_range = key_document_ranges_ptr + (batch * row_blocks + row_start // BLOCK_ROWS) * 4
-            key_document_start = gl.load(key_document_range + 2)
-            key_document_stop = gl.load(key_document_range + 3)
-            live_start = gl.load(key_document_range)
-            live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
-            full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
+        # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+        key_document_range = key_document_ranges_ptr + block * 4
+        key_document_start = gl.load(key_document_range + 2)
+        key_document_stop = gl.load(key_document_range + 3)
+        live_start = gl.load(key_document_range)
+        live_stop = gl.maximum(live_start, gl.load(key_document_range + 1))
+        full_stop = S_k // BLOCK_KEYS * BLOCK_KEYS
 
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
-                keys = key_start + key_offsets
-                partial = key_start >= full_stop
-                key_document_mixed = (key_start < key_document_start) | (key_start >= key_document_stop)
-                key = received(key_ring, step)
-                scores = matmul(query, key.permute((1, 0)), LAYOUT)
-                release(key_ring, step)
+        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            keys = key_start + key_offsets
+            partial = key_start >= full_stop
+            key_document_mixed = (key_start < key_document_start) | (key_start >= key_document_stop)
+            key = received(key_ring, step)
+            scores = matmul(query, key.permute((1, 0)), LAYOUT)
+            release(key_ring, step)
+            if partial | key_document_mixed:
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 if key_document_mixed:
@@ -872,43 +882,46 @@ def packed_documents_cross_rows(
                         other=0,
                     )
                     scores = gl.where(query_document[:, None] == key_document[None, :], scores, float("-inf"))
-                new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
-                # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
-                finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = gl.exp2((running_max - finite_max) * scale)
-                weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
-                value = received(value_ring, step)
-                accumulator = warpgroup_mma(
-                    gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
-                    value,
-                    accumulator * rescale[:, None],
-                )
-                release(value_ring, step)
-                running_sum = running_sum * rescale + gl.sum(weights, 1)
-                running_max = new_max
-                step += 1
-            release(query_ring, done * GROUPS + GROUP)
+            new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))
+            # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
+            finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
+            rescale = gl.exp2((running_max - finite_max) * scale)
+            weights = gl.exp2(scores * scale - (finite_max * scale)[:, None])
+            value = received(value_ring, step)
+            accumulator = warpgroup_mma(
+                gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
+                value,
+                accumulator * rescale[:, None],
+            )
+            release(value_ring, step)
+            running_sum = running_sum * rescale + gl.sum(weights, 1)
+            running_max = new_max
+            step += 1
+        release(query_ring, done * GROUPS + GROUP)
 
-            output = gl.where(
-                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-            )
-            send_back(
-                output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
-                output_buffer.index(GROUP),
-                output.to(output_ptr.dtype.element_ty),
-            )
-            done += 1
+        output = gl.where(
+            (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
+        )
+        send_back(
+            output_blocks,
+            [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+            output_buffer.index(GROUP),
+            output.to(output_ptr.dtype.element_ty),
+        )
+        done += 1
+        number = told(turns, done)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["H", "B", "S_q", "S_k"])
+@gluon.jit(do_not_specialize=["B", "H", "S_q", "S_k"])
 def packed_documents_cross_kernel(
     # fmt: off
     # tensors
     query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
     # for each block of rows, the ranges of keys with values as its own
     key_document_ranges_ptr,
+    # the blocks of rows, those with the most keys first
+    key_document_order_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s,
     key_stride_b, key_stride_h, key_stride_s,
@@ -919,7 +932,7 @@ def packed_documents_cross_kernel(
     # numbers
     scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
-    H, B, S_q, S_k,
+    B, H, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -940,6 +953,7 @@ def packed_documents_cross_kernel(
     """
     GROUPS: gl.constexpr = BLOCK_ROWS // GROUP_ROWS
     gl.static_assert(BLOCK_ROWS == GROUPS * GROUP_ROWS and GROUPS <= 3)
+    turns = turns_of(GROUPS)
     query_ring = ring_of(query_ptr.dtype.element_ty, 2 * GROUPS, 1, [1, 1, GROUP_ROWS, BLOCK_D])
     key_ring = ring_of(key_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
     value_ring = ring_of(value_ptr.dtype.element_ty, STAGES, GROUPS, [1, 1, BLOCK_KEYS, BLOCK_D])
@@ -947,14 +961,15 @@ def packed_documents_cross_kernel(
     fence_async_shared()  # the copy engine sees the barriers
     # fmt: off
     loads = (
-        query_ptr, key_ptr, value_ptr, key_document_ranges_ptr, query_stride_b, query_stride_h, query_stride_s,
-        key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k,
-        query_ring, key_ring, value_ring,
+        query_ptr, key_ptr, value_ptr, key_document_ranges_ptr, key_document_order_ptr, query_stride_b, query_stride_h,
+        query_stride_s, key_stride_b, key_stride_h, key_stride_s, value_stride_b, value_stride_h, value_stride_s, B, H,
+        S_q, S_k, turns, query_ring, key_ring, value_ring,
     )
     rows = (
-        query_document_ptr, key_document_ptr, output_ptr, key_document_ranges_ptr, query_document_stride_b,
-        query_document_stride_s, key_document_stride_b, key_document_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+        query_document_ptr, key_document_ptr, output_ptr, key_document_ranges_ptr, key_document_order_ptr,
+        query_document_stride_b, query_document_stride_s, key_document_stride_b, key_document_stride_s,
+        output_stride_b, output_stride_h, output_stride_s, scale, B, H, S_q, S_k, turns, query_ring, key_ring,
+        value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -35,6 +35,44 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 
 @triton.jit
+def key_counts(ranges_ptr, tiles, tile_count):
+    """How many keys are in the ranges of blocks of rows, -1 for what is no block."""
+    exists = tiles < tile_count
+    start = tl.load(ranges_ptr + tiles * 4, mask=exists, other=0)
+    stop = tl.load(ranges_ptr + tiles * 4 + 1, mask=exists, other=0)
+    return tl.where(exists, tl.maximum(stop - start, 0), -1)
+
+
+@triton.jit(do_not_specialize=["tile_count"])
+def heaviest_first_kernel(
+    ranges_ptr, order_ptr, tile_count, TILES: tl.constexpr, OTHERS: tl.constexpr, SECTION: tl.constexpr
+):
+    """The place of each of `TILES` blocks: how many of its section have more keys, or as many and come later."""
+    tiles = tl.program_id(0) * TILES + tl.arange(0, TILES)
+    keys = key_counts(ranges_ptr, tiles, tile_count)
+    section = tl.program_id(0) * TILES // SECTION * SECTION
+    places = tl.zeros([TILES], tl.int32)
+    for first in tl.range(section, tl.minimum(section + SECTION, tile_count), OTHERS):
+        others = first + tl.arange(0, OTHERS)
+        other_keys = key_counts(ranges_ptr, others, tile_count)
+        later = (other_keys[None, :] == keys[:, None]) & (others[None, :] > tiles[:, None])
+        places += tl.sum(((other_keys[None, :] > keys[:, None]) | later).to(tl.int32), 1)
+    tl.store(order_ptr + section + places, tiles, mask=tiles < tile_count)
+    tl.store(order_ptr + tile_count, 0)
+
+
+def heaviest_first(ranges):
+    """What `matching_ranges` found; and the numbers of its blocks of rows, those with the most keys first, then a zero.
+
+    Programs count there which blocks they have begun. Of more than 4096 blocks each 4096 have an order of their own.
+    """
+    tile_count = ranges.shape[0] * ranges.shape[1]
+    order = torch.empty(tile_count + 1, dtype=torch.int32, device=ranges.device)
+    heaviest_first_kernel[(triton.cdiv(tile_count, 32),)](ranges, order, tile_count, TILES=32, OTHERS=256, SECTION=4096)
+    return ranges, order
+
+
+@triton.jit
 def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2, one_stop_2, ones_2):
     """Two runs of live blocks and two of blocks of one value as one run each, and how many of the latter there are."""
     start, stop = tl.minimum(start, start_2), tl.maximum(stop, stop_2)
@@ -122,8 +160,8 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         ROWS=triton.next_power_of_2(block_rows),
-        BLOCKS=max(1, 4096 // block_keys),
-        num_warps=8,
+        BLOCKS=max(1, (4096 if keys <= 4096 else 16384) // block_keys),
+        num_warps=8 if keys <= 4096 else 16,
     )
     return ranges
 
@@ -296,15 +334,15 @@ def packed_documents(query, key, value, document_id):
                 value,
                 document_id,
                 output,
-                matching_ranges(document_id, document_id, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"]),
+                *heaviest_first(matching_ranges(document_id, document_id, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"])),
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
                 *document_id.stride(),
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
                 B,
+                H,
                 S,
                 D=D,
                 BLOCK_D=padded(D),
@@ -505,15 +543,15 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
                 value,
                 segment_ids,
                 output,
-                matching_ranges(segment_ids, segment_ids, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"]),
+                *heaviest_first(matching_ranges(segment_ids, segment_ids, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"])),
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
                 *segment_ids.stride(),
                 *output.stride()[:-1],
                 D ** (-0.5) * math.log2(math.e),
-                H,
                 B,
+                H,
                 S,
                 D=D,
                 BLOCK_D=padded(D),
@@ -719,7 +757,9 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 query_document,
                 key_document,
                 output,
-                matching_ranges(query_document, key_document, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"]),
+                *heaviest_first(
+                    matching_ranges(query_document, key_document, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"])
+                ),
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -727,8 +767,8 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 *key_document.stride(),
                 *output.stride()[:-1],
                 1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
                 B,
+                H,
                 S_q,
                 S_k,
                 D=D,

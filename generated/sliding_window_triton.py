@@ -134,10 +134,8 @@ def sliding_window_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:21
         if partial:
-            if key_start < full_start:
-                scores = tl.where(keys[None, :] > (rows - window)[:, None], scores, float("-inf"))
-            if key_start >= full_stop:
-                scores = tl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
+            distance = rows[:, None] - keys[None, :]  # sliding_window.py:18
+            scores = tl.where((distance >= 0) & (distance < window), scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -509,10 +507,9 @@ def sliding_window_band_kernel(
             )
         att = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # sliding_window.py:46
         if partial:
-            if key_start < full_start:
-                att = tl.where(keys[None, :] > (rows - window)[:, None], att, float("-inf"))
-            if key_start >= full_stop:
-                att = tl.where(keys[None, :] <= rows[:, None], att, float("-inf"))
+            att = tl.where(
+                (keys[None, :] > (rows - window)[:, None]) & (keys[None, :] <= rows[:, None]), att, float("-inf")
+            )
         new_max = tl.maximum(running_max, tl.max(att, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -700,10 +697,8 @@ def sliding_window_bottom_right_kernel(
             )
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # sliding_window.py:61
         if partial:
-            if key_start < full_start:
-                scores = tl.where(keys[None, :] > (rows + S_k - S_q - 128)[:, None], scores, float("-inf"))
-            if key_start >= full_stop:
-                scores = tl.where(keys[None, :] <= (rows + S_k - S_q)[:, None], scores, float("-inf"))
+            distance = (rows + S_k)[:, None] - keys[None, :] - S_q  # sliding_window.py:59
+            scores = tl.where((distance >= 0) & (distance < 128), scores, float("-inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
         finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

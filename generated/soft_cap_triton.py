@@ -555,11 +555,8 @@ def soft_cap_sliding_window_kernel(
                     tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale, APPROXIMATE
                 )  # soft_cap.py:51
                 if part > 0:
-                    attn_weights = tl.where(
-                        (keys[None, :] <= rows[:, None]) & (keys[None, :] > (rows - window)[:, None]),
-                        attn_weights,
-                        float("-inf"),
-                    )
+                    distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
+                    attn_weights = tl.where((distance >= 0) & (distance < window), attn_weights, float("-inf"))
                 new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)

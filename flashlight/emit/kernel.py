@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import RESERVED, Names, dimension_labels
 from flashlight.emit.operators import ATOM
-from flashlight.emit.signature import NUMBERS, Burden, Kernel, Signature, distinct, output_labels, parts_of
+from flashlight.emit.signature import NUMBERS, Burden, Kernel, Order, Signature, distinct, output_labels, parts_of
 from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter
 from flashlight.emit.widths import is_wide
 from flashlight.ir.expr import (
     BOOL,
+    Axis,
     Expr,
     Iota,
     Load,
@@ -78,6 +79,7 @@ class KernelWriter:
         self.ranges: dict[str, str] = {}
         self.mixed: dict[str, str] = {}  # flags of blocks in which not all values are the rows' own
         self.matched: dict[str, Matched] = {}
+        self.order: Order | None = None
         self.accumulators = self.scores = 0
         self.read: set[Load] = set()
         self.weighed: set[Expr] = set()  # what masked keys weigh, of which a test has been written
@@ -120,18 +122,21 @@ class KernelWriter:
         block.add(f"row_blocks = tl.cdiv({rows}, BLOCK_ROWS)")
         first = "row_blocks - 1 - program % row_blocks" if self._grows() else "program % row_blocks"
         block.add(f"row_start = ({first}) * BLOCK_ROWS")
-        rest = "program // row_blocks"
-        for position, axis in reversed(list(enumerate(roles.grid))):
-            size = self.tiles.size(axis.extent, 9)
-            text = rest if position == 0 else f"{rest} % {size}"
-            block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
-            rest = f"{rest} // {size}"
+        self._positions("program // row_blocks", roles.grid)
         block.add("rows = row_start + tl.arange(0, BLOCK_ROWS)")
         block.comment("Offsets of addresses have 64 bits: neighbours may lie far apart")
         block.add("row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)")
         block.add("key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)")
         for axis in distinct(roles.resident):
             block.add(f"{axis.name} = tl.arange(0, {self.tiles.width(axis)}).to(tl.int64)")
+
+    def _positions(self, number: str, axes: Sequence[Axis]) -> None:
+        """The positions along axes of the grid that a number stands for, the last axis the fastest."""
+        for position, axis in reversed(list(enumerate(axes))):
+            size = self.tiles.size(axis.extent, 9)
+            text = number if position == 0 else f"{number} % {size}"
+            self.block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
+            number = f"{number} // {size}"
 
     def _grows(self) -> bool:
         """Whether later rows see more keys, so that their tiles should start first."""
@@ -299,6 +304,8 @@ class KernelWriter:
 
         Not beside one that can fail on both sides: a second selection would cost what the other side saves.
         """
+        if not self.tiles.sided:
+            return
         flags = self.tiles.flags
         for mask in self.schedule.masks:
             ranged = [one for one in mask.ranged if one.condition not in flags]
@@ -316,8 +323,11 @@ class KernelWriter:
         for index, count in places:
             before = f"({place})" if " + " in place else place
             place = f"{before} * {count} + {index}" if place else index
+        if self.order is not None and match is self.order.match:
+            place = self.order.tile
         one = self.names.fresh(f"{match.key_value.tensor.name}_range")
-        self.block.add(f"{one} = {name}_ptr" + (f" + ({place}) * 4" if place else ""))
+        place = f"({place})" if " " in place else place
+        self.block.add(f"{one} = {name}_ptr" + (f" + {place} * 4" if place else ""))
         return one
 
     def _clamped(self, bound: Expr, level: int = 0) -> str:
@@ -673,7 +683,8 @@ class KernelWriter:
             signature.numbers,
             signature.sizes,
             signature.widths,
-            tuple(self.matched.items()),
+            tuple((name, self.matched[name]) for name in self._ranges()),
+            self.order,
             tuple(dict.fromkeys(load.tensor for load in tiles.descriptors)),
             tuple(tiles.gathers),
             self._burden(),
@@ -691,7 +702,9 @@ class KernelWriter:
         groups: list[tuple[str, list[str]]] = [("tensors", [f"{item.name}_ptr" for item in given])]
         if self.matched:
             what = "for each block of rows, the ranges of keys with values as its own"
-            groups.append((what, [f"{name}_ptr" for name in self.matched]))
+            groups.append((what, [f"{name}_ptr" for name in self._ranges()]))
+        if self.order is not None:
+            groups.append(("the blocks of rows, those with the most keys first", [self.order.parameter]))
         steps: list[str] = []
         for item in given:
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)
@@ -717,6 +730,11 @@ class KernelWriter:
         rest = [f"{name}: tl.constexpr" for name in self.choices if name in words]
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         return Signature(tensors, tuple(strides), numbers, sizes, widths, groups)
+
+    def _ranges(self) -> list[str]:
+        """The parameters that hold ranges of keys; the order of the blocks of rows is passed with the last."""
+        leading = self.order.match if self.order is not None else None
+        return sorted(self.matched, key=lambda name: self.matched[name] is leading)
 
     def _burden(self) -> Burden:
         stream, resident, tiles = self.roles.stream, self.roles.resident, self.tiles

@@ -288,7 +288,10 @@ class _Body:
         for _, match in kernel.matched:
             values = ((match.row_value, self.schedule.roles.rows), (match.key_value, self.schedule.stream))
             both = ", ".join(rows_code(value, match.axes, last, self.first.name) for value, last in values)
-            call.append(f"    matching_ranges({both}, {rows}, {keys}),")
+            found = f"matching_ranges({both}, {rows}, {keys})"
+            if kernel.order is not None and match is kernel.order.match:
+                found = f"*heaviest_first({found})"
+            call.append(f"    {found},")
         call.append("    " + ", ".join(self._strides(kernel)) + ",")
         if kernel.numbers:
             call.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from flashlight.unit import Unit
 
 LINE_LENGTH = 120
+LAUNCHED = frozenset({"matching_ranges", "heaviest_first"})
+"""Helpers that launchers call."""
 _LOAD_TILE = '''
 @triton.jit
 def load_tile(pointers, exists, masked: tl.constexpr):
@@ -44,7 +46,9 @@ def kernel_modules(units: Sequence[Unit], provenance: str, source_name: str) -> 
     written = [_written(unit, source_name) for unit in units]
     kernels, launchers = [kernel for kernel, _, _ in written], [launch for _, _, launch in written]
     hoppers = [hopper for _, hopper, _ in written if hopper is not None]
-    helpers = frozenset().union(*(kernel.helpers for kernel in kernels))
+    # what is launched before a Hopper kernel is a kernel of Triton's, too
+    before = frozenset().union(*(kernel.helpers for kernel in hoppers)) & LAUNCHED
+    helpers = before.union(*(kernel.helpers for kernel in kernels))
     parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
     called = (_used(text.strip().split("\n\n\n"), "\n".join(launchers)) for text in (launcher.CHECKS, tuning.MODEL))
     needed = [function for functions in called for function in functions]
@@ -82,14 +86,12 @@ def _hopper_module(kernels: Sequence[Kernel], provenance: str, source_name: str)
     aliases, *functions = language.HELPERS.strip().split("\n\n\n")
     parts = [aliases, *_used(functions, "\n".join(texts))]
     parts += [language.in_gluon(_LOAD_TILE.strip())] * ("load_tile" in helpers)
-    parts += [
-        language.in_gluon(HELPERS[name].strip()) for name in sorted(helpers & HELPERS.keys() - {"matching_ranges"})
-    ]
+    parts += [language.in_gluon(HELPERS[name].strip()) for name in sorted(helpers & HELPERS.keys() - LAUNCHED)]
     body = "\n\n\n".join([*parts, *texts])
     needed = ", ".join(name for name in language.PARTS if re.search(rf"\b{name}\b", body))
     imports = "import triton.language as tl\n" * ("tl.PropagateNan" in body)
     imports += f"{language.IMPORTS.strip()}\nfrom {language.HOPPER} import {needed}"
-    head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n{language.PROTOCOL}"""'
+    head = f'"""Hopper kernels for {source_name}, in Gluon.\n\n{provenance}\n{language.protocol(body)}"""'
     return formatted(f"{head}\n\n{imports}\n\n\n{body}\n")
 
 

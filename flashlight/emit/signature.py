@@ -27,6 +27,15 @@ class Burden:
 
 
 @dataclass(frozen=True)
+class Order:
+    """A parameter that tells in which order blocks of rows start."""
+
+    match: Matched  # by whose ranges of keys
+    parameter: str
+    tile: str  # the variable of the block at hand
+
+
+@dataclass(frozen=True)
 class Kernel:
     """The kernel's source, and what a launcher passes to it in order."""
 
@@ -39,6 +48,7 @@ class Kernel:
     sizes: tuple[Scalar, ...]
     widths: tuple[Axis, ...]  # resident axes, passed as extent and padded extent
     matched: tuple[tuple[str, Matched], ...]  # parameter, whose ranges of keys for each block of rows it holds
+    order: Order | None
     described: tuple[Tensor, ...]  # read through tensor descriptors where possible
     gathered: tuple[Tensor, ...]  # read as tiles of three axes, in vectors where strides allow
     burden: Burden

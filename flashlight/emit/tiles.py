@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
@@ -57,6 +57,9 @@ EARLY, LATE = "key_start < full_start", "key_start >= full_stop"
 
 class TileWriter:
     """Writes expressions as statements into `block`, remembering what has been given a variable."""
+
+    sided = False
+    """Whether conditions are tested only on the side of the full blocks where they can fail."""
 
     def __init__(self, schedule: Schedule, names: Names, source_name: str) -> None:
         self.schedule = schedule
@@ -325,10 +328,13 @@ class TileWriter:
     def _apart(self, expr: Map) -> Map:
         """A comparison that needs arithmetic for each pair of a row and a key, with the key alone on one side.
 
-        One comparison a score is left of ``row - key < window``. Not where the difference has a variable anyway.
+        One comparison a score is left of ``row - key < window``. Not where the difference has a variable anyway, and
+        not where it is compared twice in one test, which takes more of registers than it saves.
         """
         alone = self._isolated(expr)
         pairs = [arg for arg in expr.args if self._is_pairwise(arg)]
+        if expr not in self.flags and any(len(self.readers.get(pair, ())) > 1 for pair in pairs):
+            return expr
         return alone if alone is not None and pairs and all(map(self._is_only_compared, pairs)) else expr
 
     def _isolated(self, expr: Expr) -> Map | None:
@@ -446,15 +452,12 @@ class TileWriter:
         for one in mask.ranged:
             tests.setdefault(self.flags.get(one.condition, self.masked), []).append(one.condition)
         select = f"{bound.text} = tl.where({{}}, {bound.text}, {fill_code.text})"
-        if EARLY in tests and LATE in tests:
-            # within one test, so that full blocks do not compute what both need
-            with self._only_if(self.masked):
-                for flag in (EARLY, LATE):
-                    with self._only_if(flag):
-                        self.block.add(select.format(self._conjunction(tests.pop(flag)).along(axes)))
-        for flag, conditions in tests.items():
-            with self._only_if(flag):
-                self.block.add(select.format(self._conjunction(conditions).along(axes)))
+        # within one test, so that full blocks do not compute what is needed for several
+        around = dict.fromkeys(self.masked if flag in (EARLY, LATE) else flag for flag in tests)
+        with self._only_if(" | ".join(around)) if self.sided and len(tests) > 1 else nullcontext():
+            for flag in sorted(tests, key=lambda flag: (flag != EARLY, flag != LATE)):
+                with self._only_if(flag):
+                    self.block.add(select.format(self._conjunction(tests[flag]).along(axes)))
         return bound
 
     @contextmanager

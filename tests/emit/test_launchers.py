@@ -10,8 +10,8 @@ import pytest
 
 GENERATED = Path(__file__).parents[2] / "generated"
 
-HELPERS = ("matching_ranges",)
-"""It is called where the kernels are launched, under the same guard."""
+HELPERS = ("matching_ranges", "heaviest_first")
+"""They are called where the kernels are launched, under the same guard."""
 
 
 @pytest.mark.parametrize("path", sorted(GENERATED.glob("*_triton.py")), ids=lambda path: path.stem)

@@ -30,7 +30,7 @@ def program(kept: str, fill: str = "-math.inf", bias: str = "", weights: str = "
 
 def by_blocks(kernel: str) -> dict[str, str]:
     """What the loop over the keys tests, by the blocks that do."""
-    found = re.findall(r"if (.*):\n(?: +distance = .*\n)? +scores = tl\.where\(\s*((?:.|\n)*?),\s+scores,", kernel)
+    found = re.findall(r"if (.*):\n(?: +distance = .*\n)? +scores = [tg]l\.where\(\s*((?:.|\n)*?),\s+scores,", kernel)
     return {blocks: " ".join(condition.split()) for blocks, condition in found}
 
 
@@ -38,14 +38,25 @@ EARLY, LATE = "key_start < full_start", "key_start >= full_stop"
 WINDOW = "(distance >= 0) & (distance < window)"
 
 
-def test_each_condition_is_tested_where_it_can_fail(kernels: Callable[[str], str]) -> None:
-    written = kernels(program(WINDOW))
+def test_each_condition_is_tested_where_it_can_fail(kernels: Callable[[str], str], tmp_path: Path) -> None:
+    """In Hopper kernels; portable ones test both sides at once, by one difference."""
+    portable = kernels(program(WINDOW))
+    assert by_blocks(portable) == {"partial": f"(keys < S_k)[None, :] & {WINDOW}"}
+    written = (tmp_path / "out" / "program_hopper.py").read_text()
     assert by_blocks(written) == {
         LATE: "(keys < S_k)[None, :] & (keys[None, :] <= rows[:, None])",
         EARLY: "keys[None, :] > (rows - window)[:, None]",
     }
     assert "distance" not in written.split('"""')[-1]
-    assert f"        if partial:\n            if {EARLY}:\n" in written, "full blocks make one test"
+    assert re.search(rf"if partial:\n +if {EARLY}:\n", written), "full blocks make one test"
+
+
+def test_tests_that_follow_each_other_stand_within_one(kernels: Callable[[str], str], tmp_path: Path) -> None:
+    ids = "(documents[:, None, :, None] == documents[:, None, None, :]) & (j <= i)"
+    text = program(ids).replace("window: int,", "documents: Tensor,  # [B, S_q] int64").replace("S_k", "S_q")
+    kernels(text)
+    written = (tmp_path / "out" / "program_hopper.py").read_text()
+    assert re.search(r"if documents_mixed \| partial:\n +if documents_mixed:\n(?:.|\n)*?\n +if partial:\n", written)
 
 
 def test_a_condition_that_fails_on_both_sides_has_one_test_with_the_others(kernels: Callable[[str], str]) -> None:

@@ -1,4 +1,4 @@
-"""Blocks of keys whose values match a tile's rows, against brute force, where none match too."""
+"""Blocks of keys whose values match a tile's rows, and the order of those tiles, against brute force."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import packed_documents_triton as kernels
 
 
 KEYS = 4
-many = [n // 1500 for n in range(3000)]  # more blocks than are looked at in one go
+many = [n // 9000 for n in range(18000)]  # more blocks than are looked at in one go
 lists = [0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 5], [3] * 8, [0, 4, 0, 4, 4, 4, 4, 4, 0, 0, 0, 0], [7], [2**40, -(2**40)]
 all_rows = [-1, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5], [9, 7, 4, 3, 2**40]
 # three groups of warps have a number of rows that is no power of two
@@ -46,6 +46,19 @@ ROWS = 2
 key_values = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 2, 2, 2, 2]])
 ranges = kernels.matching_ranges(torch.full((1, 1), 1).expand(2, -1), key_values, ROWS, KEYS)
 assert ranges.tolist() == [[[4, 8, 4, 8]], [[0, 4, 0, 4]]]
+
+# in which order blocks of rows start: the most keys first, of as many the later block; 4096 at a time
+torch.manual_seed(torch.seed() % 2**32)
+print("seed", torch.initial_seed())
+for batch, blocks in ((1, 1), (3, 41), (2, 2100)):
+    ranges = torch.randint(0, 9, (batch, blocks, 4), dtype=torch.int32)
+    same, order = kernels.heaviest_first(ranges)
+    counts = (ranges[..., 1] - ranges[..., 0]).clamp(min=0).flatten().tolist()
+    expected = []
+    for first in range(0, len(counts), 4096):
+        section = range(first, min(first + 4096, len(counts)))
+        expected += sorted(section, key=lambda block: (-counts[block], -block))
+    assert same is ranges and order.tolist() == [*expected, 0]
 
 # a whole kernel: a tile of rows between two documents, before and after all of them
 torch.manual_seed(0)

@@ -13,12 +13,21 @@ HOPPER = "triton.experimental.gluon.language.nvidia.hopper"
 PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
 """What of that module kernels may need."""
 
-PROTOCOL = """
+_PROTOCOL = """
 In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
 other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
 blocks of keys in each, so that their counts agree without a word between them.
 """
-"""What the header of a file says of how its kernels run."""
+_DRAWN = """
+Where the keys that tiles visit are known by a table alone, programs draw the numbers of their tiles, heaviest first:
+the loads draw, and announce the number to the rows.
+"""
+
+
+def protocol(body: str) -> str:
+    """What the header of a file says of how its kernels run."""
+    return _PROTOCOL + _DRAWN * ("announce(" in body)
+
 
 HELPERS = '''
 # Renamed in Triton 3.7
@@ -173,6 +182,45 @@ def balanced_tile_of(turn, row_blocks, heads):
     present = gl.minimum(width, heads - first)
     exists = number < present * row_blocks
     return row_blocks - 1 - number // present, first + number % present, exists
+
+
+@gluon.jit
+def turns_of(READERS: gl.constexpr):
+    """Room for the numbers of two tiles, with barriers as a ring has them."""
+    numbers = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(2):
+        mbarrier.init(ready.index(stage), 1)
+        mbarrier.init(free.index(stage), READERS)
+    return numbers, ready, free
+
+
+@gluon.jit
+def announce(turns, done, number):
+    """Tell the readers the number of the next tile, as soon as they know that of the last but one."""
+    numbers, ready, free = turns
+    mbarrier.wait(free.index(done % 2), (done // 2 & 1) ^ 1)
+    numbers.index(done % 2).store(gl.full([1], number, gl.int32, gl.BlockedLayout([1], [32], [4], [0])))
+    synchronise()
+    mbarrier.arrive(ready.index(done % 2))
+
+
+@gluon.jit
+def told(turns, done):
+    """The number of the next tile."""
+    numbers, ready, free = turns
+    mbarrier.wait(ready.index(done % 2), done // 2 & 1)
+    number = gl.max(numbers.index(done % 2).load(gl.BlockedLayout([1], [32], [4], [0])), 0)
+    synchronise()
+    mbarrier.arrive(free.index(done % 2))
+    return number
+
+
+@gluon.jit
+def drawn(counter):
+    """The number of a tile that no program has begun."""
+    return gl.num_programs(0) + gl.atomic_add(counter, 1)
 '''
 
 NAMES = frozenset(re.findall(r"^(?:def )?(\w+)(?:\(| = )", HELPERS, re.M)).union(

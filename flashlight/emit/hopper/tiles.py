@@ -14,6 +14,7 @@ class HopperTiles(TileWriter):
     """Expressions to statements where rows and keys that are multiplied lie in shared memory."""
 
     joint = True
+    sided = True
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]

@@ -16,10 +16,11 @@ from flashlight.emit.kernel import KernelWriter
 from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
-from flashlight.emit.signature import Kernel, Signature, distinct, filled, output_labels
+from flashlight.emit.signature import Kernel, Order, Signature, distinct, filled, output_labels
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
-from flashlight.ir.expr import Const, Iota, Load, Reduce, Tensor, walk
+from flashlight.ir.expr import Axis, Const, Iota, Load, Reduce, Tensor, walk
 from flashlight.ir.program import Name, Output
+from flashlight.schedule.intervals import Matched
 from flashlight.schedule.model import Pass, Schedule
 
 CHOICES = "head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings"
@@ -112,13 +113,17 @@ class HopperWriter(KernelWriter):
 
     def _locate(self) -> None:
         roles, block = self.roles, self.block
-        block.add("row_start = block * BLOCK_ROWS")
-        rest = "number"
-        for position, axis in reversed(list(enumerate(roles.grid))):
-            size = self.tiles.size(axis.extent, 9)
-            text = rest if position == 0 else f"{rest} % {size}"
-            block.add(f"{self.tiles.grid[axis]} = ({text}).to(tl.int64)")
-            rest = f"{rest} // {size}"
+        match = self._leading()
+        if match is None:
+            block.add("row_start = block * BLOCK_ROWS")
+            self._positions("number", roles.grid)
+        else:
+            self.order = Order(match, f"{self.names.fresh(f'{match.key_value.tensor.name}_order')}_ptr", "block")
+            self.tiles.helpers.add("heaviest_first")
+            block.add("row_start = block % row_blocks * BLOCK_ROWS")
+            self._positions("block // row_blocks", match.axes)
+            heads, apart = self._count(self._apart(match)), self._apart(match)
+            self._positions(f"number % {heads}" if len(apart) == 1 else f"number % ({heads})", apart)
         block.add("key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))")
         for axis in distinct(roles.resident):
             width = self.tiles.width(axis)
@@ -248,36 +253,34 @@ class HopperWriter(KernelWriter):
     def _assembled(self, body: list[str], description: str) -> Kernel:
         tiles, name = self.tiles, self.schedule.program.name
         widths = ", ".join(["BLOCK_KEYS", *dict.fromkeys(map(tiles.width, self.roles.resident))])
-        heads = " * ".join(tiles.size(axis.extent, 8) for axis in self.roles.grid) or "1"
-        if "int64" in heads:
-            heads = f"tl.cast({heads}, tl.int32)"  # a number of tiles has 32 bits
-        balanced = "balanced_" * self._grows()
-        rows = tiles.size(self.roles.rows.extent)
-        loop = [
-            f"    row_blocks = tl.cdiv({rows}, BLOCK_ROWS)",
-            f"    for turn in range({balanced}turn_count(row_blocks, {heads})):",
-            f"        block, number, exists = {balanced}tile_of(turn, row_blocks, {heads})",
-            "        if exists:",
-        ]
         described = {load: load.tensor for load in (*self.row_rings, *tiles.rings, *tiles.ends)}
         sources = [line for load in described for line in self._source(load)]
         targets = [line for output in self.sent_back for line in self._target(output)]
+        feed, made = self._feed(body), self._rings()
+        rows = f"    row_blocks = tl.cdiv({tiles.size(self.roles.rows.extent)}, BLOCK_ROWS)"
+        if self.order is None:
+            loop = self._turns()
+            compute, feeding = [rows, *loop, *body], [rows, *loop, *feed]
+        else:
+            turns, counter = self.names.fresh("turns"), f"{self.order.parameter} + {self._blocks(self.order.match)}"
+            made = {turns: "turns_of(GROUPS)", **made}
+            told = f"told({turns}, done)"
+            announced = [f"    number = drawn({counter})", f"    announce({turns}, done, number)"]
+            compute = [rows, *self._drawn(body, self.order, told, [f"    number = {told}"])]
+            feeding = [rows, *self._drawn(feed, self.order, "tl.program_id(0)", announced)]
         compute = [
             f"    LAYOUT: tl.constexpr = product_layout({widths})",
             *targets,
             *[STEPS] * bool(tiles.rings),
             TILES,
-            *loop,
-            *body,
+            *compute,
             *["    tma.store_wait(0)"] * bool(targets),
         ]
-        feed = self._feed(body)
-        made = self._rings()
-        everything = "\n".join([*sources, *loop, *compute, *feed, *made.values()])
+        feeding = [*sources, STEPS, TILES, *feeding]
+        everything = "\n".join([*compute, *feeding, *made.values()])
         signature = self._signature(everything)
         if any(len(tensor.shape) > 5 for tensor in described.values()):
             raise Unsuitable("more dimensions than the copy engine has")
-        feeding = [*sources, STEPS, TILES, *loop, *feed]
         grid = list(tiles.grid.values())
         loads = self._function(f"{name}_loads", signature, list(made), [], LOADS, _narrow(feeding, grid))
         own = ["GROUP: tl.constexpr"]
@@ -285,6 +288,48 @@ class HopperWriter(KernelWriter):
         kernel = self._launched(signature, [f"{n} = {text}" for n, text in made.items()], loads, reading, description)
         text = in_gluon("\n\n\n".join([loads.text, reading.text, kernel]))
         return replace(self._kernel(f"{name}_kernel", text, signature), written=tuple(self.sent_back))
+
+    def _turns(self) -> list[str]:
+        """The loop over a program's tiles."""
+        heads, blocks = self._count(self.roles.grid), "row_blocks"
+        which = "balanced_" * self._grows()
+        return [
+            f"    for turn in range({which}turn_count({blocks}, {heads})):",
+            f"        block, number, exists = {which}tile_of(turn, {blocks}, {heads})",
+            "        if exists:",
+        ]
+
+    def _drawn(self, lines: list[str], order: Order, first: str, last: list[str]) -> list[str]:
+        """The loop over tiles that are drawn, around what is done for each."""
+        heads, blocks = self._count(self._apart(order.match)), self._blocks(order.match)
+        place = "number" if heads == "1" else f"number // {heads}" if heads.isidentifier() else f"number // ({heads})"
+        total = blocks if heads == "1" else f"{blocks} * {heads}"
+        return [
+            f"    number = {first}",
+            *last[1:],
+            f"    while number < {total}:",
+            f"        block = tl.load({order.parameter} + {place})",
+            *(line.removeprefix("    ") for line in lines),
+            *(f"    {line}" for line in last),
+        ]
+
+    def _count(self, axes: Sequence[Axis]) -> str:
+        """How many positions there are along axes together, in 32 bits."""
+        text = " * ".join(self.tiles.size(axis.extent, 8) for axis in axes) or "1"
+        return f"tl.cast({text}, tl.int32)" if "int64" in text else text
+
+    def _blocks(self, match: Matched) -> str:
+        """How many blocks of rows have ranges of keys of their own."""
+        return f"{self._count(match.axes)} * row_blocks" if match.axes else "row_blocks"
+
+    def _leading(self) -> Matched | None:
+        """What tells, before the kernel runs, how many keys each block of rows visits."""
+        found = (match for match in self.schedule.matched if self.roles.rows in match.row_value.axes)
+        return next(found, None)
+
+    def _apart(self, match: Matched) -> tuple[Axis, ...]:
+        """The axes of the grid along which that is the same."""
+        return tuple(axis for axis in self.roles.grid if axis not in match.axes)
 
     def _source(self, load: Load) -> list[str]:
         """The tensor of a load as the copy engine reads it."""

@@ -118,12 +118,18 @@ class Shared:
         return Shared(self.data.permute(*order), self.place, self.layout)
 
     def load(self, layout: Any) -> Value:
-        machine().loaded(self.place)
+        if not self.dtype.is_floating_point:
+            machine().asked(self.place)
+        else:
+            machine().loaded(self.place)
         return Value(self.data.clone())
 
     def store(self, tile: Value) -> None:
         assert tile.dtype == self.dtype and tile.shape == self.shape
-        machine().stored(self.place)
+        if not self.dtype.is_floating_point:
+            machine().noted(self.place)
+        else:
+            machine().stored(self.place)
         self.data.copy_(tile.data)
 
 
@@ -167,8 +173,9 @@ class Barriers:
 def allocate_shared_memory(dtype: torch.dtype, shape: Sequence[int], layout: Any) -> Shared | Barriers:
     if isinstance(layout, _BarrierLayout):
         return Barriers(shape[0])
-    assert dtype.is_floating_point
-    return Shared(torch.full(list(shape), math.nan, dtype=dtype), (machine().allocation(), 0), layout)
+    # numbers are for warps alone, everything else is for the copy engine, too
+    unknown = math.nan if dtype.is_floating_point else torch.iinfo(dtype).min
+    return Shared(torch.full(list(shape), unknown, dtype=dtype), (machine().allocation(), 0), layout)
 
 
 class _BarrierLayout:
@@ -191,6 +198,7 @@ def _expect(barrier: Barrier, count: int) -> None:
 
 
 def _arrive(barrier: Barrier) -> None:
+    machine().arriving()
     barrier.arrive()
     machine().meet()
 
@@ -350,6 +358,14 @@ def store(pointer: Pointer, tile: Operand, mask: Operand = None) -> None:
     pointer.memory[offset[exists]] = data[exists].to(pointer.memory.dtype)
 
 
+def atomic_add(pointer: Pointer, number: Operand) -> Value:
+    """What was there before; other groups and programs add before or after."""
+    machine().meet()
+    before = load(pointer)
+    store(pointer, before + number)
+    return before
+
+
 def where(condition: Operand, yes: Operand, no: Operand) -> Value:
     one, other = together(yes, no)
     return Value(torch.where(value(condition).data, one, other))
@@ -439,6 +455,7 @@ GL = SimpleNamespace(
     full=lambda shape, number, dtype, layout: Value(value(number).data.to(dtype).expand(*shape).clone()),
     load=load,
     store=store,
+    atomic_add=atomic_add,
     where=where,
     maximum=_maximum,
     minimum=_minimum,
@@ -455,6 +472,8 @@ GL = SimpleNamespace(
         name: _float(getattr(torch, name))
         for name in ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "erf", "sin", "cos", "floor", "ceil", "sigmoid")
     },
+    BlockedLayout=_layout,
+    SwizzledSharedLayout=_layout,
     NVMMASharedLayout=SimpleNamespace(get_default_for=_layout),
     NVMMADistributedLayout=_layout,
     SliceLayout=_layout,

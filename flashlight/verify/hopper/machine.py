@@ -49,6 +49,7 @@ class Machine:
         self.multiplied: dict[Place, int] = {}
         self.read: dict[Place, set[Any]] = {}
         self.leaving: dict[Place, _Tile] = {}
+        self.notes: dict[Place, _Tile] = {}
         self._allocations = 0
         self._random = random.Random(f"{seed} {program}")
         self._patience = self._speed()
@@ -169,8 +170,28 @@ class Machine:
         """The copy engine has read what the running group sent."""
         self._advance("sent", "read")
 
+    # What one group tells others by shared memory: all warps have written it, or read it, before the group says so.
+
+    def noted(self, place: Place) -> None:
+        """The running group writes what others will read."""
+        if place in self.notes and self.notes[place].state == "unread":
+            raise Race("a number is replaced that all warps of a group may not have read: synchronise, then release")
+        self.notes[place] = _Tile(self.running, "written")
+
+    def asked(self, place: Place) -> None:
+        """The running group reads what another wrote."""
+        self.notes[place] = _Tile(self.running, "unread")
+
+    def arriving(self) -> None:
+        """The running group says that it has done so."""
+        if any(note.group is self.running and note.state != "known" for note in self.notes.values()):
+            raise Race("a group says that it is done before all of its warps are: synchronise first")
+
     def synchronised(self) -> None:
         """The warps of the running group know of each other what they did."""
+        for note in self.notes.values():
+            if note.group is self.running:
+                note.state = "known"
         self._advance("fenced", "known")
         self.leaving = {place: tile for place, tile in self.leaving.items() if not self._is_free(tile)}
 
