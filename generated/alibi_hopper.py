@@ -101,6 +101,23 @@ def taken(ring, use, LAYOUT: gl.constexpr):
 
 
 @gluon.jit
+def with_offsets(near, KEYS: gl.constexpr, LAYOUT: gl.constexpr):
+    """near[:, None] + the offsets of keys, as float32.
+
+    Eight keys lie in an instruction's step. Seen so, an offset is a constant and one of two numbers for each row.
+    """
+    ROWS: gl.constexpr = near.shape[0]
+    STEPS: gl.constexpr = gl.reshape(gl.zeros([ROWS, KEYS], gl.float32, LAYOUT), [ROWS, KEYS // 8, 8]).type.layout
+    near = gl.convert_layout(near, gl.SliceLayout(1, gl.SliceLayout(2, STEPS)))
+    step = gl.arange(0, KEYS // 8, gl.SliceLayout(0, gl.SliceLayout(2, STEPS))) * 8
+    within = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, STEPS)))
+    start = gl.expand_dims(gl.expand_dims(near, 1), 2) + gl.expand_dims(gl.expand_dims(within, 0), 1)
+    step = gl.expand_dims(gl.expand_dims(step, 0), 2)
+    keys = start.to(gl.float32) + step.to(gl.float32)
+    return gl.convert_layout(gl.reshape(keys, [ROWS, KEYS]), LAYOUT, assert_trivial=True)
+
+
+@gluon.jit
 def send_back(target, place, buffer, tile):
     """Copy a tile to its place through a buffer, while the program goes on."""
     tma.store_wait(0)
@@ -288,7 +305,7 @@ def alibi_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
-                distance = keys[None, :] - rows[:, None]  # alibi.py:18
+                distance = with_offsets(key_start - rows, BLOCK_KEYS, LAYOUT)  # alibi.py:18
                 scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale + distance * slopes_scaled  # alibi.py:20
                 release(key_ring, step)
                 if partial:
@@ -520,10 +537,10 @@ def alibi_causal_rows(
                 key = received(key_ring, step)
                 scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale_2  # alibi.py:35
                 release(key_ring, step)
-                distance = rows[:, None] - keys[None, :]  # alibi.py:34
+                distance = -with_offsets(key_start - rows, BLOCK_KEYS, LAYOUT)  # alibi.py:34
                 scores_2 = scores - distance * factor
                 if partial:
-                    scores_2 = gl.where(distance >= 0, scores_2, float("-inf"))
+                    scores_2 = gl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores_2, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)

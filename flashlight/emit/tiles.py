@@ -279,7 +279,7 @@ class TileWriter:
         if summed is not None:
             return summed
         expr = self._apart(expr)
-        args = [self.value(arg) for arg in expr.args]
+        args = [self._argument(arg, expr) for arg in expr.args]
         if expr.op == "cast":
             return self._cast(expr, args[0])
         if is_float(expr) or any(map(is_float, expr.args)):
@@ -313,6 +313,9 @@ class TileWriter:
             return Code(f"integer_power({', '.join(arg.along(axes) for arg in args)})", ATOM, axes, INT_CODE)
         return Code(FUNCTIONS[expr.op].format(*(arg.along(axes) for arg in args)), ATOM, axes, dtype)
 
+    def _argument(self, expr: Expr, reader: Map) -> Code:
+        return self.value(expr)
+
     def _added_to(self, expr: Map, axes: tuple[Axis, ...]) -> Code | None:
         """A matrix product that is added to a tile, as one that starts from the tile."""
         if expr.op != "add" or not is_float(expr):
@@ -333,7 +336,7 @@ class TileWriter:
         """
         alone = self._isolated(expr)
         pairs = [arg for arg in expr.args if self._is_pairwise(arg)]
-        if expr not in self.flags and any(len(self.readers.get(pair, ())) > 1 for pair in pairs):
+        if expr not in self.flags and any(self._is_compared_twice(pair) for pair in pairs):
             return expr
         return alone if alone is not None and pairs and all(map(self._is_only_compared, pairs)) else expr
 
@@ -347,12 +350,19 @@ class TileWriter:
     def _is_pairwise(self, expr: Expr) -> bool:
         return {self.roles.rows, self.roles.stream} <= expr.axes
 
+    def _is_compared_twice(self, expr: Expr) -> bool:
+        return sum(self._isolated(reader) is not None for reader in self.integer_readers(expr)) > 1
+
+    def integer_readers(self, expr: Expr) -> list[Expr]:
+        """What reads an integer as such."""
+        return self.readers.get(expr, [])
+
     def _is_only_compared(self, expr: Expr) -> bool:
         """Whether nothing reads the integer, or what is made of it, but comparisons with the key on one side."""
         return expr not in self.bound and all(
             self._isolated(reader) is not None
             or (isinstance(reader, Map) and reader.op in GROWING and self._is_only_compared(reader))
-            for reader in self.readers.get(expr, ())
+            for reader in self.integer_readers(expr)
         )
 
     def _divided(self, expr: Map, args: list[Code], axes: tuple[Axis, ...]) -> Code:
@@ -375,6 +385,8 @@ class TileWriter:
             if is_float(source):
                 # roundings are kept only where a matrix product or an output makes them real: more exact than asked
                 return arg.widened() if expr.dtype != ELEMENT else arg
+            if arg.dtype == FLOAT32:
+                return arg
             return (
                 Code(f"{arg.within(ATOM)}.to(tl.float32)", ATOM, arg.axes, FLOAT32)
                 if arg.axes

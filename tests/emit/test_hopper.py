@@ -110,3 +110,28 @@ def test_names_of_what_the_copy_engine_reads_are_its_own(
     written = (tmp_path / "out" / "program_hopper.py").read_text()
     assert f"{name}_ring = ring_of(" in written and "row_blocks = gl.cdiv(S_q, BLOCK_ROWS)" in written
     assert "row_blocks = tma." not in written
+
+
+@pytest.mark.parametrize(
+    "bias", ["(j - i) * slope", "-slope * (i - j + 3)", "(i - j).abs() * -slope", "slope * (i - j).float()"]
+)
+@pytest.mark.parametrize("kept", ["j < 100", "(i - j >= 0) & (i - j < 40)"])
+def test_distances_are_floating_point_numbers_at_once(
+    bias: str, kept: str, verified: Callable[[str], str], tmp_path: Path
+) -> None:
+    """What is compared stays an integer."""
+    verified(f"""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            slope: float,
+        ):
+            i, j = torch.arange(q.shape[-2])[:, None], torch.arange(q.shape[-2])
+            scores = (q @ k.mT + {bias}).masked_fill(~({kept}), -math.inf)
+            return scores.softmax(-1).to(v.dtype) @ v
+    """)
+    written = (tmp_path / "out" / "program_hopper.py").read_text()
+    if "abs" not in bias:
+        assert "with_offsets(key_start - " in written
+    assert not any("with_offsets" in line and "where" in line for line in written.splitlines())

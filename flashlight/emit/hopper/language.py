@@ -127,6 +127,23 @@ def taken(ring, use, LAYOUT: gl.constexpr):
 
 
 @gluon.jit
+def with_offsets(near, KEYS: gl.constexpr, LAYOUT: gl.constexpr):
+    """near[:, None] + the offsets of keys, as float32.
+
+    Eight keys lie in an instruction's step. Seen so, an offset is a constant and one of two numbers for each row.
+    """
+    ROWS: gl.constexpr = near.shape[0]
+    STEPS: gl.constexpr = gl.reshape(gl.zeros([ROWS, KEYS], gl.float32, LAYOUT), [ROWS, KEYS // 8, 8]).type.layout
+    near = gl.convert_layout(near, gl.SliceLayout(1, gl.SliceLayout(2, STEPS)))
+    step = gl.arange(0, KEYS // 8, gl.SliceLayout(0, gl.SliceLayout(2, STEPS))) * 8
+    within = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, STEPS)))
+    start = gl.expand_dims(gl.expand_dims(near, 1), 2) + gl.expand_dims(gl.expand_dims(within, 0), 1)
+    step = gl.expand_dims(gl.expand_dims(step, 0), 2)
+    keys = start.to(gl.float32) + step.to(gl.float32)
+    return gl.convert_layout(gl.reshape(keys, [ROWS, KEYS]), LAYOUT, assert_trivial=True)
+
+
+@gluon.jit
 def send_back(target, place, buffer, tile):
     """Copy a tile to its place through a buffer, while the program goes on."""
     tma.store_wait(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from flashlight.emit.code import ELEMENT, Code
+from flashlight.emit.code import ELEMENT, FLOAT32, Code
 from flashlight.emit.hopper.language import Unsuitable
 from flashlight.emit.operators import ATOM
 from flashlight.emit.tiles import INT_CODE, TileWriter
+from flashlight.emit.widths import is_wide
+from flashlight.ir import integers
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
-from flashlight.ir.expr import Axis, Expr, Iota, Load
+from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, is_float, is_int
 
 
 class HopperTiles(TileWriter):
@@ -24,6 +26,7 @@ class HopperTiles(TileWriter):
         self.pairs: set[Load] = set()  # what is read for each row and key, by rings of its own
         self.vectors: set[Load] = set()  # what is read for each key alone
         self.ends: dict[Load, str] = {}  # rows that a result needs, and the ring by which they come
+        self.floats: dict[Expr, Code] = {}  # integers for each row and key that are floating-point numbers at once
         self.multiplied = 0
 
     def width(self, axis: Axis) -> str:
@@ -86,6 +89,34 @@ class HopperTiles(TileWriter):
         variable, axes = self.names.fresh(expr.tensor.name), self.tile_axes(expr)
         self.block.add(f"{variable} = taken({self.ends[expr]}, done * GROUPS + GROUP, LAYOUT)")
         return Code(variable, ATOM, axes, ELEMENT)
+
+    def _argument(self, expr: Expr, reader: Map) -> Code:
+        """Distances of rows and keys that floating-point arithmetic reads are floating-point numbers from the start.
+
+        An integer is two instructions for each score, of which the conversion takes as long as two others.
+        """
+        stream = self.roles.stream
+        reads = is_float(reader) and is_int(expr) and self._is_pairwise(expr) and expr not in self.bound
+        found = integers.solved(expr, Iota(stream)) if reads and not is_wide(expr) else None
+        if found is None or not (isinstance(found[0], Const) and abs(found[0].value) == 1):
+            return super()._argument(expr, reader)
+        if expr not in self.floats:
+            factor, rest = found
+            sign, other = (
+                ("", integers.sub(integers.constant(0), rest)) if factor == integers.constant(1) else ("-", rest)
+            )
+            row = self.value(other)
+            if row.axes != (self.roles.rows,):
+                return super()._argument(expr, reader)
+            text = f"{sign}with_offsets(key_start - {row.within(8)}, BLOCK_KEYS, LAYOUT)"
+            code = Code(text, 9 if sign else ATOM, self.tile_axes(expr), FLOAT32)
+            before = self.bound.copy()
+            self.floats[expr] = self.assign(expr, code)
+            self.bound = before  # comparisons are of integers
+        return self.floats[expr]
+
+    def integer_readers(self, expr: Expr) -> list[Expr]:
+        return [reader for reader in self.readers.get(expr, []) if not (expr in self.floats and is_float(reader))]
 
     def is_block_of_rows(self, load: Load) -> bool:
         """Whether the tile is a block of whole rows of a matrix, the other dimensions fixed."""

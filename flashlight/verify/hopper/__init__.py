@@ -56,7 +56,9 @@ def has_kernel(wrapper: ModuleType, function: str) -> bool:
 
 def tile(seed: int) -> dict[str, int]:
     """One of the tiles that Hopper kernels may be launched with."""
-    rows, keys, stages = random.Random(seed).choice(((128, 64, 2), (128, 128, 2), (192, 64, 4), (64, 64, 2)))
+    rows, keys, stages = random.Random(seed).choice(
+        ((128, 64, 2), (128, 128, 2), (128, 128, 1), (192, 64, 4), (64, 64, 2))
+    )
     return {"BLOCK_ROWS": rows, "BLOCK_KEYS": keys, "STAGES": stages}
 
 

@@ -465,7 +465,9 @@ GL = SimpleNamespace(
     reduce=_reduced,
     cast=cast,
     cdiv=cdiv,
-    convert_layout=lambda tile, layout: tile,
+    convert_layout=lambda tile, layout, assert_trivial=False: tile,
+    reshape=lambda tile, shape: Value(tile.data.reshape(*shape)),
+    expand_dims=lambda tile, axis: Value(tile.data.unsqueeze(axis)),
     inline_asm_elementwise=inline_asm_elementwise,
     abs=lambda operand: Value(value(operand).data.abs()),
     **{

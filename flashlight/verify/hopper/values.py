@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Value:
     @property
     def shape(self) -> list[int]:
         return list(self.data.shape)
+
+    @property
+    def type(self) -> Any:
+        """Values lie nowhere in particular."""
+        return SimpleNamespace(layout=None)
 
     def to(self, dtype: torch.dtype) -> Value:
         return Value(self.data.to(dtype))
