@@ -14,9 +14,7 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {
-    ("invariant_point_attention", "sm_90", 128, 2, 4096): (8, 16, 4, 3, False),
-}
+TILES = {}
 
 
 @triton.jit
@@ -760,7 +758,7 @@ def tile_for(
 
 
 def batch_size(count, own):
-    """How many of `count` positions a tile has that share rows: up to 4, each with `own` bytes of every key to itself."""
+    """How many of `count` positions a tile has: up to 4, fewer where each has many bytes of every key of its `own`."""
     size = min(4, triton.next_power_of_2(count))
     while size > 1 and size * own > 1024:
         size //= 2

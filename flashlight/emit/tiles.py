@@ -726,7 +726,7 @@ class TileWriter:
             narrow, wide = (left, right) if left.dtype == RAW else (right, left)
             if accumulator and wide is left and self._leaves_range(whole, sides[0], axis):
                 self.helpers.add("dot_in_range")
-                texts = [code.text for code in (left, right)]
+                texts = self._sided(left, right, axes, axis)
                 return Code(f"dot_in_range({', '.join(texts)}, {accumulator}, PRECISION)", ATOM, axes, FLOAT32)
             if body.dtype == ELEMENT or rounded or self._is_element(sides[0 if wide is left else 1]):
                 wide = Code(f"{wide.within(ATOM)}.to({self._element(narrow)})", ATOM, wide.axes, RAW)
@@ -740,7 +740,7 @@ class TileWriter:
         return Code(self._product(left, right, axes, axis, accumulator), ATOM, axes, FLOAT32)
 
     def _sides(self, body: Expr, axis: Axis) -> tuple[tuple[Axis, ...], tuple[list[Expr], list[Expr]]] | None:
-        """The axes of a matrix product and the factors of either side; a batch of products, if both sides have its axis.
+        """The axes of a matrix product and the factors of its sides; a batch of products, if both sides have its axis.
 
         The axis of the batch comes first: a demoted one, or the rows where something is the same at all its positions.
         """
@@ -773,10 +773,14 @@ class TileWriter:
 
     def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
         """A matrix product over ``axis``, added to the accumulator if there is one."""
-        *batch, rows, columns = axes
-        texts = [left.along((*batch, rows, axis)), right.along((*batch, axis, columns))]
+        texts = self._sided(left, right, axes, axis)
         added = f", {accumulator}" if accumulator else ""
         return f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)"
+
+    def _sided(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis) -> list[str]:
+        """The sides of a product over ``axis``: rows by it and it by columns, each behind the axis of a batch."""
+        *batch, rows, columns = axes
+        return [left.along((*batch, rows, axis)), right.along((*batch, axis, columns))]
 
     def _leaves_range(self, body: Expr, weights: list[Expr], axis: Axis) -> bool:
         """Whether the weights may be out of float16's range because they are normalised after the product.

@@ -91,7 +91,7 @@ def tile_for(
 
 
 def batch_size(count, own):
-    """How many of `count` positions a tile has that share rows: up to 4, each with `own` bytes of every key to itself."""
+    """How many of `count` positions a tile has: up to 4, fewer where each has many bytes of every key of its `own`."""
     size = min(4, triton.next_power_of_2(count))
     while size > 1 and size * own > 1024:
         size //= 2

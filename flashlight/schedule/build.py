@@ -72,9 +72,7 @@ def _planned(program: Program, parts: roles.Roles, both: tuple[str, ...], before
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
     distances = expansions(program, parts.rows, parts.stream)
-    return Schedule(
-        program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before, distances
-    )
+    return Schedule(program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before, distances)
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:

@@ -31,10 +31,8 @@ def planned(keys: Expr, values: dict[Expr, Axis], mask: Expr | None = None) -> S
     if mask is not None:
         scores = build.where(mask, scores, build.const(float("-inf"), FLOAT))
     weights = build.op("exp", build.op("sub", scores, build.reduce("max", scores, KEY)))
-    outputs = tuple(
-        Output(f"o_{last.name}", (BATCH, ROW, HEAD, last), build.reduce("sum", build.op("mul", weights, value), KEY), FLOAT)
-        for value, last in values.items()
-    )
+    sums = {last: build.reduce("sum", build.op("mul", weights, value), KEY) for value, last in values.items()}
+    outputs = tuple(Output(f"o_{last.name}", (BATCH, ROW, HEAD, last), sums[last], FLOAT) for last in sums)
     return schedule(Program("attend", (Q, K, V, SHARED, PAIR), outputs))
 
 
@@ -45,7 +43,7 @@ def names(*axes: Axis | None) -> list[str]:
 def test_heads_that_share_pairs_join_rows_that_share_keys() -> None:
     plan = planned(OWN, {VALUE: D, OF_PAIRS: F})
     roles = plan.roles
-    assert plan.roles.demoted is not None and roles.demoted.extent is H and roles.rows.extent is N
+    assert roles.demoted is not None and roles.demoted.extent is H and roles.rows.extent is N
     assert names(*roles.grid) == ["b"] and names(*roles.tile[:3]) == ["h", "i", "j"]
     assert "one block of h and i a program" in str(plan)
 
