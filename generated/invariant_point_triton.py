@@ -398,7 +398,7 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     expand = expandable(q)
     block_h = batch_size(H, (padded(C) + padded(P_3) + padded(C) + padded(R_3)) * q.element_size())
     block_rows, block_keys, warps, stages, _ = batch_configuration(
-        "invariant_point_attention", q, max(C, Z, P_3, R_3), N, block_h
+        "invariant_point_attention", q, max(C, Z, P_3, R_3), N, block_h, depth=1 if expand else padded(P_3)
     )
     with torch.cuda.device_of(q):
         invariant_point_attention_kernel[(-(-N // block_rows) * -(-H // block_h) * B,)](
@@ -765,16 +765,19 @@ def batch_size(count, own):
     return size
 
 
-def batch_configuration(function, tensor, widest, length, batch):
+def batch_configuration(function, tensor, widest, length, batch, depth=1):
     """How to tile where a program has a `batch` of positions beside its rows, each with keys of its own: as `tile_for`.
 
-    Without a tuned tile a few rows and 16 keys: registers hold 16 rows of what a product yields however few there are.
+    Without a tuned tile a few rows and 16 keys: registers hold 16 rows of what a product yields however few there are,
+    and all of a tile that has `depth` values for each position, row and key.
     """
     chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
     tuned = sorted(key for key in TILES if key[:4] == (function, chip, width, size))
     if tuned:
         return TILES[next((key for key in tuned if key[4] >= padded(length)), tuned[-1])]
-    rows = 8 if width * size <= 256 and tensor.dtype == torch.bfloat16 else 4 if width * size <= 512 else 2
+    rows = 8 if width * size <= 256 else 4 if width * size <= 512 else 2
+    while rows > 1 and depth > 1 and batch * rows * 16 * depth > 4096:
+        rows //= 2
     if chip.startswith("gfx"):
         return 16 if width * size <= 128 else rows, 16, 4, 1, False  # 16 rows are the fewest of its matrix instructions
     return rows, 16, 4, 3 if chip == "sm_90" and width * size <= 256 else 2, False

@@ -135,6 +135,7 @@ def test_a_batch_holds_fewer_positions_where_each_has_more_of_its_own() -> None:
     tensor = torch.empty(0, dtype=torch.bfloat16)
     asked = [scope["batch_configuration"](name, tensor, 128, 512, 4) for name in ("tuned", "any")]
     assert asked == [(16, 32, 8, 2, False), (8, 16, 4, 3, False)]
+    assert scope["batch_configuration"]("any", tensor, 128, 512, 4, depth=64)[0] == 1
 
 
 def test_a_search_replaces_every_choice_of_a_tile(tmp_path: Path) -> None:

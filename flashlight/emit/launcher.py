@@ -374,14 +374,14 @@ class _Body:
     def _burden(self) -> str:
         """What the kernel holds at once, as the arguments of `configuration`."""
         one = self.kernel.burden
-        if self.schedule.roles.demoted is not None:
-            return self._batch
-        text = f"accumulators={one.accumulators}, scores={one.scores}"
-        text += f", blocks={one.blocks}" * (one.blocks > 2) + ", exact=True" * one.exact
         depths = [f"padded({extent_name(axis)})" for axis in one.deep]
         depths += [f"1 if expand else padded({extent_name(axis)})" for axis in one.deep_exact]
+        depth = f"max({', '.join(depths)})" if len(depths) > 1 else "".join(depths)
+        if self.schedule.roles.demoted is not None:
+            return self._batch + f", depth={depth}" * bool(depths)
+        text = f"accumulators={one.accumulators}, scores={one.scores}"
+        text += f", blocks={one.blocks}" * (one.blocks > 2) + ", exact=True" * one.exact
         if depths:
-            depth = depths[0] if len(depths) == 1 else f"max({', '.join(depths)})"
             text += f", depth={depth}, row_count=padded({python(self.schedule.roles.rows.extent)})"
             text += ", gathered=True" * bool(self.kernel.gathered)
         return text

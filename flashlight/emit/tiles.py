@@ -133,7 +133,7 @@ class TileWriter:
 
     def note_depth(self, axes: tuple[Axis, ...]) -> None:
         """Remember the axes of a tile that holds more than one value for each pair of a row and a key."""
-        if self.roles.rows in axes and self.roles.stream in axes:
+        if all(axis in axes for axis in (*self.roles.blocked, self.roles.stream)):
             self.deep.update(dict.fromkeys(axis for axis in axes if axis in self.roles.resident))
 
     def size(self, expr: Expr, outer: int = 3) -> str:

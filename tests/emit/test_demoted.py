@@ -60,6 +60,21 @@ def test_sums_without_statistics(verified: Write) -> None:
     assert "head_start" in text
 
 
+def test_scores_that_are_no_products(verified: Write) -> None:
+    """A value for each head, row, key and feature: the fewer rows, the more of those."""
+    text = verified("""
+        def additive(
+            q: Tensor,  # [B, N, H, C]
+            k: Tensor,  # [B, N, H, C]
+            pair: Tensor,  # [B, N, N, Z]
+            weight: Tensor,  # [C]
+        ) -> Tensor:
+            scores = (torch.tanh(q[:, :, None] + k[:, None]) * weight).sum(-1).permute(0, 3, 1, 2)
+            return torch.einsum("bhij,bijz->bihz", torch.softmax(scores, dim=-1), pair)
+    """)
+    assert "head_start" in text and "depth=padded(C)" in text
+
+
 def test_a_mask_of_positions_leaves_the_axis_in_the_grid(verified: Write) -> None:
     text = verified("""
         def causal(
