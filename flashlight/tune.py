@@ -41,6 +41,8 @@ Key = tuple[str, str, int, int, int]
 SHARED = 227 * 1024
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 2e-2}
 """How far configurations may be apart, relatively, before one counts as wrong."""
+CHOOSING = ("configuration", "batch_configuration")
+"""The functions of a kernel file by which launchers choose a tile."""
 AHEAD = 3
 """Searches whose tiles are compiled while one is timed."""
 GAIN = 1.02
@@ -176,7 +178,7 @@ class Prepared:
         numbers = arguments.bound(self.launcher, job.head_dim, job.sizes)
         types = arguments.annotated(path, job.function)
         self.arguments = arguments.make(self.launcher, numbers, types, job.dtype, device)
-        self.own = self.module.configuration
+        self.own: dict[str, Any] = {name: own for name, own in vars(self.module).items() if name in CHOOSING}
         hopper = getattr(self.module, "hopper_kernels", lambda: None)()
         self.own_hopper = self.module.hopper_tile if hopper is not None else None
         self.asked: tuple[Any, ...] | None = None
@@ -190,14 +192,16 @@ class Prepared:
         try:
             return getattr(self.module, self.job.function)(**self.arguments)
         finally:
-            self.module.configuration = self.own  # type: ignore[attr-defined]
+            vars(self.module).update(self.own)
             if self.own_hopper is not None:
                 self.module.hopper_tile = self.own_hopper  # type: ignore[attr-defined]
 
     def choose(self, tile: Tile | None) -> None:
         """Have launches take a tile; the file's own where it is None, which is then in ``before``."""
         module: Any = self.module
-        module.configuration = self._recorded if tile is None else lambda *_, **load: tile
+        for name, own in self.own.items():
+            recorded = functools.partial(self._recorded, own)
+            setattr(module, name, recorded if tile is None else lambda *_, **load: tile)
         if self.own_hopper is None:
             return
         given = (
@@ -211,9 +215,9 @@ class Prepared:
 
         module.hopper_tile = self._recorded_hopper if tile is None else chosen
 
-    def _recorded(self, *asked: Any, **load: int) -> Tile:
+    def _recorded(self, own: Callable[..., Tile], *asked: Any, **load: int) -> Tile:
         self.asked = asked
-        self.before = self.own(*asked, **load)
+        self.before = own(*asked, **load)
         return self.before
 
     def _recorded_hopper(self, function: str, widest: int, length: int, *tensors: Any) -> dict[str, int] | None:
@@ -229,7 +233,7 @@ def key_of(prepared: Prepared) -> Key:
     """The entry of the table that a launch with the file's own tile, made before, has asked for."""
     function = prepared.job.function
     assert prepared.asked is not None, f"{function} does not call configuration"
-    tensor, widest, length = prepared.asked[1:]
+    tensor, widest, length = prepared.asked[1:4]
     module = prepared.module
     sizes = (module.padded(widest), tensor.element_size(), module.padded(length))
     return function, module.architecture(tensor.device), *sizes

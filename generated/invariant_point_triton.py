@@ -14,9 +14,7 @@ import triton.language as tl
 
 # Tiles that `flashlight tune` found: function, architecture, padded head dimension, bytes an element, keys;
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
-TILES = {
-    ("invariant_point_attention", "sm_90", 128, 2, 4096): (2, 16, 1, 3, False),
-}
+TILES = {}
 
 
 @triton.jit
@@ -56,7 +54,7 @@ def nan_max(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit(do_not_specialize=["H", "N"])
+@triton.jit(do_not_specialize=["N", "H"])
 def invariant_point_attention_kernel(
     # fmt: off
     # tensors
@@ -80,43 +78,46 @@ def invariant_point_attention_kernel(
     scale,  # math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e)
     scale_2,  # math.sqrt(1.0 / (C * 3)) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
-    H, N,
+    N, H,
     # head dimensions and the widths of their tiles
     P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, Z: tl.constexpr,
     BLOCK_Z: tl.constexpr, BLOCK_P_3: tl.constexpr, BLOCK_R_3: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    VECTOR: tl.constexpr, PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr,
+    VECTOR: tl.constexpr, PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr, EXPAND: tl.constexpr,
     # fmt: on
 ):
     """invariant_point_attention:
 
-        scalar[b, n, i, j] = (Σ_c q[b, n, i, c] * k[b, j, i, c]) * sqrt(1 / float32(C * 3))
-        gamma[i] = where(head_weights[i] > 20, head_weights[i], max(head_weights[i], 0) +
-            log(exp(-abs(head_weights[i])) + 1)) * sqrt(1 / (float32(P * 3) * 9 / 2))
-        t[b, n, i, j, n3, p] = q_points[b, n, i, p, n3] - k_points[b, j, i, p, n3]
-        distance[b, n, i, j] = Σ_p (Σ_n3 t[b, n, i, j, n3, p] * t[b, n, i, j, n3, p])
-        logits[b, n, i, j] = scalar[b, n, i, j] - gamma[i] * 0.5 * distance[b, n, i, j]
-        logits_2[b, n, i, j] = logits[b, n, i, j] + pair_bias[b, n, j, i] * 0.577350269
-        logits_3[b, n, i, j] = logits_2[b, n, i, j] + (mask[b, j] * mask[b, n] - 1) * 100000
-        t_2[b, n, i, j] = exp(logits_3[b, n, i, j] - (max_j logits_3[b, n, i, j]))
-        attn[b, n, i, j] = t_2[b, n, i, j] / (Σ_j t_2[b, n, i, j])
-        o_scalar[b, n, i, c] = Σ_j attn[b, n, i, j] * v[b, j, i, c]
-        o_points[b, n, i, r, n3] = Σ_j attn[b, n, i, j] * v_points[b, j, i, r, n3]
-        o_pair[b, n, i, z] = Σ_j attn[b, n, i, j] * pair[b, n, j, z]
+        scalar[b, i, j, h] = (Σ_c q[b, i, h, c] * k[b, j, h, c]) * sqrt(1 / float32(C * 3))
+        gamma[h] = where(head_weights[h] > 20, head_weights[h], max(head_weights[h], 0) +
+            log(exp(-abs(head_weights[h])) + 1)) * sqrt(1 / (float32(P * 3) * 9 / 2))
+        t[b, i, j, h, n3, p] = q_points[b, i, h, p, n3] - k_points[b, j, h, p, n3]
+        distance[b, i, j, h] = Σ_p (Σ_n3 t[b, i, j, h, n3, p] * t[b, i, j, h, n3, p])
+        logits[b, i, j, h] = scalar[b, i, j, h] - gamma[h] * 0.5 * distance[b, i, j, h]
+        logits_2[b, i, j, h] = logits[b, i, j, h] + pair_bias[b, i, j, h] * 0.577350269
+        logits_3[b, i, j, h] = logits_2[b, i, j, h] + (mask[b, j] * mask[b, i] - 1) * 100000
+        t_2[b, i, j, h] = exp(logits_3[b, i, j, h] - (max_j logits_3[b, i, j, h]))
+        attn[b, i, j, h] = t_2[b, i, j, h] / (Σ_j t_2[b, i, j, h])
+        o_scalar[b, i, h, c] = Σ_j attn[b, i, j, h] * v[b, j, h, c]
+        o_points[b, i, h, r, n3] = Σ_j attn[b, i, j, h] * v_points[b, j, h, r, n3]
+        o_pair[b, i, h, z] = Σ_j attn[b, i, j, h] * pair[b, i, j, z]
 
-    One program for each b, n and block of i; one pass over j in blocks.
+    One program for each b and block of h and i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
     # Which tile this program computes
     program = tl.program_id(0)
-    row_blocks = tl.cdiv(H, BLOCK_ROWS)
-    row_start = (program % row_blocks) * BLOCK_ROWS
-    n_index = (program // row_blocks % N).to(tl.int64)
-    batch = (program // row_blocks // N).to(tl.int64)
+    head_blocks = tl.cdiv(H, BLOCK_H)
+    head_start = (program % head_blocks) * BLOCK_H
+    row_blocks = tl.cdiv(N, BLOCK_ROWS)
+    row_start = (program // head_blocks % row_blocks) * BLOCK_ROWS
+    batch = (program // head_blocks // row_blocks).to(tl.int64)
     rows = row_start + tl.arange(0, BLOCK_ROWS)
+    heads = head_start + tl.arange(0, BLOCK_H)
     # Offsets of addresses have 64 bits: neighbours may lie far apart
     row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    head_offsets = tl.arange(0, BLOCK_H).to(tl.int64)
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     c = tl.arange(0, BLOCK_C).to(tl.int64)
     z = tl.arange(0, BLOCK_Z).to(tl.int64)
@@ -136,48 +137,54 @@ def invariant_point_attention_kernel(
     v_points_stride_b = v_points_stride_b // VECTOR * VECTOR
     v_points_stride_n = v_points_stride_n // VECTOR * VECTOR
     v_points_stride_h = v_points_stride_h // VECTOR * VECTOR
+    pair_stride_b = pair_stride_b // VECTOR * VECTOR
+    pair_stride_1 = pair_stride_1 // VECTOR * VECTOR
+    pair_stride_2 = pair_stride_2 // VECTOR * VECTOR
 
     # Read once: the rows, and what is the same for every block of keys
     q = tl.load(
         q_ptr
         + batch * q_stride_b
-        + n_index * q_stride_n
-        + tl.cast(row_start, tl.int64) * q_stride_h
-        + row_offsets[:, None] * q_stride_h
-        + c[None, :] * q_stride_c,
-        mask=(rows < H)[:, None] & (c < C)[None, :],
+        + tl.cast(row_start, tl.int64) * q_stride_n
+        + tl.cast(head_start, tl.int64) * q_stride_h
+        + row_offsets[None, :, None] * q_stride_n
+        + head_offsets[:, None, None] * q_stride_h
+        + c[None, None, :] * q_stride_c,
+        mask=(heads < H)[:, None, None] & (rows < N)[None, :, None] & (c < C)[None, None, :],
         other=0,
     )
-    existing_rows = tl.minimum(row_offsets, H - 1 - row_start)  # rows past the end read the last one
+    existing_heads = tl.minimum(head_offsets, H - 1 - head_start)  # heads past the end read the last one
     k_block = (
         k_ptr
         + batch * k_stride_b
-        + tl.cast(row_start, tl.int64) * k_stride_h
+        + tl.cast(head_start, tl.int64) * k_stride_h
         + key_offsets[None, :, None] * k_stride_n
-        + existing_rows[:, None, None] * k_stride_h
+        + existing_heads[:, None, None] * k_stride_h
         + c[None, None, :] * k_stride_c
     )
     q_points = tl.load(
         q_points_ptr
         + batch * q_points_stride_b
-        + n_index * q_points_stride_n
-        + tl.cast(row_start, tl.int64) * q_points_stride_h
-        + row_offsets[:, None] * q_points_stride_h
-        + pn3_2[None, :] * q_points_stride_p,
-        mask=(rows < H)[:, None] & (pn3_2 < P * 3)[None, :],
+        + tl.cast(row_start, tl.int64) * q_points_stride_n
+        + tl.cast(head_start, tl.int64) * q_points_stride_h
+        + row_offsets[None, :, None] * q_points_stride_n
+        + head_offsets[:, None, None] * q_points_stride_h
+        + pn3_2[None, None, :] * q_points_stride_p,
+        mask=(heads < H)[:, None, None] & (rows < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
         other=0,
     )
     k_points_block = (
         k_points_ptr
         + batch * k_points_stride_b
-        + tl.cast(row_start, tl.int64) * k_points_stride_h
+        + tl.cast(head_start, tl.int64) * k_points_stride_h
         + key_offsets[None, :, None] * k_points_stride_n
-        + existing_rows[:, None, None] * k_points_stride_h
+        + existing_heads[:, None, None] * k_points_stride_h
         + pn3_2[None, None, :] * k_points_stride_p
     )
+    q_points_square = tl.sum(q_points.to(tl.float32) * q_points.to(tl.float32), 2)
     head_weights = tl.load(
-        head_weights_ptr + tl.cast(row_start, tl.int64) * head_weights_stride_h + row_offsets * head_weights_stride_h,
-        mask=(rows < H),
+        head_weights_ptr + tl.cast(head_start, tl.int64) * head_weights_stride_h + head_offsets * head_weights_stride_h,
+        mask=(heads < H),
         other=0,
     )
     head_weights_term = tl.where(
@@ -186,43 +193,52 @@ def invariant_point_attention_kernel(
         nan_max(head_weights.to(tl.float32), 0.0) * scale
         + log2_1p(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * LOG2_E)), APPROXIMATE) * LN_2 * scale,
     )
+    existing_rows = tl.minimum(row_offsets, N - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
         pair_bias_ptr
         + batch * pair_bias_stride_b
-        + n_index * pair_bias_stride_1
-        + tl.cast(row_start, tl.int64) * pair_bias_stride_h
-        + key_offsets[None, :] * pair_bias_stride_2
-        + existing_rows[:, None] * pair_bias_stride_h
+        + tl.cast(row_start, tl.int64) * pair_bias_stride_1
+        + tl.cast(head_start, tl.int64) * pair_bias_stride_h
+        + existing_rows[None, :, None] * pair_bias_stride_1
+        + key_offsets[None, None, :] * pair_bias_stride_2
+        + existing_heads[:, None, None] * pair_bias_stride_h
     )
-    mask = tl.load(mask_ptr + batch * mask_stride_b + n_index * mask_stride_n)
+    row_mask = tl.load(
+        mask_ptr + batch * mask_stride_b + tl.cast(row_start, tl.int64) * mask_stride_n + row_offsets * mask_stride_n,
+        mask=(rows < N),
+        other=0,
+    )
     mask_block = mask_ptr + batch * mask_stride_b + key_offsets * mask_stride_n
     v_block = (
         v_ptr
         + batch * v_stride_b
-        + tl.cast(row_start, tl.int64) * v_stride_h
+        + tl.cast(head_start, tl.int64) * v_stride_h
         + key_offsets[None, :, None] * v_stride_n
-        + existing_rows[:, None, None] * v_stride_h
+        + existing_heads[:, None, None] * v_stride_h
         + c[None, None, :] * v_stride_c
     )
     v_points_block = (
         v_points_ptr
         + batch * v_points_stride_b
-        + tl.cast(row_start, tl.int64) * v_points_stride_h
+        + tl.cast(head_start, tl.int64) * v_points_stride_h
         + key_offsets[None, :, None] * v_points_stride_n
-        + existing_rows[:, None, None] * v_points_stride_h
+        + existing_heads[:, None, None] * v_points_stride_h
         + rn3[None, None, :] * v_points_stride_r
     )
-    pair_base = pair_ptr + batch * pair_stride_b + n_index * pair_stride_1
-    if DESCRIPTORS:
-        pair_blocks = tl.make_tensor_descriptor(pair_base, [N, Z], [pair_stride_2, 1], [BLOCK_KEYS, BLOCK_Z])
-    else:
-        pair_blocks = pair_base + key_offsets[:, None] * pair_stride_2 + z[None, :] * pair_stride_z
+    pair_block = (
+        pair_ptr
+        + batch * pair_stride_b
+        + tl.cast(row_start, tl.int64) * pair_stride_1
+        + existing_rows[:, None, None] * pair_stride_1
+        + key_offsets[None, :, None] * pair_stride_2
+        + z[None, None, :] * pair_stride_z
+    )
 
-    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
-    accumulator = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
-    running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
-    accumulator_2 = tl.zeros([BLOCK_ROWS, BLOCK_R_3], tl.float32)
-    accumulator_3 = tl.zeros([BLOCK_ROWS, BLOCK_Z], tl.float32)
+    running_max = tl.full([BLOCK_H, BLOCK_ROWS], float("-inf"), tl.float32)
+    accumulator = tl.zeros([BLOCK_H, BLOCK_ROWS, BLOCK_C], tl.float32)
+    running_sum = tl.zeros([BLOCK_H, BLOCK_ROWS], tl.float32)
+    accumulator_2 = tl.zeros([BLOCK_H, BLOCK_ROWS, BLOCK_R_3], tl.float32)
+    accumulator_3 = tl.zeros([BLOCK_ROWS, BLOCK_H, BLOCK_Z], tl.float32)
 
     # The last block may reach past the keys
     full_stop = N // BLOCK_KEYS * BLOCK_KEYS
@@ -237,95 +253,118 @@ def invariant_point_attention_kernel(
             start, stop = full_stop, N
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + tl.arange(0, BLOCK_KEYS)
+            # All that the scores are made of, before the first product
             k = load_tile(
                 k_block + tl.cast(key_start, tl.int64) * k_stride_n,
                 (keys < N)[None, :, None] & (c < C)[None, None, :],
                 part > 0 or BLOCK_C != C,
             )
-            scalar = tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32), 2) * scale_2  # invariant_point.py:23
             k_points = load_tile(
                 k_points_block + tl.cast(key_start, tl.int64) * k_points_stride_n,
                 (keys < N)[None, :, None] & (pn3_2 < P * 3)[None, None, :],
                 part > 0 or BLOCK_P_3 != P * 3,
             )
-            difference = q_points.to(tl.float32)[:, None, :] - k_points.to(tl.float32)
-            distance = tl.sum(difference * difference, 2)  # invariant_point.py:24
             pair_bias = load_tile(
-                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, :], part > 0
+                pair_bias_block + tl.cast(key_start, tl.int64) * pair_bias_stride_2, (keys < N)[None, None, :], part > 0
             )
             key_mask = load_tile(mask_block + tl.cast(key_start, tl.int64) * mask_stride_n, (keys < N), part > 0)
+            scalar = tl.dot(q, tl.permute(k, (0, 2, 1)), input_precision=PRECISION) * scale_2  # invariant_point.py:23
+            if EXPAND:
+                squares = (
+                    q_points_square[:, :, None]
+                    + tl.sum(k_points.to(tl.float32) * k_points.to(tl.float32), 2)[:, None, :]
+                )
+                distance = tl.where(
+                    squares == float("inf"),
+                    float("inf"),
+                    nan_max(
+                        squares - tl.dot(q_points, tl.permute(k_points, (0, 2, 1)), input_precision=PRECISION) * 2.0,
+                        0.0,
+                    ),
+                )  # invariant_point.py:24
+            else:
+                difference = q_points.to(tl.float32)[:, :, None, :] - k_points.to(tl.float32)[:, None, :, :]
+                distance = tl.sum(difference * difference, 3)  # invariant_point.py:24
             scores = (
                 scalar
-                - distance * head_weights_term[:, None]
+                - distance * head_weights_term[:, None, None]
                 + pair_bias.to(tl.float32) * 0.8329403702157812
-                + (mask.to(tl.float32) * (key_mask.to(tl.float32) * 144269.50408889633) - 144269.50408889633)[None, :]
+                + (
+                    row_mask.to(tl.float32)[:, None] * (key_mask.to(tl.float32) * 144269.50408889633)[None, :]
+                    - 144269.50408889633
+                )[None, :, :]
             )
             if part > 0:
-                scores = tl.where((keys < N)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+                scores = tl.where((keys < N)[None, None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 2))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2(running_max - finite_max)
-            attn = tl.exp2(scores - finite_max[:, None])  # invariant_point.py:29
+            attn = tl.exp2(scores - finite_max[:, :, None])  # invariant_point.py:29
             v = load_tile(
                 v_block + tl.cast(key_start, tl.int64) * v_stride_n,
                 (keys < N)[None, :, None] & (c < C)[None, None, :],
                 part > 0 or BLOCK_C != C,
             )
-            accumulator = accumulator * rescale[:, None] + tl.sum(attn[:, :, None] * v.to(tl.float32), 1)
-            running_sum = running_sum * rescale + tl.sum(attn, 1)
+            accumulator = tl.dot(attn.to(v.dtype), v, accumulator * rescale[:, :, None], input_precision=PRECISION)
+            running_sum = running_sum * rescale + tl.sum(attn, 2)
             v_points = load_tile(
                 v_points_block + tl.cast(key_start, tl.int64) * v_points_stride_n,
                 (keys < N)[None, :, None] & (rn3 < R * 3)[None, None, :],
                 part > 0 or BLOCK_R_3 != R * 3,
             )
-            accumulator_2 = accumulator_2 * rescale[:, None] + tl.sum(attn[:, :, None] * v_points.to(tl.float32), 1)
-            if DESCRIPTORS:
-                pair = pair_blocks.load([key_start, 0])
-            else:
-                pair = load_tile(
-                    pair_blocks + tl.cast(key_start, tl.int64) * pair_stride_2,
-                    (keys < N)[:, None] & (z < Z)[None, :],
-                    part > 0 or BLOCK_Z != Z,
-                )
+            accumulator_2 = tl.dot(
+                attn.to(v_points.dtype), v_points, accumulator_2 * rescale[:, :, None], input_precision=PRECISION
+            )
+            pair = load_tile(
+                pair_block + tl.cast(key_start, tl.int64) * pair_stride_2,
+                (keys < N)[None, :, None] & (z < Z)[None, None, :],
+                part > 0 or BLOCK_Z != Z,
+            )
             accumulator_3 = tl.dot(
-                attn.to(pair.dtype), pair, accumulator_3 * rescale[:, None], input_precision=PRECISION
+                tl.permute(attn.to(pair.dtype), (1, 0, 2)),
+                pair,
+                accumulator_3 * tl.trans(rescale)[:, :, None],
+                input_precision=PRECISION,
             )
             running_max = new_max
 
     inverse = 1.0 / running_sum
-    o_scalar = accumulator * inverse[:, None]  # invariant_point.py:30
+    o_scalar = accumulator * inverse[:, :, None]  # invariant_point.py:30
     tl.store(
         o_scalar_ptr
         + batch * o_scalar_stride_b
-        + n_index * o_scalar_stride_n
-        + tl.cast(row_start, tl.int64) * o_scalar_stride_h
-        + row_offsets[:, None] * o_scalar_stride_h
-        + c[None, :] * o_scalar_stride_c,
+        + tl.cast(row_start, tl.int64) * o_scalar_stride_n
+        + tl.cast(head_start, tl.int64) * o_scalar_stride_h
+        + row_offsets[None, :, None] * o_scalar_stride_n
+        + head_offsets[:, None, None] * o_scalar_stride_h
+        + c[None, None, :] * o_scalar_stride_c,
         o_scalar.to(o_scalar_ptr.dtype.element_ty),
-        mask=(rows < H)[:, None] & (c < C)[None, :],
+        mask=(rows < N)[None, :, None] & (heads < H)[:, None, None] & (c < C)[None, None, :],
     )
-    o_points = accumulator_2 * inverse[:, None]  # invariant_point.py:31
+    o_points = accumulator_2 * inverse[:, :, None]  # invariant_point.py:31
     tl.store(
         o_points_ptr
         + batch * o_points_stride_b
-        + n_index * o_points_stride_n
-        + tl.cast(row_start, tl.int64) * o_points_stride_h
-        + row_offsets[:, None] * o_points_stride_h
-        + rn3[None, :] * o_points_stride_r,
+        + tl.cast(row_start, tl.int64) * o_points_stride_n
+        + tl.cast(head_start, tl.int64) * o_points_stride_h
+        + row_offsets[None, :, None] * o_points_stride_n
+        + head_offsets[:, None, None] * o_points_stride_h
+        + rn3[None, None, :] * o_points_stride_r,
         o_points.to(o_points_ptr.dtype.element_ty),
-        mask=(rows < H)[:, None] & (rn3 < R * 3)[None, :],
+        mask=(rows < N)[None, :, None] & (heads < H)[:, None, None] & (rn3 < R * 3)[None, None, :],
     )
-    o_pair = accumulator_3 * inverse[:, None]  # invariant_point.py:32
+    o_pair = tl.permute(accumulator_3, (1, 0, 2)) * inverse[:, :, None]  # invariant_point.py:32
     tl.store(
         o_pair_ptr
         + batch * o_pair_stride_b
-        + n_index * o_pair_stride_n
-        + tl.cast(row_start, tl.int64) * o_pair_stride_h
-        + row_offsets[:, None] * o_pair_stride_h
-        + z[None, :] * o_pair_stride_z,
+        + tl.cast(row_start, tl.int64) * o_pair_stride_n
+        + tl.cast(head_start, tl.int64) * o_pair_stride_h
+        + row_offsets[None, :, None] * o_pair_stride_n
+        + head_offsets[:, None, None] * o_pair_stride_h
+        + z[None, None, :] * o_pair_stride_z,
         o_pair.to(o_pair_ptr.dtype.element_ty),
-        mask=(rows < H)[:, None] & (z < Z)[None, :],
+        mask=(rows < N)[None, :, None] & (heads < H)[:, None, None] & (z < Z)[None, None, :],
     )
 
 
@@ -356,21 +395,13 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     o_pair = torch.empty((B, N, H, Z), dtype=q.dtype, device=q.device)
     P_3 = P * 3
     R_3 = R * 3
-    block_rows, block_keys, warps, stages, descriptors = configuration(
-        "invariant_point_attention",
-        q,
-        max(C, Z, P_3, R_3),
-        N,
-        accumulators=3,
-        scores=16,
-        blocks=5,
-        depth=max(padded(C), padded(P_3), padded(R_3)),
-        row_count=padded(H),
-        gathered=True,
+    expand = expandable(q)
+    block_h = batch_size(H, (padded(C) + padded(P_3) + padded(C) + padded(R_3)) * q.element_size())
+    block_rows, block_keys, warps, stages, _ = batch_configuration(
+        "invariant_point_attention", q, max(C, Z, P_3, R_3), N, block_h, depth=1 if expand else padded(P_3)
     )
-    descriptors = descriptors and describable(pair)
     with torch.cuda.device_of(q):
-        invariant_point_attention_kernel[(-(-H // block_rows) * B * N,)](
+        invariant_point_attention_kernel[(-(-N // block_rows) * -(-H // block_h) * B,)](
             q,
             k,
             v,
@@ -399,8 +430,8 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             *o_pair.stride(),
             math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e),
             math.sqrt(1.0 / (C * 3)) * math.log2(math.e),
-            H,
             N,
+            H,
             P=P,
             R=R,
             C=C,
@@ -409,13 +440,14 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             BLOCK_Z=padded(Z),
             BLOCK_P_3=padded(P_3),
             BLOCK_R_3=padded(R_3),
+            BLOCK_H=block_h,
             BLOCK_ROWS=block_rows,
             BLOCK_KEYS=block_keys,
             WHOLE=N % block_keys == 0,
-            DESCRIPTORS=descriptors,
             PRECISION=precision(q),
             APPROXIMATE=approximate(q),
-            VECTOR=vector_width(k, k_points, v, v_points),
+            EXPAND=expand,
+            VECTOR=vector_width(k, k_points, v, v_points, pair),
             num_warps=warps,
             num_stages=stages,
         )
@@ -723,6 +755,32 @@ def tile_for(
         while rows * keys * values > 4096 * warps and warps < 16:
             warps *= 2
     return rows, keys, warps, stages, not gathered
+
+
+def batch_size(count, own):
+    """How many of `count` positions a tile has: up to 4, fewer where each has many bytes of every key of its `own`."""
+    size = min(4, triton.next_power_of_2(count))
+    while size > 1 and size * own > 1024:
+        size //= 2
+    return size
+
+
+def batch_configuration(function, tensor, widest, length, batch, depth=1):
+    """How to tile where a program has a `batch` of positions beside its rows, each with keys of its own: as `tile_for`.
+
+    Without a tuned tile a few rows and 16 keys: registers hold 16 rows of what a product yields however few there are,
+    and all of a tile that has `depth` values for each position, row and key.
+    """
+    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
+    tuned = sorted(key for key in TILES if key[:4] == (function, chip, width, size))
+    if tuned:
+        return TILES[next((key for key in tuned if key[4] >= padded(length)), tuned[-1])]
+    rows = 8 if width * size <= 256 else 4 if width * size <= 512 else 2
+    while rows > 1 and depth > 1 and batch * rows * 16 * depth > 4096:
+        rows //= 2
+    if chip.startswith("gfx"):
+        return 16 if width * size <= 128 else rows, 16, 4, 1, False  # 16 rows are the fewest of its matrix instructions
+    return rows, 16, 4, 3 if chip == "sm_90" and width * size <= 256 else 2, False
 
 
 @functools.lru_cache(maxsize=None)

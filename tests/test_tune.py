@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +123,31 @@ def test_the_entry_for_the_least_keys_that_are_enough_serves() -> None:
     exec(f"import functools\nimport torch\nimport triton\n{tuning.table(tiles)}\n{tuning.MODEL}", scope)
     served = [scope["tile_for"]("f", "sm_90", 64, 2, n, 1, 1)[3] for n in (16, 256, 512, 2048, 4096, 65536)]  # type: ignore[operator]
     assert [2 ** (stages - 1) for stages in served] == [256, 256, 1024, 4096, 4096, 4096]
+
+
+def test_a_batch_holds_fewer_positions_where_each_has_more_of_its_own() -> None:
+    scope: dict[str, Any] = {}
+    tiles = {("tuned", "sm_90", 128, 2, 4096): (16, 32, 8, 2, False)}
+    exec(f"import functools\nimport torch\nimport triton\n{tuning.table(tiles)}\n{tuning.MODEL}", scope)
+    sizes = [scope["batch_size"](count, own) for count, own in ((12, 160), (3, 160), (1, 160), (12, 320), (12, 2048))]
+    assert sizes == [4, 4, 1, 2, 1]
+    scope["architecture"] = lambda device: "sm_90"
+    tensor = torch.empty(0, dtype=torch.bfloat16)
+    asked = [scope["batch_configuration"](name, tensor, 128, 512, 4) for name in ("tuned", "any")]
+    assert asked == [(16, 32, 8, 2, False), (8, 16, 4, 3, False)]
+    assert scope["batch_configuration"]("any", tensor, 128, 512, 4, depth=64)[0] == 1
+
+
+def test_a_search_replaces_every_choice_of_a_tile(tmp_path: Path) -> None:
+    for name in ("invariant_point.py", "invariant_point_triton.py"):
+        shutil.copy(GENERATED / name, tmp_path)
+    sizes = {"length": 16, "B": 1}
+    job = tune.Job(str(tmp_path / "invariant_point_triton.py"), "invariant_point_attention", 16, "bfloat16", sizes)
+    prepared = tune.Prepared(job, "meta")
+    kept = dict(prepared.own)
+    assert set(kept) == set(tune.CHOOSING)
+    prepared.choose((4, 16, 2, 1, False))
+    assert all(getattr(prepared.module, name)() == (4, 16, 2, 1, False) for name in tune.CHOOSING)
 
 
 def test_a_table_is_replaced_and_nothing_else(kernels: Path) -> None:

@@ -26,9 +26,14 @@ class Code:
         return f"({self.text})" if self.precedence < precedence else self.text
 
     def along(self, axes: tuple[Axis, ...], precedence: int = 0) -> str:
-        """The text broadcast to ``axes``."""
+        """The text broadcast to ``axes``, and turned where it has them in another order."""
         if self.axes == axes or not self.axes:
             return self.within(precedence)
+        order = tuple(axis for axis in axes if axis in self.axes)
+        if order != self.axes:
+            places = ", ".join(str(self.axes.index(axis)) for axis in order)
+            turned = f"tl.trans({self.text})" if len(order) == 2 else f"tl.permute({self.text}, ({places}))"
+            return Code(turned, ATOM, order, self.dtype).along(axes, precedence)
         index = ", ".join(":" if axis in self.axes else "None" for axis in axes)
         return f"{self.within(ATOM)}[{index}]"
 

@@ -13,7 +13,7 @@ from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import RESERVED, Names, dimension_labels
 from flashlight.emit.operators import ATOM
 from flashlight.emit.signature import NUMBERS, Burden, Kernel, Order, Signature, distinct, output_labels, parts_of
-from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter
+from flashlight.emit.tiles import EARLY, INT_CODE, LATE, MASKED, TileWriter, representative
 from flashlight.emit.widths import is_wide
 from flashlight.ir.expr import (
     BOOL,
@@ -119,13 +119,25 @@ class KernelWriter:
         order = ", those with the most keys first" if self._grows() else ""
         block.comment(f"Which tile this program computes{order}")
         block.add("program = tl.program_id(0)")
+        number = "program"
+        if roles.demoted is not None:
+            # neighbours have the rows in common, and so the larger part of what they read
+            start, batch_offsets, positions = self.tiles.blocks[roles.demoted]
+            width, blocks = self.tiles.width(roles.demoted), self.names.fresh(start.replace("start", "blocks"))
+            block.add(f"{blocks} = tl.cdiv({self.tiles.size(roles.demoted.extent)}, {width})")
+            block.add(f"{start} = ({number} % {blocks}) * {width}")
+            number = f"{number} // {blocks}"
         block.add(f"row_blocks = tl.cdiv({rows}, BLOCK_ROWS)")
-        first = "row_blocks - 1 - program % row_blocks" if self._grows() else "program % row_blocks"
-        block.add(f"row_start = ({first}) * BLOCK_ROWS")
-        self._positions("program // row_blocks", roles.grid)
+        first = f"{number} % row_blocks"
+        block.add(f"row_start = ({f'row_blocks - 1 - {first}' if self._grows() else first}) * BLOCK_ROWS")
+        self._positions(f"{number} // row_blocks", roles.grid)
         block.add("rows = row_start + tl.arange(0, BLOCK_ROWS)")
+        if roles.demoted is not None:
+            block.add(f"{positions} = {start} + tl.arange(0, {width})")
         block.comment("Offsets of addresses have 64 bits: neighbours may lie far apart")
         block.add("row_offsets = tl.arange(0, BLOCK_ROWS).to(tl.int64)")
+        if roles.demoted is not None:
+            block.add(f"{batch_offsets} = tl.arange(0, {width}).to(tl.int64)")
         block.add("key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)")
         for axis in distinct(roles.resident):
             block.add(f"{axis.name} = tl.arange(0, {self.tiles.width(axis)}).to(tl.int64)")
@@ -201,7 +213,7 @@ class KernelWriter:
         return True
 
     def _initial(self, item: Accumulator) -> Code:
-        axes = self.tiles.tile_axes(item.reduce)
+        axes = self.tiles.order(item.reduce)
         wanted = {"max": "running_max", "min": "running_min", "sum": "running_sum"}.get(item.reduce.op)
         if wanted is None:
             raise Diagnostic("FL404", f"a reduction by `{item.reduce.op}` over the keys", hint="use sum, max or min")
@@ -408,6 +420,8 @@ class KernelWriter:
                 body.add(f"{flag} = {test}")
         for scan, total in totals.items():
             self._scanned(scan, total)
+        if self.roles.demoted is not None:
+            self._read_first(one)
         self._step(one, variables)
         self._weigh(body.lines, variables)
         body.lines = without_unused(body.lines, frozenset({"keys", "partial", *self.mixed}))
@@ -539,6 +553,17 @@ class KernelWriter:
         for old, new in moved:
             tiles.block.add(f"{old} = {new}")
 
+    def _read_first(self, one: Pass) -> None:
+        """Read what the scores are made of before the first product, behind which a load would wait.
+
+        A tile that is added to batched products is brought into their layout; read after them, Triton brings them into
+        its own instead, through shared memory.
+        """
+        self.block.comment("All that the scores are made of, before the first product")
+        for load in walk(one.accumulators[0].reduce.arg):
+            if isinstance(load, Load) and self.roles.stream in load.axes and self.tiles.tile_axes(load):
+                self.tiles.value(load)
+
     def _share(self, item: Accumulator) -> None:
         """Give what the correction and the values it corrects both compute from the new statistics a variable first."""
         tiles = self.tiles
@@ -639,8 +664,8 @@ class KernelWriter:
                 if axis in self.roles.grid:
                     pointer.append(f"{self.tiles.grid[axis]} * {stride}")
                     continue
-                if axis is self.roles.rows:
-                    pointer.append(f"tl.cast(row_start, tl.int64) * {stride}")
+                if axis in self.roles.blocked:
+                    pointer.append(f"tl.cast({tiles.blocks[axis][0]}, tl.int64) * {stride}")
                 offsets = Code(tiles.offsets(axis), ATOM, (axis,), FLOAT32)
                 vectors.append(f"{offsets.along(axes)} * {stride}")
                 test = Code(f"{tiles.position(axis)} < {tiles.size(axis.extent)}", 2, (axis,), FLOAT32)
@@ -728,6 +753,8 @@ class KernelWriter:
             heads += [f"{name}: tl.constexpr"] * is_size(axis.extent) + [f"BLOCK_{name}: tl.constexpr"]
         groups.append(("head dimensions and the widths of their tiles", heads))
         rest = [f"{name}: tl.constexpr" for name in self.choices if name in words]
+        if self.roles.demoted is not None:
+            rest.insert(0, f"{tiles.width(self.roles.demoted)}: tl.constexpr")
         groups.append(("rows and keys of a tile, how blocks are read and float32 multiplied", rest))
         return Signature(tensors, tuple(strides), numbers, sizes, widths, groups)
 
@@ -745,6 +772,12 @@ class KernelWriter:
             exact=tiles.float32,
             deep=distinct(tuple(tiles.deep)),
             deep_exact=distinct(tuple(axis for axis in tiles.deep_exact if axis not in tiles.deep)),
+            own=tuple(
+                representative(axis, resident)
+                for load in sorted(self.read, key=lambda load: load.tensor.name)
+                for axis in resident
+                if {axis, stream, self.roles.demoted} <= load.axes
+            ),
         )
 
 

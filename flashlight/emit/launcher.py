@@ -240,12 +240,19 @@ class _Body:
         tile = f"block_rows, block_keys, warps, stages, {'descriptors' if kernel.described else self.unused}"
         if "EXPAND" in kernel.text:
             lines.append(f"expand = expandable({first})")
+        demoted = self.schedule.roles.demoted
+        if demoted is not None:
+            width = extent_name(demoted)
+            own = " + ".join(f"padded({extent_name(axis)})" for axis in kernel.burden.own)
+            lines.append(f"{self._batch} = batch_size({python(demoted.extent)}, ({own}) * {first}.element_size())")
         asked = f"{self._widest()}, {python(self.schedule.stream.extent)}"
-        launch = [f'{tile} = configuration("{self.program.name}", {first}, {asked}, {self._burden()})']
+        choose = "configuration" if demoted is None else "batch_configuration"
+        launch = [f'{tile} = {choose}("{self.program.name}", {first}, {asked}, {self._burden()})']
         if kernel.described:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
             launch.append(f"descriptors = descriptors and describable({tensors})")
         call = self._call(kernel, kernel.name, f"({self._tiles('block_rows')},)", "block_rows", "block_keys")
+        call += [f"    BLOCK_{width}={self._batch},"] if demoted is not None else []
         call += ["    BLOCK_ROWS=block_rows,", "    BLOCK_KEYS=block_keys,"]
         if "WHOLE" in kernel.text:
             call.append(f"    WHOLE={python(self.schedule.stream.extent, 9)} % block_keys == 0,")
@@ -316,8 +323,17 @@ class _Body:
     def _tiles(self, rows: str) -> str:
         """How many tiles of so many rows there are."""
         roles = self.schedule.roles
-        blocks = f"-(-{python(roles.rows.extent, 9)} // {rows})"
-        return " * ".join([blocks, *(python(axis.extent, 7) for axis in roles.grid)])
+        blocks = [f"-(-{python(roles.rows.extent, 9)} // {rows})"]
+        if roles.demoted is not None:
+            blocks.append(f"-(-{python(roles.demoted.extent, 9)} // {self._batch})")
+        return " * ".join([*blocks, *(python(axis.extent, 7) for axis in roles.grid)])
+
+    @property
+    def _batch(self) -> str:
+        """The variable for how many positions of the demoted axis a tile has."""
+        demoted = self.schedule.roles.demoted
+        assert demoted is not None
+        return f"block_{extent_name(demoted).lower()}"
 
     def _approximate(self, kernel: Kernel) -> list[str]:
         return [f"    APPROXIMATE=approximate({self.first.name}),"] * ("APPROXIMATE" in kernel.text)
@@ -361,12 +377,14 @@ class _Body:
     def _burden(self) -> str:
         """What the kernel holds at once, as the arguments of `configuration`."""
         one = self.kernel.burden
-        text = f"accumulators={one.accumulators}, scores={one.scores}"
-        text += f", blocks={one.blocks}" * (one.blocks > 2) + ", exact=True" * one.exact
         depths = [f"padded({extent_name(axis)})" for axis in one.deep]
         depths += [f"1 if expand else padded({extent_name(axis)})" for axis in one.deep_exact]
+        depth = f"max({', '.join(depths)})" if len(depths) > 1 else "".join(depths)
+        if self.schedule.roles.demoted is not None:
+            return self._batch + f", depth={depth}" * bool(depths)
+        text = f"accumulators={one.accumulators}, scores={one.scores}"
+        text += f", blocks={one.blocks}" * (one.blocks > 2) + ", exact=True" * one.exact
         if depths:
-            depth = depths[0] if len(depths) == 1 else f"max({', '.join(depths)})"
             text += f", depth={depth}, row_count=padded({python(self.schedule.roles.rows.extent)})"
             text += ", gathered=True" * bool(self.kernel.gathered)
         return text

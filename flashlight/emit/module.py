@@ -158,7 +158,7 @@ def describe(unit: Unit, tiling: str) -> str:
     order = ", the last one first" if any(one.descending for one in schedule.passes) else ""
     grid = ", ".join(axis.name for axis in roles.grid)
     tiling = tiling.format(
-        blocks=f"{grid + ' and ' if grid else ''}block of {roles.rows.name}",
+        blocks=f"{grid + ' and ' if grid else ''}block of {' and '.join(axis.name for axis in roles.blocked)}",
         passes=f"{passes} over {roles.stream.name} in blocks{order}",
     )
     if unit.region.before:

@@ -79,6 +79,12 @@ def grid_names(axes: tuple[Axis, ...], given: Names) -> dict[Axis, str]:
     return names
 
 
+def block_names(axis: Axis, given: Names) -> tuple[str, str, str]:
+    """The variables for a block of positions along an axis: where it starts, offsets from there, the positions."""
+    word = _GRID.get(extent_name(axis), axis.name.lower())
+    return given.fresh(f"{word}_start"), given.fresh(f"{word}_offsets"), given.fresh(f"{word}s")
+
+
 def dimension_labels(tensor: Tensor) -> tuple[str, ...]:
     """Short names of the tensor's dimensions, for its strides: b, h, s, d."""
     labels = [str(size)[0].lower() if str(size)[0].isalpha() else str(n) for n, size in enumerate(tensor.shape)]

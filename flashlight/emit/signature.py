@@ -24,6 +24,7 @@ class Burden:
     exact: bool  # whether some matrix product is of float32 values whatever the inputs are
     deep: tuple[Axis, ...]  # resident axes of tiles that have rows and keys as well
     deep_exact: tuple[Axis, ...]  # those that are deep only where distances are not expanded
+    own: tuple[Axis, ...] = ()  # resident axes of the blocks of keys that each position of a demoted axis has to itself
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from flashlight.diagnostics import Diagnostic
 from flashlight.emit.code import ELEMENT as RAW
 from flashlight.emit.code import FLOAT32, Block, Code
 from flashlight.emit.host import python
-from flashlight.emit.names import Names, described, dimension_labels, grid_names, of_number
+from flashlight.emit.names import Names, block_names, described, dimension_labels, grid_names, of_number
 from flashlight.emit.operators import ATOM, CONSTANTS, FUNCTIONS, INFIX
 from flashlight.emit.padding import zero_padded
 from flashlight.emit.widths import GROWING, is_wide, magnitude
@@ -66,13 +66,20 @@ class TileWriter:
         self.roles = schedule.roles
         self.grid = grid_names(schedule.roles.grid, names)
         self.names = names
+        # of the axes of which a program has a block: where that starts, offsets from there, positions
+        self.blocks = {
+            self.roles.rows: ("row_start", "row_offsets", "rows"),
+            self.roles.stream: ("key_start", "key_offsets", "keys"),
+        }
+        if self.roles.demoted is not None:
+            self.blocks[self.roles.demoted] = block_names(self.roles.demoted, names)
         self.source_name = source_name
         self.block = Block()
         self.bound: dict[Expr, Code] = {}
         self.masks: dict[Expr, Mask] = {mask.node: mask for mask in schedule.masks}
         self.pointers: dict[Load, tuple[str, str]] = {}
         self.descriptors: dict[Load, str] = {}
-        self.existing: dict[Load, str] = {}
+        self.existing: dict[tuple[Load, Axis], str] = {}
         self.helpers: set[str] = set()
         self.expansions = {one.distance: one for one in schedule.expansions}
         self.deep: dict[Axis, None] = {}
@@ -111,19 +118,15 @@ class TileWriter:
 
     def position(self, axis: Axis) -> str:
         """The variable that holds the positions along an axis."""
-        if axis is self.roles.rows:
-            return "rows"
-        if axis is self.roles.stream:
-            return "keys"
+        if axis in self.blocks:
+            return self.blocks[axis][2]
         if axis in self.roles.resident:
             return representative(axis, self.roles.resident).name
         return self.grid[axis]
 
     def offsets(self, axis: Axis) -> str:
         """The positions along a tile axis counted from the start of the block."""
-        if axis is self.roles.rows:
-            return "row_offsets"
-        return "key_offsets" if axis is self.roles.stream else self.position(axis)
+        return self.blocks[axis][1] if axis in self.blocks else self.position(axis)
 
     def width(self, axis: Axis) -> str:
         """How many positions of the axis a tile has."""
@@ -133,7 +136,7 @@ class TileWriter:
 
     def note_depth(self, axes: tuple[Axis, ...]) -> None:
         """Remember the axes of a tile that holds more than one value for each pair of a row and a key."""
-        if self.roles.rows in axes and self.roles.stream in axes:
+        if all(axis in axes for axis in (*self.roles.blocked, self.roles.stream)):
             self.deep.update(dict.fromkeys(axis for axis in axes if axis in self.roles.resident))
 
     def size(self, expr: Expr, outer: int = 3) -> str:
@@ -322,7 +325,7 @@ class TileWriter:
             return None
         for product, tile in (expr.args[::-1], expr.args):
             free = product not in self.bound and not self.deserves_variable(product)
-            if isinstance(product, Reduce) and free and self.tile_axes(tile) == axes == self.tile_axes(product):
+            if isinstance(product, Reduce) and free and self.tile_axes(tile) == axes == self.order(product):
                 started = self.value(tile).widened()
                 if started.axes == axes and product.op == "sum":
                     return self.dot(product.arg, product.axis, started.text)
@@ -500,7 +503,8 @@ class TileWriter:
         """A tile or a scalar of a tensor, zero outside it."""
         axes = self.tile_axes(load)
         self.note_depth(axes)
-        if len(axes) > 2 and self.roles.rows in axes and self.roles.stream in axes:
+        deep = any(axis in self.roles.resident for axis in axes) or self.roles.demoted is None
+        if deep and len(axes) > 2 and self.roles.stream in axes and any(axis in axes for axis in self.roles.blocked):
             self.gathers.setdefault(load.tensor)
         self.used_tensors.setdefault(load.tensor)
         tests, always = self._bounds(load)
@@ -542,12 +546,11 @@ class TileWriter:
             tests.append(Code(f"{code.within(3)} < {size.within(3)}", 2, code.axes, BOOL))
             always = True
             plain |= {axis for axis in self.tile_axes(index)}
-        if load in self.existing:
-            plain.discard(self.roles.rows)
+        plain -= {axis for axis in self.roles.blocked if (load, axis) in self.existing}
         for axis in self.roles.tile:
             if axis in plain:
                 tests.append(Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL))
-                always = always or axis is self.roles.rows
+                always = always or axis in self.roles.blocked
         resident = [axis for axis in plain if axis in self.roles.resident]
         if resident and len(resident) == len(tests) and not self.in_loop:
             always = False
@@ -578,14 +581,10 @@ class TileWriter:
                     factor = self.value(integers.expression({tuple(rest): coefficient}))
                     step = stride if factor.text == "1" else f"{factor.within(8)} * {stride}"
                     offsets = self.offsets(axis)
-                    if axis is self.roles.rows:
-                        offsets = self.existing.get(load, offsets)
+                    offsets = self.existing.get((load, axis), offsets)
                     vectors.append(Code(offsets, ATOM, (axis,), step))
-                    start = {self.roles.rows: "row_start", self.roles.stream: "key_start"}.get(axis)
-                    if start == "row_start":
-                        scalars.append(f"tl.cast(row_start, tl.int64) * {step}")
-                    elif start == "key_start" and advancing:
-                        scalars.append(f"tl.cast(key_start, tl.int64) * {step}")
+                    if axis in self.roles.blocked or axis is self.roles.stream and advancing:
+                        scalars.append(f"tl.cast({self.blocks[axis][0]}, tl.int64) * {step}")
                 else:
                     loose[monomial] = coefficient
             if fixed:
@@ -614,7 +613,8 @@ class TileWriter:
         if self._is_block(load):
             self._describe(load)
             return
-        self._clamp_rows(load)
+        for axis in self.roles.blocked:
+            self._clamp(load, axis)
         base, vectors = self._address(load, advancing=False)
         axes = self.tile_axes(load)
         name = self.names.fresh(f"{load.tensor.name}_block")
@@ -632,26 +632,26 @@ class TileWriter:
         single = len(terms) == 1 and terms[0][1:] == ((Iota(self.roles.stream),), 1)
         return terms[0][0] if single else None
 
-    def _clamp_rows(self, load: Load) -> None:
-        """Let rows past the end read the last one, whose result nothing stores.
+    def _clamp(self, load: Load, axis: Axis) -> None:
+        """Let rows past the end read the last one, whose result nothing stores; so with a demoted axis.
 
         A full block then needs no mask, so that it is read in whole vectors, and ahead of time. (Not indices: what is
         gathered by them waits for them at once.)
         """
         if is_int(load):
             return
-        rows = self.roles.rows
         having = [
-            (index, size) for index, size in zip(load.index, load.tensor.shape, strict=True) if rows in index.axes
+            (index, size) for index, size in zip(load.index, load.tensor.shape, strict=True) if axis in index.axes
         ]
-        if len(having) != 1 or not (having[0][0] is Iota(rows) and rows.extent is having[0][1]):
+        if len(having) != 1 or not (having[0][0] is Iota(axis) and axis.extent is having[0][1]):
             return
-        name = next(iter(self.existing.values()), None)
+        start, offsets, positions = self.blocks[axis]
+        name = next((name for (_, clamped), name in self.existing.items() if clamped is axis), None)
         if name is None:
-            name = self.names.fresh("existing_rows")
-            last = f"{self.size(rows.extent)} - 1 - row_start"
-            self.block.add(f"{name} = tl.minimum(row_offsets, {last})  # rows past the end read the last one")
-        self.existing[load] = name
+            name = self.names.fresh(f"existing_{positions}")
+            last = f"{self.size(axis.extent)} - 1 - {start}"
+            self.block.add(f"{name} = tl.minimum({offsets}, {last})  # {positions} past the end read the last one")
+        self.existing[load, axis] = name
 
     def _is_block(self, load: Load) -> bool:
         """Whether the tile is a block of whole rows of a matrix: keys by a last dimension, the rest fixed."""
@@ -727,20 +727,13 @@ class TileWriter:
 
     def dot(self, body: Expr, axis: Axis, accumulator: str | None = None) -> Code | None:
         """``tl.dot`` if the body is a product of one factor a side: rows by axis and axis by columns."""
+        found = self._sides(body, axis)
+        if found is None:
+            return None
+        axes, sides = found
         whole, rounded = body, False
         while isinstance(body, Map) and body.op == "cast" and is_float(body.args[0]):
             body, rounded = body.args[0], True
-        axes = tuple(a for a in self.roles.tile if a in body.axes and a is not axis)
-        if len(axes) != 2:
-            return None
-        sides: list[list[Expr]] = [[], []]
-        for factor in _factors(body):
-            own = [a for a in self.tile_axes(factor) if a is not axis]
-            if axis not in factor.axes or len(own) != 1:
-                return None
-            sides[axes.index(own[0])].append(factor)
-        if not all(sides):
-            return None
         left, right = (self._zeroed(self._operand(side, body.dtype), side, axis) for side in sides)
         if left.dtype == right.dtype == RAW and _loaded(sides[0]) != _loaded(sides[1]):
             left, right = left.widened(), right.widened()  # one is stated to be float32
@@ -748,7 +741,7 @@ class TileWriter:
             narrow, wide = (left, right) if left.dtype == RAW else (right, left)
             if accumulator and wide is left and self._leaves_range(whole, sides[0], axis):
                 self.helpers.add("dot_in_range")
-                texts = [code.text for code in (left, right)]
+                texts = self._sided(left, right, axes, axis)
                 return Code(f"dot_in_range({', '.join(texts)}, {accumulator}, PRECISION)", ATOM, axes, FLOAT32)
             if body.dtype == ELEMENT or rounded or self._is_element(sides[0 if wide is left else 1]):
                 wide = Code(f"{wide.within(ATOM)}.to({self._element(narrow)})", ATOM, wide.axes, RAW)
@@ -761,14 +754,48 @@ class TileWriter:
         self.float32 = self.float32 or left.dtype != RAW
         return Code(self._product(left, right, axes, axis, accumulator), ATOM, axes, FLOAT32)
 
+    def _sides(self, body: Expr, axis: Axis) -> tuple[tuple[Axis, ...], tuple[list[Expr], list[Expr]]] | None:
+        """The axes of a matrix product and the factors of its sides; a batch of products, if both sides have its axis.
+
+        The axis of the batch comes first: a demoted one, or the rows where something is the same at all its positions.
+        """
+        while isinstance(body, Map) and body.op == "cast" and is_float(body.args[0]):
+            body = body.args[0]
+        axes = tuple(a for a in self.roles.tile if a in body.axes and a is not axis)
+        if len(axes) == 2:
+            batches: list[tuple[Axis, ...]] = [()]
+        elif len(axes) == 3 and self.roles.demoted is not None:
+            batches = [(a,) for a in self.roles.blocked if a in axes]
+        else:
+            return None
+        for batch in batches:
+            columns = tuple(a for a in axes if a not in batch)
+            sides: tuple[list[Expr], list[Expr]] = ([], [])
+            for factor in _factors(body):
+                own = [a for a in columns if a in factor.axes]
+                if axis not in factor.axes or len(own) != 1:
+                    break
+                sides[columns.index(own[0])].append(factor)
+            else:
+                if all(side and all(any(a in f.axes for f in side) for a in batch) for side in sides):
+                    return (*batch, *columns), sides
+        return None
+
+    def order(self, node: Reduce) -> tuple[Axis, ...]:
+        """The tile axes of a reduction as it is computed: a batch of matrix products has that of the batch first."""
+        found = self._sides(node.arg, node.axis) if node.op == "sum" and is_float(node) else None
+        return found[0] if found is not None else self.tile_axes(node)
+
     def _product(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis, accumulator: str | None) -> str:
         """A matrix product over ``axis``, added to the accumulator if there is one."""
-        texts = [
-            code.text if code.axes == wanted else f"tl.trans({code.text})"
-            for code, wanted in ((left, (axes[0], axis)), (right, (axis, axes[1])))
-        ]
+        texts = self._sided(left, right, axes, axis)
         added = f", {accumulator}" if accumulator else ""
         return f"tl.dot({', '.join(texts)}{added}, input_precision=PRECISION)"
+
+    def _sided(self, left: Code, right: Code, axes: tuple[Axis, ...], axis: Axis) -> list[str]:
+        """The sides of a product over ``axis``: rows by it and it by columns, each behind the axis of a batch."""
+        *batch, rows, columns = axes
+        return [left.along((*batch, rows, axis)), right.along((*batch, axis, columns))]
 
     def _leaves_range(self, body: Expr, weights: list[Expr], axis: Axis) -> bool:
         """Whether the weights may be out of float16's range because they are normalised after the product.

@@ -90,6 +90,32 @@ def tile_for(
     return rows, keys, warps, stages, not gathered
 
 
+def batch_size(count, own):
+    """How many of `count` positions a tile has: up to 4, fewer where each has many bytes of every key of its `own`."""
+    size = min(4, triton.next_power_of_2(count))
+    while size > 1 and size * own > 1024:
+        size //= 2
+    return size
+
+
+def batch_configuration(function, tensor, widest, length, batch, depth=1):
+    """How to tile where a program has a `batch` of positions beside its rows, each with keys of its own: as `tile_for`.
+
+    Without a tuned tile a few rows and 16 keys: registers hold 16 rows of what a product yields however few there are,
+    and all of a tile that has `depth` values for each position, row and key.
+    """
+    chip, width, size = architecture(tensor.device), padded(widest), tensor.element_size()
+    tuned = sorted(key for key in TILES if key[:4] == (function, chip, width, size))
+    if tuned:
+        return TILES[next((key for key in tuned if key[4] >= padded(length)), tuned[-1])]
+    rows = 8 if width * size <= 256 else 4 if width * size <= 512 else 2
+    while rows > 1 and depth > 1 and batch * rows * 16 * depth > 4096:
+        rows //= 2
+    if chip.startswith("gfx"):
+        return 16 if width * size <= 128 else rows, 16, 4, 1, False  # 16 rows are the fewest of its matrix instructions
+    return rows, 16, 4, 3 if chip == "sm_90" and width * size <= 256 else 2, False
+
+
 def hopper_tile(function, widest, length, *tensors):
     """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
 

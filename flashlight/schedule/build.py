@@ -50,14 +50,29 @@ def schedule(program: Program, before: tuple[Step, ...] = ()) -> Schedule:
     parts = roles.assign(program)
     _refuse_matrices(program, parts)
     program, both = scans.one_way(program, parts.stream)
+    around = both, (*before, *cumulative)
+    demoted = roles.demoted(program, parts)
+    if demoted is not parts:
+        planned = _planned(program, demoted, *around)
+        if _sees_all(planned):
+            return planned
+    return _planned(program, parts, *around)
+
+
+def _sees_all(planned: Schedule) -> bool:
+    """Whether one trip serves all positions of a tile alike: no end of the keys but the last, and nothing carried."""
+    keys = planned.keys
+    bounds = (keys.live_start, keys.live_stop, keys.full_start, keys.full_stop)
+    return not (any(bounds) or planned.matched or planned.fills or any(one.scans for one in planned.passes))
+
+
+def _planned(program: Program, parts: roles.Roles, both: tuple[str, ...], before: tuple[Step, ...]) -> Schedule:
     program, parts = roles.unambiguous(*roles.shared(*_merged(*roles.called(program, parts))))
     program = _bounded(program, parts.stream)
     masks, keys, matches, fills = _ranges(program, parts)
     passes, reasons = _passes(program, parts)
     distances = expansions(program, parts.rows, parts.stream)
-    return Schedule(
-        program, parts, passes, masks, keys, matches, fills, (*both, *reasons), (*before, *cumulative), distances
-    )
+    return Schedule(program, parts, passes, masks, keys, matches, fills, (*both, *reasons), before, distances)
 
 
 def _merged(program: Program, parts: roles.Roles) -> tuple[Program, roles.Roles]:

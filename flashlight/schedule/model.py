@@ -112,7 +112,8 @@ class Schedule:
     def __str__(self) -> str:
         roles, stream = self.roles, self.stream.name
         lines = [
-            f"grid      {', '.join(axis.name for axis in roles.grid) or '-'}; one block of {roles.rows.name} a program",
+            f"grid      {', '.join(axis.name for axis in roles.grid) or '-'}; "
+            f"one block of {' and '.join(axis.name for axis in roles.blocked)} a program",
             f"stream    {roles.stream.name} (extent {show(roles.stream.extent)}), {len(self.passes)} pass"
             + ("es" if len(self.passes) > 1 else ""),
             f"resident  {', '.join(axis.name for axis in roles.resident) or '-'}",

@@ -23,18 +23,57 @@ class Roles:
     """The parts that axes play.
 
     ``grid``: one program each; ``rows``: tiled, one block a program; ``stream``: visited block by block in a loop;
-    ``resident``: wholly in the tile (head dimensions), padded to a power of two.
+    ``resident``: wholly in the tile (head dimensions), padded to a power of two; ``demoted``: from the grid into the
+    tile, a few positions a program, of which each has keys of its own that the rows share.
     """
 
     grid: tuple[Axis, ...]
     rows: Axis
     stream: Axis
     resident: tuple[Axis, ...]
+    demoted: Axis | None = None
 
     @property
     def tile(self) -> tuple[Axis, ...]:
         """The order of axes in every tile."""
-        return (self.rows, self.stream, *self.resident)
+        return (*self.blocked, self.stream, *self.resident)
+
+    @property
+    def blocked(self) -> tuple[Axis, ...]:
+        """The axes of which a program has some positions: a batch of blocks of rows, or one block."""
+        return (self.rows,) if self.demoted is None else (self.demoted, self.rows)
+
+
+def demoted(program: Program, parts: Roles) -> Roles:
+    """Roles by which one program serves several positions of two axes, where each lacks what the other one reads.
+
+    Invariant point attention reads keys of each head that all residues share, and pairs of residues that all heads
+    share. With one of the two axes in the grid, what does not depend on it is read anew at each of its positions. So a
+    few positions of either lie in the tile: every block is read once for all positions that do not matter to it, and
+    every product over the keys is a batch of matrix products. The axis that was tiled becomes the batch, since its
+    positions lie next to each other in memory, and the other one has the rows.
+
+    No axis is demoted where rows share all that is read along the keys, as most programs' do: nothing would be saved.
+    """
+    nodes = list(walk(*(output.expr for output in program.outputs)))
+    loads = [node for node in nodes if isinstance(node, Load) and parts.stream in node.axes]
+    wide = [load for load in loads if any(axis in load.axes for axis in parts.resident)]
+    if not all(_is_plain(load) for load in wide):
+        return parts
+    common = [axis for axis in parts.grid if all(axis in output.axes for output in program.outputs)]
+    tiled = parts.rows
+    for axis in common:
+        own = [load for load in wide if tiled in load.axes]
+        shared = [load for load in wide if tiled not in load.axes]
+        if own and shared and not any(axis in load.axes for load in own) and all(axis in load.axes for load in shared):
+            grid = tuple(other for other in parts.grid if other is not axis)
+            return replace(parts, grid=grid, rows=axis, demoted=tiled)
+    return parts
+
+
+def _is_plain(load: Load) -> bool:
+    """Whether each of its dimensions has an axis of its own, or is read at one position."""
+    return all(isinstance(index, (Iota, Const)) for index in load.index)
 
 
 def apart(program: Program) -> Program:

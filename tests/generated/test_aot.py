@@ -32,7 +32,10 @@ SHORTFALLS: Shortfalls = {
     "disentangled": {("sm_90", 64), ("sm_90", 128)},
     "talking_heads": {("sm_80", 64), ("sm_90", 128)},  # spills on the former
     # tiles of three dimensions: spills, and mma.sync
-    "invariant_point_attention": {("sm_80", 64), ("sm_90", 64), ("sm_90", 128), ("sm_100", 64), ("gfx942", 128)},
+    "invariant_point_attention": {
+        *(("sm_80", 128), ("sm_90", 64), ("sm_90", 128), ("sm_100", 128)),
+        ("gfx942", 128),  # the fewest rows that matrix instructions take do not fit shared memory
+    },
 }
 WITH_TRITON_3_6: Shortfalls = {
     # what spills with the oldest Triton and not with the newest
@@ -40,7 +43,6 @@ WITH_TRITON_3_6: Shortfalls = {
     "row_attention": {("sm_90", 128)},
     "talking_heads": {("sm_80", 128), ("gfx942", 128)},
 }
-SLOW = {"invariant_point": "its tiles of three dimensions compile slowly"}
 HEAD_DIMS = (64, 128)
 
 
@@ -54,8 +56,6 @@ def test_compiles(wrapper, example, subtests):
     module = load(wrapper.with_name(f"{wrapper.stem}_triton.py"), "kernels")
     tiles = module.TILES
     everything = os.environ.get("FLASHLIGHT_AOT") == "all"
-    if wrapper.stem in SLOW and not everything:
-        pytest.skip(SLOW[wrapper.stem])
     for target in targets if everything else targets[:1]:
         traced = pipeline.trace(source, target, header.shapes, phases)
         for chip, architecture in [*((chip, chip) for chip in inspect.TARGETS), ("sm_90", HOPPER)]:
@@ -75,11 +75,12 @@ def test_compiles(wrapper, example, subtests):
                     assert calls
                     compiled = [inspect.compile_call(call, chip) for call in calls]
                     instructions = " ".join(name for one in compiled for name in one.tensor_core)
-                    assert ("mfma" if chip == "gfx942" else "mma") in instructions
                     for one in compiled:
                         assert one.shared <= inspect.SHARED_LIMIT[chip], one
                     short = [one for one in compiled if one.spills]
-                    if chip == "sm_90" and "wgmma" not in instructions:
+                    wanted = {"sm_90": "wgmma", "gfx942": "mfma"}.get(chip, "mma")
+                    if wanted not in instructions:
+                        assert chip == "gfx942" or "mma" in instructions
                         short.append(instructions)
                     if architecture == HOPPER:
                         assert any(one.kernel == f"{target.name}_kernel" and one.copies for one in compiled)
