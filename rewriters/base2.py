@@ -141,14 +141,14 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
         if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):
             return build.op("log2", expr.args[0], dtype=FLOAT)
-        if expr.op in ("add", "sub"):
+        if expr.op in ("add", "sub") and is_float(expr):  # a difference of integers is exact, one of their products not
             left, right = down(expr.args[0]), down(expr.args[1])
             products = [_product_with(side, factor) for side in (left, right) if side.axes == expr.axes]
             if expr.op == "add" and len(products) == 2 and products[0] is not None and products[1] is not None:
                 # neither has a factor that this one joins
                 return build.op("mul", build.op("add", products[0], products[1], dtype=FLOAT), factor, dtype=FLOAT)
             return build.op(expr.op, left, right, dtype=FLOAT)
-        if expr.op == "neg":
+        if expr.op == "neg" and is_float(expr):
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)
         if expr.op == "where":
             yes, no = down(expr.args[1]), down(expr.args[2])
