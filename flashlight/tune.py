@@ -166,6 +166,10 @@ def jobs(
 # Running on the GPU
 
 
+class _Asked(Exception):
+    """A launcher has said which tile it would take."""
+
+
 class Prepared:
     """A job with its module and its tensors; ``run`` launches with a tile, whatever the file's table says."""
 
@@ -214,6 +218,28 @@ class Prepared:
             return given
 
         module.hopper_tile = self._recorded_hopper if tile is None else chosen
+
+    def portable(self) -> Tile:
+        """The file's own tile of the kernel for all architectures, though a Hopper kernel was launched before."""
+        if self.before[4] != HOPPER:
+            return self.before
+        found: list[Tile] = []
+
+        def asked(own: Callable[..., Tile], *given: Any, **load: int) -> Tile:
+            found.append(own(*given, **load))
+            raise _Asked
+
+        module: Any = self.module
+        vars(module).update({name: functools.partial(asked, own) for name, own in self.own.items()})
+        module.hopper_tile = lambda *_: None
+        try:
+            getattr(module, self.job.function)(**self.arguments)
+        except _Asked:
+            pass
+        finally:
+            vars(module).update(self.own)
+            module.hopper_tile = self.own_hopper
+        return found[0]
 
     def _recorded(self, own: Callable[..., Tile], *asked: Any, **load: int) -> Tile:
         self.asked = asked
@@ -304,9 +330,10 @@ def begin(job: Job, pool: ProcessPoolExecutor | None, limit: int = 48) -> Begun:
         except Exception:  # out of shared memory, most likely: that is what the search is for
             expected = None
     key = key_of(prepared)
-    choices = (True, False) if prepared.describes else prepared.before[4:]
-    tiles = candidates(key[2], key[3], descriptors=choices, least_rows=prepared.before[0])
-    tiles = narrowed(tiles, prepared.before, limit)
+    start = prepared.portable()
+    choices = (True, False) if prepared.describes else start[4:]
+    tiles = candidates(key[2], key[3], descriptors=choices, least_rows=start[0])
+    tiles = list(dict.fromkeys([prepared.before, *narrowed(tiles, start, limit)]))
     if prepared.own_hopper is not None and key[1] == HOPPER[:5]:
         tiles += [tile for tile in hopper_candidates(key[2], key[3]) if tile != prepared.before]
     futures = {pool.submit(compiled, job, tile): tile for tile in tiles} if pool is not None else {}

@@ -23,7 +23,7 @@ TILES = {
     ("row_attention", "sm_90", 64, 2, 4096): (64, 64, 4, 2, False),
     ("row_attention", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
     ("row_attention", "sm_90a", 64, 2, 256): (128, 128, 8, 2, True),
-    ("row_attention", "sm_90a", 128, 2, 256): (128, 64, 8, 2, True),
+    ("row_attention", "sm_90a", 128, 2, 256): (128, 128, 8, 1, True),
     ("row_attention_with_mask", "sm_100", 64, 2, 4096): (64, 32, 4, 2, True),
     ("row_attention_with_mask", "sm_90", 64, 2, 256): (64, 32, 4, 2, True),
     ("row_attention_with_mask", "sm_90", 128, 2, 256): (64, 16, 4, 2, True),

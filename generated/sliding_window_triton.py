@@ -22,8 +22,6 @@ TILES = {
     ("sliding_window", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("sliding_window", "sm_90", 64, 2, 16384): (64, 64, 4, 3, False),
     ("sliding_window", "sm_90", 128, 2, 4096): (64, 32, 4, 2, True),
-    ("sliding_window", "sm_90a", 64, 2, 1024): (128, 128, 8, 2, True),
-    ("sliding_window", "sm_90a", 64, 2, 16384): (128, 128, 8, 2, True),
     ("sliding_window", "sm_90a", 128, 2, 1024): (128, 128, 8, 2, True),
     ("sliding_window", "sm_90a", 128, 2, 4096): (128, 128, 8, 2, True),
     ("sliding_window", "sm_90a", 128, 2, 16384): (128, 128, 8, 2, True),

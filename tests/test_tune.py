@@ -202,6 +202,9 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
         def __init__(self, job: tune.Job) -> None:
             self.job = job
 
+        def portable(self) -> tune.Tile:
+            return self.before
+
         def run(self, asked: tune.Tile | None) -> torch.Tensor:
             tile[:] = [asked or (64, 64, 4, 2, True)]
             if tile[0][3] == 4:
@@ -223,6 +226,18 @@ def test_the_search_keeps_the_fastest_that_agrees(kernels: Path, monkeypatch: py
     assert 0 < one.failed < 40
     assert "2.0" in tune.summary(one) or "1.9" in tune.summary(one)
     assert set(stages) == {"time"}
+
+
+def test_tiles_near_the_portable_one_are_tried_where_a_hopper_kernel_runs() -> None:
+    """The tile of a Hopper kernel says nothing about those of the other."""
+    path = Path(__file__).parents[1] / "generated" / "causal_triton.py"
+    prepared = tune.Prepared(tune.Job(str(path), "causal", 64, "bfloat16", {"batch": 1, "length": 256}), "cpu")
+    module = vars(prepared.module)
+    module["architecture"] = lambda device: "sm_90"
+    table, given = module["TILES"], module["configuration"]
+    prepared.before = (192, 128, 12, 4, tune.HOPPER)
+    assert prepared.portable() == table["causal", "sm_90", 64, 2, 1024]
+    assert module["configuration"] is given and module["hopper_tile"] is prepared.own_hopper
 
 
 def test_results_agree_but_for_rounding() -> None:
