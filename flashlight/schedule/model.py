@@ -118,6 +118,9 @@ class Schedule:
             + ("es" if len(self.passes) > 1 else ""),
             f"resident  {', '.join(axis.name for axis in roles.resident) or '-'}",
         ]
+        if roles.demoted is not None:
+            batch, rows = roles.demoted.name, roles.rows.name
+            lines.append(f"demoted   {batch} into the tile: blocks of keys depend on {batch} or on {rows}, none on both")
         for number, one in enumerate(self.passes):
             for scan in one.scans:
                 order = "last to first" if one.descending else "first to last"
