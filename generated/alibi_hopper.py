@@ -102,9 +102,9 @@ def taken(ring, use, LAYOUT: gl.constexpr):
 
 @gluon.jit
 def with_offsets(near, KEYS: gl.constexpr, LAYOUT: gl.constexpr):
-    """near[:, None] + the offsets of keys, as float32.
+    """near[:, None] + the offsets of keys, as float32: one addition for each.
 
-    Eight keys lie in an instruction's step. Seen so, an offset is a constant and one of two numbers for each row.
+    A thread holds keys 8 n + p and 8 n + p + 1 of a row: near + p is converted twice a row, and 8 n is a constant.
     """
     ROWS: gl.constexpr = near.shape[0]
     STEPS: gl.constexpr = gl.reshape(gl.zeros([ROWS, KEYS], gl.float32, LAYOUT), [ROWS, KEYS // 8, 8]).type.layout
@@ -147,7 +147,7 @@ def tile_of(turn, row_blocks, heads):
 
 @gluon.jit
 def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    """How many heads fill two rounds of all programs, and the rounds: an even number, more than two for a long head."""
     programs = gl.num_programs(0)
     width = gl.maximum(2 * programs // row_blocks, 1)
     return width, gl.cdiv(width * row_blocks, 2 * programs) * 2

@@ -124,7 +124,7 @@ def tile_of(turn, row_blocks, heads):
 
 @gluon.jit
 def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    """How many heads fill two rounds of all programs, and the rounds: an even number, more than two for a long head."""
     programs = gl.num_programs(0)
     width = gl.maximum(2 * programs // row_blocks, 1)
     return width, gl.cdiv(width * row_blocks, 2 * programs) * 2

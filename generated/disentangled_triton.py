@@ -83,7 +83,7 @@ def disentangled_kernel(
     key_offsets = tl.arange(0, BLOCK_KEYS).to(tl.int64)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
 
-    # What is read for each row and key is read in vectors
+    # These strides are multiples of VECTOR; said so, they let the compiler read vectors
     pos_key_stride_h = pos_key_stride_h // VECTOR * VECTOR
     pos_key_stride_r = pos_key_stride_r // VECTOR * VECTOR
     pos_query_stride_h = pos_query_stride_h // VECTOR * VECTOR

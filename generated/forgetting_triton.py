@@ -71,7 +71,7 @@ def forgetting_attention_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS

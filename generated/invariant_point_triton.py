@@ -35,7 +35,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
 
 @triton.jit
 def log2_1p(x, approximate: tl.constexpr):
-    """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
+    """log2(1 + x): one instruction where an error of 2**-22 is small enough, else with what 1 + x rounds away."""
     above = 1.0 + x
     if approximate:
         result = tl.inline_asm_elementwise(
@@ -84,7 +84,7 @@ def invariant_point_attention_kernel(
     BLOCK_Z: tl.constexpr, BLOCK_P_3: tl.constexpr, BLOCK_R_3: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_H: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr,
-    VECTOR: tl.constexpr, PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr, EXPAND: tl.constexpr,
+    VECTOR: tl.constexpr, PRECISION: tl.constexpr, EXPAND: tl.constexpr,
     # fmt: on
 ):
     """invariant_point_attention:
@@ -124,7 +124,7 @@ def invariant_point_attention_kernel(
     pn3_2 = tl.arange(0, BLOCK_P_3).to(tl.int64)
     rn3 = tl.arange(0, BLOCK_R_3).to(tl.int64)
 
-    # What is read for each row and key is read in vectors
+    # These strides are multiples of VECTOR; said so, they let the compiler read vectors
     k_stride_b = k_stride_b // VECTOR * VECTOR
     k_stride_n = k_stride_n // VECTOR * VECTOR
     k_stride_h = k_stride_h // VECTOR * VECTOR
@@ -191,7 +191,7 @@ def invariant_point_attention_kernel(
         head_weights.to(tl.float32) > 20.0,
         head_weights.to(tl.float32) * scale,
         nan_max(head_weights.to(tl.float32), 0.0) * scale
-        + log2_1p(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * LOG2_E)), APPROXIMATE) * LN_2 * scale,
+        + log2_1p(tl.exp2(-(tl.abs(head_weights.to(tl.float32)) * LOG2_E)), False) * LN_2 * scale,
     )
     existing_rows = tl.minimum(row_offsets, N - 1 - row_start)  # rows past the end read the last one
     pair_bias_block = (
@@ -445,7 +445,6 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             BLOCK_KEYS=block_keys,
             WHOLE=N % block_keys == 0,
             PRECISION=precision(q),
-            APPROXIMATE=approximate(q),
             EXPAND=expand,
             VECTOR=vector_width(k, k_points, v, v_points, pair),
             num_warps=warps,
@@ -830,11 +829,6 @@ def scratch(size, alignment, stream):
 def padded(size):
     """The width of a tile that holds `size` elements: a power of two, as matrix instructions need."""
     return max(16, triton.next_power_of_2(size))
-
-
-def approximate(tensor):
-    """Whether approximate instructions, of 11 good bits or more, are enough: results are rounded to bfloat16, of 8."""
-    return tensor.dtype == torch.bfloat16 and architecture(tensor.device).startswith("sm_")
 
 
 def expandable(tensor):

@@ -65,7 +65,7 @@ def gpt_layer_kernel(
     PyTorch computes h_w_qkv beforehand.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -270,7 +270,7 @@ def llama_layer_kernel(
     PyTorch computes q, v, k_2 beforehand.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -500,7 +500,7 @@ def latent_layer_kernel(
     PyTorch computes q, c_kv_2_w_ukv, k_rope beforehand.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS

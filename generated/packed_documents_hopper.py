@@ -4,11 +4,8 @@ Written by flashlight 0.1.0 from examples/packed_documents.py (sha256 bcc5a917dd
 with `flashlight transpile examples/packed_documents.py`; change the source and run that again.
 
 In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
-other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
-blocks of keys in each, so that their counts agree without a word between them.
-
-Where the keys that tiles visit are known by a table alone, programs draw the numbers of their tiles, heaviest first:
-the loads draw, and announce the number to the rows.
+other group, the rows, computes 64 rows of a tile and drains the rings. The loads draw the number of each
+tile, heavy ones first, and announce it to the rows; from it all derive the same blocks of keys.
 """
 
 import triton.language as tl
@@ -154,9 +151,6 @@ def drawn(counter):
     return gl.num_programs(0) + gl.atomic_add(counter, 1)
 
 
-LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
-
-
 @gluon.jit
 def nan_max(a, b):
     """The greater of two numbers; NaN if either is."""
@@ -179,7 +173,7 @@ def packed_documents_loads(
         query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         document_id_ranges_ptr,
-        # the blocks of rows, those with the most keys first
+        # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
         document_id_order_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
@@ -253,7 +247,7 @@ def packed_documents_rows(
         document_id_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         document_id_ranges_ptr,
-        # the blocks of rows, those with the most keys first
+        # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
         document_id_order_ptr,
         # their strides, in elements
         document_id_stride_b, document_id_stride_s,
@@ -321,6 +315,7 @@ def packed_documents_rows(
             key = received(key_ring, step)
             scores = matmul(query, key.permute((1, 0)), LAYOUT)  # packed_documents.py:22
             release(key_ring, step)
+            # Full blocks skip both tests by one branch
             if partial | document_id_mixed:
                 if partial:
                     scores = gl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))
@@ -367,7 +362,7 @@ def packed_documents_kernel(
     query_ptr, key_ptr, value_ptr, document_id_ptr, output_ptr,
     # for each block of rows, the ranges of keys with values as its own
     document_id_ranges_ptr,
-    # the blocks of rows, those with the most keys first
+    # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
     document_id_order_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s,
@@ -453,7 +448,7 @@ def packed_documents_bidirectional_loads(
         query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         segment_ids_ranges_ptr,
-        # the blocks of rows, those with the most keys first
+        # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
         segment_ids_order_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
@@ -527,7 +522,7 @@ def packed_documents_bidirectional_rows(
         segment_ids_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         segment_ids_ranges_ptr,
-        # the blocks of rows, those with the most keys first
+        # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
         segment_ids_order_ptr,
         # their strides, in elements
         segment_ids_stride_b, segment_ids_stride_s,
@@ -595,6 +590,7 @@ def packed_documents_bidirectional_rows(
             key = received(key_ring, step)
             scores = matmul(query, key.permute((1, 0)), LAYOUT)  # packed_documents.py:36
             release(key_ring, step)
+            # Full blocks skip both tests by one branch
             if partial | segment_ids_mixed:
                 if partial:
                     scores = gl.where((keys < S)[None, :], scores, float("-inf"))
@@ -641,7 +637,7 @@ def packed_documents_bidirectional_kernel(
     query_ptr, key_ptr, value_ptr, segment_ids_ptr, output_ptr,
     # for each block of rows, the ranges of keys with values as its own
     segment_ids_ranges_ptr,
-    # the blocks of rows, those with the most keys first
+    # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
     segment_ids_order_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s,
@@ -729,7 +725,7 @@ def packed_documents_cross_loads(
         query_ptr, key_ptr, value_ptr,
         # for each block of rows, the ranges of keys with values as its own
         key_document_ranges_ptr,
-        # the blocks of rows, those with the most keys first
+        # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
         key_document_order_ptr,
         # their strides, in elements
         query_stride_b, query_stride_h, query_stride_s,
@@ -803,7 +799,7 @@ def packed_documents_cross_rows(
         query_document_ptr, key_document_ptr, output_ptr,
         # for each block of rows, the ranges of keys with values as its own
         key_document_ranges_ptr,
-        # the blocks of rows, those with the most keys first
+        # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
         key_document_order_ptr,
         # their strides, in elements
         query_document_stride_b, query_document_stride_s,
@@ -872,6 +868,7 @@ def packed_documents_cross_rows(
             key = received(key_ring, step)
             scores = matmul(query, key.permute((1, 0)), LAYOUT)
             release(key_ring, step)
+            # Full blocks skip both tests by one branch
             if partial | key_document_mixed:
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
@@ -899,9 +896,7 @@ def packed_documents_cross_rows(
             step += 1
         release(query_ring, done * GROUPS + GROUP)
 
-        output = gl.where(
-            (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-        )
+        output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
         send_back(
             output_blocks,
             [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
@@ -920,7 +915,7 @@ def packed_documents_cross_kernel(
     query_ptr, key_ptr, value_ptr, query_document_ptr, key_document_ptr, output_ptr,
     # for each block of rows, the ranges of keys with values as its own
     key_document_ranges_ptr,
-    # the blocks of rows, those with the most keys first
+    # the blocks of rows, those with the longest ranges first, and how many tiles were drawn
     key_document_order_ptr,
     # their strides, in elements
     query_stride_b, query_stride_h, query_stride_s,

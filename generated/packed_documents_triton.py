@@ -34,9 +34,6 @@ TILES = {
 }
 
 
-LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
-
-
 @triton.jit
 def key_counts(ranges_ptr, tiles, tile_count):
     """How many keys are in the ranges of blocks of rows, -1 for what is no block."""
@@ -65,9 +62,10 @@ def heaviest_first_kernel(
 
 
 def heaviest_first(ranges):
-    """What `matching_ranges` found; and the numbers of its blocks of rows, those with the most keys first, then a zero.
+    """What `matching_ranges` found; and the numbers of its blocks of rows, those with the longest ranges first.
 
-    Programs count there which blocks they have begun. Of more than 4096 blocks each 4096 have an order of their own.
+    After them stands a zero, where programs will count the tiles that they draw. Of more than 4096 blocks each 4096
+    have an order of their own.
     """
     tile_count = ranges.shape[0] * ranges.shape[1]
     order = torch.empty(tile_count + 1, dtype=torch.int32, device=ranges.device)
@@ -209,7 +207,7 @@ def packed_documents_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -722,7 +720,7 @@ def packed_documents_cross_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b

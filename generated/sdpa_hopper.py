@@ -131,7 +131,7 @@ def tile_of(turn, row_blocks, heads):
 
 @gluon.jit
 def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    """How many heads fill two rounds of all programs, and the rounds: an even number, more than two for a long head."""
     programs = gl.num_programs(0)
     width = gl.maximum(2 * programs // row_blocks, 1)
     return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
@@ -312,9 +312,7 @@ def sdpa_rows(
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
 
-            output = gl.where(
-                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-            )
+            output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
                 [batch, head, row_start + GROUP * GROUP_ROWS, 0],
@@ -542,9 +540,7 @@ def sdpa_causal_rows(
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
 
-            output = gl.where(
-                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-            )
+            output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
                 [batch, head, row_start + GROUP * GROUP_ROWS, 0],
@@ -779,9 +775,7 @@ def sdpa_boolean_mask_rows(
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
 
-            output = gl.where(
-                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-            )
+            output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
                 [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
@@ -1474,9 +1468,7 @@ def sdpa_grouped_rows(
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
 
-            output = gl.where(
-                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
-            )
+            output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
                 [batch, head, row_start + GROUP * GROUP_ROWS, 0],
@@ -1714,7 +1706,7 @@ def sdpa_merged_heads_rows(
             release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where(
-                (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
+                (running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
             )  # sdpa.py:70
             send_back(
                 output_blocks,

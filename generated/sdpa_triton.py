@@ -169,7 +169,7 @@ def sdpa_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -281,7 +281,7 @@ def sdpa_causal_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -355,7 +355,7 @@ def sdpa_causal_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -561,7 +561,7 @@ def sdpa_boolean_mask_kernel(
             running_sum = running_sum * rescale + tl.sum(weights, 1)
             running_max = new_max
 
-    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1079,7 +1079,7 @@ def sdpa_grouped_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -1153,7 +1153,7 @@ def sdpa_grouped_kernel(
         running_sum = running_sum * rescale + tl.sum(weights, 1)
         running_max = new_max
 
-    output = tl.where((running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
+    output = tl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
     tl.store(
         output_ptr
         + batch * output_stride_b
@@ -1356,7 +1356,7 @@ def sdpa_merged_heads_kernel(
             running_max = new_max
 
     output = tl.where(
-        (running_max * LOG2_E != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
+        (running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
     )  # sdpa.py:70
     tl.store(
         output_ptr

@@ -257,6 +257,7 @@ def sliding_window_rows(
                 key = received(key_ring, step)
                 scores = matmul(query, key.permute((1, 0)), LAYOUT)  # sliding_window.py:21
                 release(key_ring, step)
+                # Full blocks skip both tests by one branch
                 if partial:
                     if key_start < full_start:
                         scores = gl.where(keys[None, :] > (rows - window)[:, None], scores, float("-inf"))
@@ -480,6 +481,7 @@ def sliding_window_band_rows(
                 k = received(k_ring, step)
                 att = matmul(q, k.permute((1, 0)), LAYOUT)  # sliding_window.py:46
                 release(k_ring, step)
+                # Full blocks skip both tests by one branch
                 if partial:
                     if key_start < full_start:
                         att = gl.where(keys[None, :] > (rows - window)[:, None], att, float("-inf"))
@@ -711,6 +713,7 @@ def sliding_window_bottom_right_rows(
                 key = received(key_ring, step)
                 scores = matmul(query, key.permute((1, 0)), LAYOUT)  # sliding_window.py:61
                 release(key_ring, step)
+                # Full blocks skip both tests by one branch
                 if partial:
                     if key_start < full_start:
                         scores = gl.where(keys[None, :] > (rows + S_k - S_q - 128)[:, None], scores, float("-inf"))

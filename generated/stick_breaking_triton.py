@@ -32,7 +32,7 @@ def load_tile(pointers, exists, masked: tl.constexpr):
 
 @triton.jit
 def log2_1p(x, approximate: tl.constexpr):
-    """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
+    """log2(1 + x): one instruction where an error of 2**-22 is small enough, else with what 1 + x rounds away."""
     above = 1.0 + x
     if approximate:
         result = tl.inline_asm_elementwise(
@@ -94,7 +94,7 @@ def stick_breaking_kernel(
     One program for each b, h and block of i; one pass over j in blocks, the last one first.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -267,7 +267,7 @@ def stickbreaking_kernel(
     One program for each b, h and block of i; one pass over j in blocks, the last one first.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS
@@ -455,7 +455,7 @@ def stick_breaking_softplus_kernel(
     One program for each b, h and block of i; one pass over j in blocks, the last one first.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
-    # Which tile this program computes, those with the most keys first
+    # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
     row_start = (row_blocks - 1 - program % row_blocks) * BLOCK_ROWS

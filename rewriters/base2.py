@@ -56,7 +56,9 @@ def base2(program: Program) -> Program:
             isinstance(new, Map) and new.op in ("eq", "ne") and _is_limit_test(new) and unscaled.isdisjoint(walk(node))
         ):
             # x is infinite exactly where x * log2(e) is: the maximum that the exponential needs serves the test too
-            new = build.op(new.op, scaled(new.args[0], factor, names), new.args[1])
+            larger = scaled(new.args[0], factor, names)
+            if larger is not build.op("mul", new.args[0], factor, dtype=FLOAT):
+                new = build.op(new.op, larger, new.args[1])
         elif scanned and isinstance(new, Map) and new.op in COMPARISONS and _of_scores(new) and is_float(new.args[0]):
             # scores that are added up are wanted times log2(e) everywhere
             new = build.op(new.op, *(scaled(arg, factor, names) for arg in new.args))

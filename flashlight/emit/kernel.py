@@ -103,7 +103,7 @@ class KernelWriter:
         lines, used = Block(self.block.depth), "\n".join(self.block.lines)
         if self.tiles.gathers:
             lines.add()
-            lines.comment("What is read for each row and key is read in vectors")
+            lines.comment("These strides are multiples of VECTOR; said so, they let the compiler read vectors")
         for tensor in self.tiles.gathers:
             for label in dimension_labels(tensor)[:-1]:
                 stride = f"{tensor.name}_stride_{label}"
@@ -116,7 +116,7 @@ class KernelWriter:
     def _locate(self) -> None:
         roles, block = self.roles, self.block
         rows = self.tiles.size(roles.rows.extent)
-        order = ", those with the most keys first" if self._grows() else ""
+        order = ": later rows see more keys, and start first" if self._grows() else ""
         block.comment(f"Which tile this program computes{order}")
         block.add("program = tl.program_id(0)")
         number = "program"
@@ -729,7 +729,12 @@ class KernelWriter:
             what = "for each block of rows, the ranges of keys with values as its own"
             groups.append((what, [f"{name}_ptr" for name in self._ranges()]))
         if self.order is not None:
-            groups.append(("the blocks of rows, those with the most keys first", [self.order.parameter]))
+            groups.append(
+                (
+                    "the blocks of rows, those with the longest ranges first, and how many tiles were drawn",
+                    [self.order.parameter],
+                )
+            )
         steps: list[str] = []
         for item in given:
             labels = dimension_labels(item) if isinstance(item, Tensor) else output_labels(item)

@@ -90,7 +90,7 @@ def sigmoid(x, approximate: tl.constexpr):
     "log2_1p": '''
 @triton.jit
 def log2_1p(x, approximate: tl.constexpr):
-    """log2(1 + x): one instruction of 22 good bits where that is enough, else with what 1 + x rounds away."""
+    """log2(1 + x): one instruction where an error of 2**-22 is small enough, else with what 1 + x rounds away."""
     above = 1.0 + x
     if approximate:
         result = tl.inline_asm_elementwise(
@@ -251,9 +251,10 @@ def heaviest_first_kernel(
 
 
 def heaviest_first(ranges):
-    """What `matching_ranges` found; and the numbers of its blocks of rows, those with the most keys first, then a zero.
+    """What `matching_ranges` found; and the numbers of its blocks of rows, those with the longest ranges first.
 
-    Programs count there which blocks they have begun. Of more than 4096 blocks each 4096 have an order of their own.
+    After them stands a zero, where programs will count the tiles that they draw. Of more than 4096 blocks each 4096
+    have an order of their own.
     """
     tile_count = ranges.shape[0] * ranges.shape[1]
     order = torch.empty(tile_count + 1, dtype=torch.int32, device=ranges.device)

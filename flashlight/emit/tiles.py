@@ -274,7 +274,8 @@ class TileWriter:
         above = _above_one(expr)
         if above is not None:
             self.helpers.add("log2_1p")
-            text = f"log2_1p({self.value(above).widened().along(axes)}, APPROXIMATE)"
+            # what is computed once has time to be exact: it may become a factor, of which each digit counts
+            text = f"log2_1p({self.value(above).widened().along(axes)}, {'APPROXIMATE' if self.in_loop else False})"
             form, level = ("{}", ATOM) if expr.op == "log2" else ("{} * LN_2", 8)
             self.helpers |= {"LN_2"} if expr.op == "log" else set()
             return Code(form.format(text), level, axes, FLOAT32)
@@ -467,9 +468,11 @@ class TileWriter:
         for one in mask.ranged:
             tests.setdefault(self.flags.get(one.condition, self.masked), []).append(one.condition)
         select = f"{bound.text} = tl.where({{}}, {bound.text}, {fill_code.text})"
-        # within one test, so that full blocks do not compute what is needed for several
         around = dict.fromkeys(self.masked if flag in (EARLY, LATE) else flag for flag in tests)
-        with self._only_if(" | ".join(around)) if self.sided and len(tests) > 1 else nullcontext():
+        several = self.sided and len(tests) > 1
+        if several:
+            self.block.comment("Full blocks skip both tests by one branch")
+        with self._only_if(" | ".join(around)) if several else nullcontext():
             for flag in sorted(tests, key=lambda flag: (flag != EARLY, flag != LATE)):
                 with self._only_if(flag):
                     self.block.add(select.format(self._conjunction(tests[flag]).along(axes)))

@@ -120,7 +120,9 @@ class Schedule:
         ]
         if roles.demoted is not None:
             batch, rows = roles.demoted.name, roles.rows.name
-            lines.append(f"demoted   {batch} into the tile: blocks of keys depend on {batch} or on {rows}, none on both")
+            lines.append(
+                f"demoted   {batch} into the tile: blocks of keys depend on {batch} or on {rows}, none on both"
+            )
         for number, one in enumerate(self.passes):
             for scan in one.scans:
                 order = "last to first" if one.descending else "first to last"

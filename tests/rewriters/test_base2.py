@@ -66,3 +66,15 @@ def test_a_factor_that_joins_neither_of_two_products_multiplies_their_sum() -> N
     sums = [node for node in walk(after.outputs[0].expr) if isinstance(node, Map) and node.op == "add"]
     assert sums == [scores], after
     same(before, after, 0)
+
+
+def test_a_maximum_that_stays_as_it_is_is_compared_as_it_is() -> None:
+    """Whether a row has seen a key: times log2(e) it would be multiplied for nothing."""
+    scores = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
+    highest = over("max", scores)
+    weights = op("exp", op("sub", scores, highest))
+    seen = build.op("ne", highest, build.const(-math.inf, FLOAT))
+    before = program(build.where(seen, over("sum", weights), build.const(0.0, FLOAT)), I)
+    after = base2(before)
+    assert seen in set(walk(*(output.expr for output in after.outputs)))
+    same(before, after)

@@ -15,18 +15,18 @@ PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mm
 
 _PROTOCOL = """
 In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
-other group, the rows, computes 64 rows of a tile and drains the rings. All go through the same tiles, and the same
-blocks of keys in each, so that their counts agree without a word between them.
+other group, the rows, computes 64 rows of a tile and drains the rings. {}
 """
-_DRAWN = """
-Where the keys that tiles visit are known by a table alone, programs draw the numbers of their tiles, heaviest first:
-the loads draw, and announce the number to the rows.
-"""
+_DEALT = """All go through the same tiles, and the same
+blocks of keys in each, so that their counts agree without a word between them."""
+_DRAWN = """The loads draw the number of each
+tile, heavy ones first, and announce it to the rows; from it all derive the same blocks of keys."""
 
 
 def protocol(body: str) -> str:
     """What the header of a file says of how its kernels run."""
-    return _PROTOCOL + _DRAWN * ("announce(" in body)
+    every = [_DEALT] * ("turn_count(" in body) + [_DRAWN] * ("announce(" in body)
+    return _PROTOCOL.format(" Others: ".join(every))
 
 
 HELPERS = '''
@@ -128,9 +128,9 @@ def taken(ring, use, LAYOUT: gl.constexpr):
 
 @gluon.jit
 def with_offsets(near, KEYS: gl.constexpr, LAYOUT: gl.constexpr):
-    """near[:, None] + the offsets of keys, as float32.
+    """near[:, None] + the offsets of keys, as float32: one addition for each.
 
-    Eight keys lie in an instruction's step. Seen so, an offset is a constant and one of two numbers for each row.
+    A thread holds keys 8 n + p and 8 n + p + 1 of a row: near + p is converted twice a row, and 8 n is a constant.
     """
     ROWS: gl.constexpr = near.shape[0]
     STEPS: gl.constexpr = gl.reshape(gl.zeros([ROWS, KEYS], gl.float32, LAYOUT), [ROWS, KEYS // 8, 8]).type.layout
@@ -173,7 +173,7 @@ def tile_of(turn, row_blocks, heads):
 
 @gluon.jit
 def section(row_blocks):
-    """How many heads fill two rounds of all programs (an even number, where one head takes more), and the rounds."""
+    """How many heads fill two rounds of all programs, and the rounds: an even number, more than two for a long head."""
     programs = gl.num_programs(0)
     width = gl.maximum(2 * programs // row_blocks, 1)
     return width, gl.cdiv(width * row_blocks, 2 * programs) * 2
