@@ -537,7 +537,7 @@ def alibi_causal_rows(
                 key = received(key_ring, step)
                 scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale_2  # alibi.py:35
                 release(key_ring, step)
-                distance = -with_offsets(key_start - rows, BLOCK_KEYS, LAYOUT)  # alibi.py:34
+                distance = 0.0 - with_offsets(key_start - rows, BLOCK_KEYS, LAYOUT)  # alibi.py:34
                 scores_2 = scores - distance * factor
                 if partial:
                     scores_2 = gl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))

@@ -67,8 +67,12 @@ class KernelWriter:
         self.names = Names(labels)
         for tensor in schedule.program.inputs:
             self.names.taken.add(f"{tensor.name}_ptr")
+        widths = [
+            f"BLOCK_{extent_name(axis)}" for axis in (*self.roles.resident, self.roles.demoted) if axis is not None
+        ]
         for scalar in _scalars(schedule):
-            if scalar.name in RESERVED:
+            chosen = scalar.name in self.choices or (f"BLOCK_{scalar.name}" in {*widths} & {*self.choices})
+            if scalar.name in RESERVED or chosen:
                 hint = "give the dimension or the parameter another name"
                 raise Diagnostic("FL203", f"`{scalar.name}` is a variable of every kernel", hint=hint)
             self.names.taken.add(scalar.name)

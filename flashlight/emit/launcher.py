@@ -333,7 +333,8 @@ class _Body:
         """The variable for how many positions of the demoted axis a tile has."""
         demoted = self.schedule.roles.demoted
         assert demoted is not None
-        return f"block_{extent_name(demoted).lower()}"
+        name = f"block_{extent_name(demoted).lower()}"
+        return name if name not in ("block_rows", "block_keys") else f"batch_of_{name[6:]}"
 
     def _approximate(self, kernel: Kernel) -> list[str]:
         return [f"    APPROXIMATE=approximate({self.first.name}),"] * ("APPROXIMATE" in kernel.text)

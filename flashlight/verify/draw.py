@@ -337,8 +337,13 @@ def _integers(shape: list[int], role: Role, case: Case, generator: torch.Generat
         assert role.bound is not None
         return below(evaluate(role.bound, case.numbers) + 2)
     if role.kind == "identifier":
-        ids = below(5)
-        return ids.sort(dim=-1).values if shape else ids
+        ids = below(5) - 2
+        how = int(torch.randint(0, 6, (), generator=generator))
+        if not shape or how == 0:
+            return ids
+        ids = ids.sort(dim=-1, descending=how == 1).values
+        # as packing makes them, or one that comes twice
+        return ids.roll(int(torch.randint(0, shape[-1], (), generator=generator)), -1) if how == 2 else ids
     return below(2)
 
 

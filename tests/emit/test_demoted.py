@@ -88,3 +88,18 @@ def test_a_mask_of_positions_leaves_the_axis_in_the_grid(verified: Write) -> Non
             return torch.einsum("bhij,bijz->bihz", attn, pair)
     """)
     assert "head_start" not in text
+
+
+def test_a_batch_along_an_axis_called_rows(verified: Write) -> None:
+    """Its width has a variable of its own in the launcher."""
+    text = verified("""
+        def attend(
+            q: Tensor,  # [B, H, Rows, C]
+            k: Tensor,  # [B, H, N, C]
+            v: Tensor,  # [B, H, N, C]
+            pair: Tensor,  # [B, Rows, N, Z]
+        ) -> tuple[Tensor, Tensor]:
+            attn = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+            return attn @ v, torch.einsum("bhij,bijz->bhiz", attn, pair)
+    """)
+    assert "batch_of_rows = batch_size(Rows, " in text and "BLOCK_Rows=batch_of_rows" in text

@@ -135,3 +135,19 @@ def test_distances_are_floating_point_numbers_at_once(
     if "abs" not in bias:
         assert "with_offsets(key_start - " in written
     assert not any("with_offsets" in line and "where" in line for line in written.splitlines())
+
+
+@pytest.mark.parametrize("bias", ["-1.0 / (i - j)", "1.0 / (-0.5 * (i - j))", "1.0 / (j - i)"])
+def test_a_distance_of_zero_has_no_sign(bias: str, verified: Callable[[str], str], tmp_path: Path) -> None:
+    """An integer of zero becomes +0.0: its inverse is +inf."""
+    verified(f"""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ):
+            i, j = torch.arange(q.shape[-2])[:, None], torch.arange(q.shape[-2])
+            scores = (q @ k.mT + {bias}).masked_fill(i - j < 0, -math.inf)
+            return scores.softmax(-1).to(v.dtype) @ v
+    """)
+    assert "with_offsets(key_start - " in (tmp_path / "out" / "program_hopper.py").read_text()

@@ -92,6 +92,32 @@ def test_sizes_may_not_be_called_as_a_kernels_own_variables_are(kernels: Write) 
     assert raised.value.code == "FL203"
 
 
+@pytest.mark.parametrize(("length", "width"), [("WHOLE", "D"), ("BLOCK_KEYS", "D"), ("S", "KEYS"), ("S", "PRECISION")])
+def test_nor_as_what_a_launcher_chooses(length: str, width: str, kernels: Write) -> None:
+    """`BLOCK_KEYS` is the width of a head dimension `KEYS`, too."""
+    with pytest.raises(Diagnostic, match="is a variable of every kernel") as raised:
+        kernels(f"""
+            def attend(
+                q: Tensor,  # [B, H, {length}, {width}]
+                k: Tensor,  # [B, H, {length}, {width}]
+                v: Tensor,  # [B, H, {length}, {width}]
+            ) -> Tensor:
+                return (q @ k.mT).softmax(-1) @ v
+        """)
+    assert raised.value.code == "FL203"
+
+
+def test_a_length_may_be_called_keys(verified: Write) -> None:
+    verified("""
+        def attend(
+            q: Tensor,  # [KEYS, H, S, D]
+            k: Tensor,  # [KEYS, H, S, D]
+            v: Tensor,  # [KEYS, H, S, D]
+        ) -> Tensor:
+            return (q @ k.mT).softmax(-1) @ v
+    """)
+
+
 def test_a_mask_whose_dimensions_are_counted_from_the_front_must_have_them_all(verified: Write) -> None:
     """mask[:, None] of a mask [S, T] is [S, 1, T], which broadcasts otherwise than a mask [B, S, T] would."""
     written = verified("""

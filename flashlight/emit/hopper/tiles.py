@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flashlight.emit.code import ELEMENT, FLOAT32, Code
 from flashlight.emit.hopper.language import Unsuitable
 from flashlight.emit.operators import ATOM
@@ -103,17 +106,25 @@ class HopperTiles(TileWriter):
         if expr not in self.floats:
             factor, rest = found
             sign, other = (
-                ("", integers.sub(integers.constant(0), rest)) if factor == integers.constant(1) else ("-", rest)
+                ("", integers.sub(integers.constant(0), rest)) if factor == integers.constant(1) else ("0.0 - ", rest)
             )
             row = self.value(other)
             if row.axes != (self.roles.rows,):
                 return super()._argument(expr, reader)
+            # 0.0 - x and not -x: a distance of zero has no sign
             text = f"{sign}with_offsets(key_start - {row.within(8)}, BLOCK_KEYS, LAYOUT)"
-            code = Code(text, 9 if sign else ATOM, self.tile_axes(expr), FLOAT32)
+            code = Code(text, 7 if sign else ATOM, self.tile_axes(expr), FLOAT32)
             before = self.bound.copy()
             self.floats[expr] = self.assign(expr, code)
             self.bound = before  # comparisons are of integers
         return self.floats[expr]
+
+    @contextmanager
+    def _only_if(self, flag: str) -> Iterator[None]:
+        before = dict(self.floats)
+        with super()._only_if(flag):
+            yield
+        self.floats = before
 
     def integer_readers(self, expr: Expr) -> list[Expr]:
         return [reader for reader in self.readers.get(expr, []) if not (expr in self.floats and is_float(reader))]
