@@ -25,7 +25,7 @@ TILES = {
     ("packed_documents", "sm_90", 128, 2, 16384): (64, 64, 4, 3, True),
     ("packed_documents", "sm_90a", 64, 2, 16384): (192, 64, 12, 2, True),
     ("packed_documents", "sm_90a", 128, 2, 4096): (128, 64, 8, 2, True),
-    ("packed_documents", "sm_90a", 128, 2, 16384): (128, 128, 8, 2, True),
+    ("packed_documents", "sm_90a", 128, 2, 16384): (128, 64, 8, 2, True),
     ("packed_documents_bidirectional", "sm_90", 64, 2, 4096): (64, 128, 4, 3, False),
     ("packed_documents_bidirectional", "sm_90", 128, 2, 4096): (64, 32, 4, 3, False),
     ("packed_documents_bidirectional", "sm_90a", 128, 2, 4096): (128, 64, 8, 2, True),

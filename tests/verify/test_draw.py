@@ -66,7 +66,7 @@ def test_inputs_fit_the_target(case):
         assert 0 <= arguments["index"].min() and arguments["index"].max() < max(numbers["T"], 1)
         assert arguments["lengths"].max() <= numbers["S"] + 1
         ids = arguments["ids"]
-        assert ids.dtype == torch.int32 and (ids.diff(dim=-1) >= 0).all()
+        assert ids.dtype == torch.int32 and ids.abs().max() <= 2, "few, so that some are equal"
 
 
 def test_the_same_case_gives_the_same_inputs():
