@@ -4,8 +4,8 @@ Written by flashlight 0.1.0 from examples/packed_documents.py (sha256 bcc5a917dd
 with `flashlight transpile examples/packed_documents.py`; change the source and run that again.
 
 In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
-other group, the rows, computes 64 rows of a tile and drains the rings. The loads draw the number of each
-tile, heavy ones first, and announce it to the rows; from it all derive the same blocks of keys.
+other group, the rows, computes 64 rows of a tile and drains the rings. The loads draw the number of each tile, heavy
+ones first, and announce it to the rows; from it all derive the same blocks of keys.
 """
 
 import triton.language as tl

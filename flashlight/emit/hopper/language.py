@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 IMPORTS = """
 from triton.experimental import gluon
@@ -13,20 +14,24 @@ HOPPER = "triton.experimental.gluon.language.nvidia.hopper"
 PARTS = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
 """What of that module kernels may need."""
 
-_PROTOCOL = """
-In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. Every
-other group, the rows, computes 64 rows of a tile and drains the rings. {}
-"""
-_DEALT = """All go through the same tiles, and the same
-blocks of keys in each, so that their counts agree without a word between them."""
-_DRAWN = """The loads draw the number of each
-tile, heavy ones first, and announce it to the rows; from it all derive the same blocks of keys."""
+_PROTOCOL = (
+    "In each program one group of four warps, the loads, fills rings of blocks in shared memory by the copy engine. "
+    "Every other group, the rows, computes 64 rows of a tile and drains the rings. "
+)
+_DEALT = (
+    "All go through the same tiles, and the same blocks of keys in each, so that their counts agree without a word "
+    "between them."
+)
+_DRAWN = (
+    "The loads draw the number of each tile, heavy ones first, and announce it to the rows; from it all derive the "
+    "same blocks of keys."
+)
 
 
 def protocol(body: str) -> str:
     """What the header of a file says of how its kernels run."""
     every = [_DEALT] * ("turn_count(" in body) + [_DRAWN] * ("announce(" in body)
-    return _PROTOCOL.format(" Others: ".join(every))
+    return f"\n{textwrap.fill(_PROTOCOL + ' Others: '.join(every), 118)}\n"
 
 
 HELPERS = '''
