@@ -292,9 +292,7 @@ def packed_documents_rows(
             mask=(rows < S),
             other=0,
         )
-        document_id_block = (
-            document_id_ptr + batch * document_id_stride_b + gl.cast(key_offsets, gl.int64) * document_id_stride_s
-        )
+        document_id_row = document_id_ptr + batch * document_id_stride_b
 
         running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
         accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -321,9 +319,7 @@ def packed_documents_rows(
                     scores = gl.where(rows[:, None] >= keys[None, :], scores, float("-inf"))
                 if document_id_mixed:
                     key_document_id = gl.load(
-                        document_id_block + gl.cast(key_start, gl.int64) * document_id_stride_s,
-                        mask=(keys < S),
-                        other=0,
+                        document_id_row + gl.cast(gl.minimum(keys, S - 1), gl.int64) * document_id_stride_s
                     )
                     scores = gl.where(row_document_id[:, None] == key_document_id[None, :], scores, float("-inf"))
             new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -567,9 +563,7 @@ def packed_documents_bidirectional_rows(
             mask=(rows < S),
             other=0,
         )
-        segment_ids_block = (
-            segment_ids_ptr + batch * segment_ids_stride_b + gl.cast(key_offsets, gl.int64) * segment_ids_stride_s
-        )
+        segment_ids_row = segment_ids_ptr + batch * segment_ids_stride_b
 
         running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
         accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -596,9 +590,7 @@ def packed_documents_bidirectional_rows(
                     scores = gl.where((keys < S)[None, :], scores, float("-inf"))
                 if segment_ids_mixed:
                     key_segment_ids = gl.load(
-                        segment_ids_block + gl.cast(key_start, gl.int64) * segment_ids_stride_s,
-                        mask=(keys < S),
-                        other=0,
+                        segment_ids_row + gl.cast(gl.minimum(keys, S - 1), gl.int64) * segment_ids_stride_s
                     )
                     scores = gl.where(row_segment_ids[:, None] == key_segment_ids[None, :], scores, float("-inf"))
             new_max = gl.maximum(running_max, gl.max(scores, 1))
@@ -845,9 +837,7 @@ def packed_documents_cross_rows(
             mask=(rows < S_q),
             other=0,
         )
-        key_document_block = (
-            key_document_ptr + batch * key_document_stride_b + gl.cast(key_offsets, gl.int64) * key_document_stride_s
-        )
+        key_document_row = key_document_ptr + batch * key_document_stride_b
 
         running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
         accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -874,9 +864,7 @@ def packed_documents_cross_rows(
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
                 if key_document_mixed:
                     key_document = gl.load(
-                        key_document_block + gl.cast(key_start, gl.int64) * key_document_stride_s,
-                        mask=(keys < S_k),
-                        other=0,
+                        key_document_row + gl.cast(gl.minimum(keys, S_k - 1), gl.int64) * key_document_stride_s
                     )
                     scores = gl.where(query_document[:, None] == key_document[None, :], scores, float("-inf"))
             new_max = nan_max(running_max, gl.reduce(scores, 1, nan_max))

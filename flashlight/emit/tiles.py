@@ -549,7 +549,7 @@ class TileWriter:
             tests.append(Code(f"{code.within(3)} < {size.within(3)}", 2, code.axes, BOOL))
             always = True
             plain |= {axis for axis in self.tile_axes(index)}
-        plain -= {axis for axis in self.roles.blocked if (load, axis) in self.existing}
+        plain -= {axis for axis in self.roles.tile if (load, axis) in self.existing}
         for axis in self.roles.tile:
             if axis in plain:
                 tests.append(Code(f"{self.position(axis)} < {self.size(axis.extent)}", 2, (axis,), BOOL))

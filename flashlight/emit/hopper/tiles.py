@@ -13,6 +13,7 @@ from flashlight.emit.widths import is_wide
 from flashlight.ir import integers
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
 from flashlight.ir.expr import Axis, Const, Expr, Iota, Load, Map, is_float, is_int
+from flashlight.ir.ops import COMPARISONS
 
 
 class HopperTiles(TileWriter):
@@ -72,8 +73,11 @@ class HopperTiles(TileWriter):
             return
         if load in self.pointers:
             return
-        super().advance(load)
         axes, stream = self.tile_axes(load), self.roles.stream
+        if axes == (stream,) and self._moving(load) and self._is_only_matched(load):
+            self._read_existing(load)
+            return
+        super().advance(load)
         if load in self.pointers and self.roles.rows in axes and stream in axes:
             # the addresses of a whole tile would take half of the registers: only those of its rows are kept
             name, moving = self.pointers[load]
@@ -81,6 +85,27 @@ class HopperTiles(TileWriter):
             offsets, keys = (Code(text, ATOM, (stream,), INT_CODE).along(axes) for text in ("key_offsets", "keys"))
             self.block.lines[-1] = self.block.lines[-1].replace(f" + {offsets} * {step}", "")
             self.pointers[load] = (name, f"tl.cast({keys}, tl.int64) * {step}")
+
+    def _is_only_matched(self, load: Load) -> bool:
+        """Whether all that is asked of an integer of each key is how it compares with one of each row."""
+        rows, readers = self.roles.rows, self.readers.get(load, [])
+        return is_int(load) and all(
+            isinstance(reader, Map)
+            and reader.op in COMPARISONS
+            and any(rows in arg.axes for arg in reader.args if arg is not load)
+            for reader in readers
+        )
+
+    def _read_existing(self, load: Load) -> None:
+        """Let keys past the end read the last one: other tests hide them, and zeros would take registers of their own."""
+        stream = self.roles.stream
+        self.used_tensors.setdefault(load.tensor)
+        base, (keys,) = self._address(load, advancing=False)
+        name = self.names.fresh(f"{load.tensor.name}_row")
+        self.block.add(f"{name} = {base}")
+        existing = f"tl.minimum(keys, {self.size(stream.extent)} - 1)"
+        self.existing[load, stream] = existing
+        self.pointers[load] = (name, f"tl.cast({existing}, tl.int64) * {keys.text.rpartition(' * ')[2]}")
 
     def _written(self, expr: Expr) -> Code:
         if not (isinstance(expr, Load) and not self.in_loop and self.is_block_of_rows(expr)):
