@@ -80,28 +80,15 @@ def joined(start, stop, one_start, one_stop, ones, start_2, stop_2, one_start_2,
     return start, stop, tl.minimum(one_start, one_start_2), tl.maximum(one_stop, one_stop_2), ones + ones_2
 
 
-@triton.jit(do_not_specialize=["count"])
-def extremes_kernel(
-    values_ptr, extremes_ptr, values_stride_0, values_stride_1, count, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
-):
-    """The least and the greatest value of each block of a row of values; `BLOCKS` blocks for each program."""
-    block_count = tl.cdiv(count, BLOCK)
-    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    # Past the end stands the last value once more
-    places = tl.minimum(block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :], count - 1).to(tl.int64)
-    values = tl.load(values_ptr + tl.program_id(1).to(tl.int64) * values_stride_0 + places * values_stride_1)
-    extremes_ptr += (tl.program_id(1).to(tl.int64) * block_count + block) * 2
-    tl.store(extremes_ptr, tl.min(values, 1), mask=block < block_count)
-    tl.store(extremes_ptr + 1, tl.max(values, 1), mask=block < block_count)
-
-
 @triton.jit(do_not_specialize=["row_count", "key_count"])
 def matching_ranges_kernel(
     row_values_ptr,
-    key_extremes_ptr,
+    key_values_ptr,
     ranges_ptr,
     row_values_stride_0,
     row_values_stride_1,
+    key_values_stride_0,
+    key_values_stride_1,
     row_count,
     key_count,
     BLOCK_ROWS: tl.constexpr,
@@ -116,7 +103,7 @@ def matching_ranges_kernel(
     program = tl.program_id(0)
     row_blocks, key_blocks = tl.cdiv(row_count, BLOCK_ROWS), tl.cdiv(key_count, BLOCK_KEYS)
     row_values_ptr += (program // row_blocks).to(tl.int64) * row_values_stride_0
-    key_extremes_ptr += (program // row_blocks).to(tl.int64) * key_blocks * 2
+    key_values_ptr += (program // row_blocks).to(tl.int64) * key_values_stride_0
     # Past an end stands the last value once more
     row_offsets = tl.minimum(tl.arange(0, ROWS), BLOCK_ROWS - 1)
     rows = tl.minimum(program % row_blocks * BLOCK_ROWS + row_offsets, row_count - 1)
@@ -126,8 +113,9 @@ def matching_ranges_kernel(
     for first in tl.range(0, key_blocks, BLOCKS):
         block = first + tl.arange(0, BLOCKS)
         exists = block < key_blocks
-        low = tl.load(key_extremes_ptr + block * 2, mask=exists, other=0)
-        high = tl.load(key_extremes_ptr + block * 2 + 1, mask=exists, other=0)
+        keys = tl.minimum(block[:, None] * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)[None, :], key_count - 1)
+        key_values = tl.load(key_values_ptr + keys.to(tl.int64) * key_values_stride_1)
+        low, high = tl.min(key_values, 1), tl.max(key_values, 1)
         live = exists & (low <= row_high) & (high >= row_low)
         one = live & (low == high) & (row_low == row_high)
         found = tl.reduce(
@@ -160,24 +148,21 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
     the rows, and of those in which every value is the one value of the rows: two runs of whole blocks.
     """
     (count, rows), keys = row_values.shape, key_values.shape[1]
-    row_blocks, key_blocks = triton.cdiv(rows, block_rows), triton.cdiv(keys, block_keys)
-    extremes = torch.empty((count, key_blocks, 2), dtype=key_values.dtype, device=key_values.device)
+    row_blocks = triton.cdiv(rows, block_rows)
     ranges = torch.empty((count, row_blocks, 4), dtype=torch.int32, device=row_values.device)
-    at_once = max(1, 512 // block_keys)
-    extremes_kernel[(triton.cdiv(key_blocks, at_once), count)](
-        key_values, extremes, *key_values.stride(), keys, BLOCK=block_keys, BLOCKS=at_once
-    )
     matching_ranges_kernel[(count * row_blocks,)](
         row_values,
-        extremes,
+        key_values,
         ranges,
         *row_values.stride(),
+        *key_values.stride(),
         rows,
         keys,
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         ROWS=triton.next_power_of_2(block_rows),
-        BLOCKS=128,
+        BLOCKS=max(1, (4096 if keys <= 4096 else 16384) // block_keys),
+        num_warps=8 if keys <= 4096 else 16,
     )
     return ranges
 

@@ -243,6 +243,7 @@ def soft_cap_rows(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     APPROXIMATE: gl.constexpr,
+    BOUNDED: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -282,7 +283,9 @@ def soft_cap_rows(
             # Rows of this group
             query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max = gl.full(
+                [GROUP_ROWS], 1.0 if BOUNDED else float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT)
+            )
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
@@ -297,7 +300,8 @@ def soft_cap_rows(
                 release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(scores, 1))
+                # BOUNDED: scores span so little that the greatest possible stands in for their maximum
+                new_max = running_max if BOUNDED else gl.maximum(running_max, gl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scaled_cap)
@@ -306,10 +310,10 @@ def soft_cap_rows(
                 accumulator = warpgroup_mma(
                     gl.convert_layout(attn_weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
-                    accumulator * rescale[:, None],
+                    accumulator if BOUNDED else accumulator * rescale[:, None],
                 )
                 release(value_ring, step)
-                running_sum = running_sum * rescale + gl.sum(attn_weights, 1)
+                running_sum = (running_sum if BOUNDED else running_sum * rescale) + gl.sum(attn_weights, 1)
                 running_max = new_max
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
@@ -342,7 +346,7 @@ def soft_cap_kernel(
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr, BOUNDED: gl.constexpr,
     # fmt: on
 ):
     """soft_cap:
@@ -377,20 +381,20 @@ def soft_cap_kernel(
     if GROUPS == 1:
         gl.warp_specialize([
             (soft_cap_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
             (soft_cap_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
             (soft_cap_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
-            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 1)),
+            (soft_cap_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -467,6 +471,7 @@ def soft_cap_causal_rows(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     APPROXIMATE: gl.constexpr,
+    BOUNDED: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -508,7 +513,9 @@ def soft_cap_causal_rows(
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max = gl.full(
+                [GROUP_ROWS], 1.0 if BOUNDED else float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT)
+            )
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
@@ -525,7 +532,8 @@ def soft_cap_causal_rows(
                 scores_2 = tanh(scores * scale, APPROXIMATE)  # soft_cap.py:31
                 if partial:
                     scores_2 = gl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(scores_2, 1))
+                # BOUNDED: scores span so little that the greatest possible stands in for their maximum
+                new_max = running_max if BOUNDED else gl.maximum(running_max, gl.max(scores_2, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * 43.2808512266689)
@@ -536,10 +544,10 @@ def soft_cap_causal_rows(
                 accumulator = warpgroup_mma(
                     gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
-                    accumulator * rescale[:, None],
+                    accumulator if BOUNDED else accumulator * rescale[:, None],
                 )
                 release(value_ring, step)
-                running_sum = running_sum * rescale + gl.sum(probs, 1)
+                running_sum = (running_sum if BOUNDED else running_sum * rescale) + gl.sum(probs, 1)
                 running_max = new_max
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
@@ -571,7 +579,7 @@ def soft_cap_causal_kernel(
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr, BOUNDED: gl.constexpr,
     # fmt: on
 ):
     """soft_cap_causal:
@@ -609,20 +617,20 @@ def soft_cap_causal_kernel(
     if GROUPS == 1:
         gl.warp_specialize([
             (soft_cap_causal_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
             (soft_cap_causal_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
             (soft_cap_causal_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
-            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 1)),
+            (soft_cap_causal_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on
 
@@ -705,6 +713,7 @@ def soft_cap_sliding_window_rows(
     BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr,
     APPROXIMATE: gl.constexpr,
+    BOUNDED: gl.constexpr,
     GROUPS: gl.constexpr,
     GROUP: gl.constexpr,
 ):
@@ -746,7 +755,9 @@ def soft_cap_sliding_window_rows(
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
 
-            running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
+            running_max = gl.full(
+                [GROUP_ROWS], 1.0 if BOUNDED else float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT)
+            )
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
@@ -768,7 +779,8 @@ def soft_cap_sliding_window_rows(
                         attn_weights = gl.where(keys[None, :] > (rows - window)[:, None], attn_weights, float("-inf"))
                     if key_start >= full_stop:
                         attn_weights = gl.where(keys[None, :] <= rows[:, None], attn_weights, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(attn_weights, 1))
+                # BOUNDED: scores span so little that the greatest possible stands in for their maximum
+                new_max = running_max if BOUNDED else gl.maximum(running_max, gl.max(attn_weights, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = gl.exp2((running_max - finite_max) * scaled_softcap)
@@ -779,10 +791,10 @@ def soft_cap_sliding_window_rows(
                 accumulator = warpgroup_mma(
                     gl.convert_layout(attn_weights_2.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
                     value,
-                    accumulator * rescale[:, None],
+                    accumulator if BOUNDED else accumulator * rescale[:, None],
                 )
                 release(value_ring, step)
-                running_sum = running_sum * rescale + gl.sum(attn_weights_2, 1)
+                running_sum = (running_sum if BOUNDED else running_sum * rescale) + gl.sum(attn_weights_2, 1)
                 running_max = new_max
                 step += 1
             release(query_ring, done * GROUPS + GROUP)
@@ -815,7 +827,7 @@ def soft_cap_sliding_window_kernel(
     H, B, S, window, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
-    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
+    STAGES: gl.constexpr, APPROXIMATE: gl.constexpr, BOUNDED: gl.constexpr,
     # fmt: on
 ):
     """soft_cap_sliding_window:
@@ -852,19 +864,19 @@ def soft_cap_sliding_window_kernel(
     if GROUPS == 1:
         gl.warp_specialize([
             (soft_cap_sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
         ], [4], [240])
     elif GROUPS == 2:
         gl.warp_specialize([
             (soft_cap_sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 1)),
         ], [4, 4], [240, 240])
     elif GROUPS == 3:
         gl.warp_specialize([
             (soft_cap_sliding_window_loads, (loads, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, GROUPS)),
-            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 0)),
-            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 1)),
-            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, GROUPS, 2)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 0)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 1)),
+            (soft_cap_sliding_window_rows, (rows, D, BLOCK_D, BLOCK_ROWS, BLOCK_KEYS, APPROXIMATE, BOUNDED, GROUPS, 2)),
         ], [4, 4, 4], [160, 160, 160])
     # fmt: on

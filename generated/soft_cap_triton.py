@@ -17,6 +17,7 @@ import triton.language as tl
 # rows and keys of a tile, warps, pipeline stages, descriptors. `tile_for` serves without an entry.
 # Those for sm_90a are tiles of the kernels in the _hopper file, which run where one is nearest.
 TILES = {
+    ("soft_cap", "sm_100", 128, 2, 1024): (128, 32, 8, 2, True),
     ("soft_cap", "sm_90", 64, 2, 1024): (64, 64, 4, 3, False),
     ("soft_cap", "sm_90", 64, 2, 4096): (64, 64, 4, 3, False),
     ("soft_cap", "sm_90", 64, 2, 16384): (64, 64, 4, 3, False),
@@ -76,7 +77,7 @@ def soft_cap_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, WHOLE: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr,
+    PRECISION: tl.constexpr, APPROXIMATE: tl.constexpr, BOUNDED: tl.constexpr,
     # fmt: on
 ):
     """soft_cap:
@@ -124,7 +125,7 @@ def soft_cap_kernel(
     else:
         value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
 
-    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    running_max = tl.full([BLOCK_ROWS], 1.0 if BOUNDED else float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -154,7 +155,8 @@ def soft_cap_kernel(
             )  # soft_cap.py:18
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, 1))
+            # BOUNDED: scores span so little that the greatest possible stands in for their maximum
+            new_max = running_max if BOUNDED else tl.maximum(running_max, tl.max(scores, 1))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scaled_cap)
@@ -168,9 +170,12 @@ def soft_cap_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             accumulator = tl.dot(
-                attn_weights.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                attn_weights.to(value.dtype),
+                value,
+                accumulator if BOUNDED else accumulator * rescale[:, None],
+                input_precision=PRECISION,
             )
-            running_sum = running_sum * rescale + tl.sum(attn_weights, 1)
+            running_sum = (running_sum if BOUNDED else running_sum * rescale) + tl.sum(attn_weights, 1)
             running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
@@ -219,6 +224,8 @@ def soft_cap(query, key, value, cap):
                 D=D,
                 BLOCK_D=padded(D),
                 APPROXIMATE=approximate(query),
+                BOUNDED=query.dtype != torch.float16
+                and max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e) * 2.0 <= 96.0,
                 num_warps=4,
                 **hopper,
             )
@@ -250,6 +257,8 @@ def soft_cap(query, key, value, cap):
                 DESCRIPTORS=descriptors,
                 PRECISION=precision(query),
                 APPROXIMATE=approximate(query),
+                BOUNDED=query.dtype != torch.float16
+                and max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e) * 2.0 <= 96.0,
                 num_warps=warps,
                 num_stages=stages,
             )
@@ -274,7 +283,7 @@ def soft_cap_causal_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    APPROXIMATE: tl.constexpr, BOUNDED: tl.constexpr,
     # fmt: on
 ):
     """soft_cap_causal:
@@ -325,7 +334,7 @@ def soft_cap_causal_kernel(
     else:
         value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
 
-    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    running_max = tl.full([BLOCK_ROWS], 1.0 if BOUNDED else float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -355,7 +364,8 @@ def soft_cap_causal_kernel(
                 scores_2 = tanh(scores * scale, APPROXIMATE)  # soft_cap.py:31
                 if part > 0:
                     scores_2 = tl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+                # BOUNDED: scores span so little that the greatest possible stands in for their maximum
+                new_max = running_max if BOUNDED else tl.maximum(running_max, tl.max(scores_2, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2((running_max - finite_max) * 43.2808512266689)
@@ -371,9 +381,12 @@ def soft_cap_causal_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 accumulator = tl.dot(
-                    probs.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                    probs.to(value.dtype),
+                    value,
+                    accumulator if BOUNDED else accumulator * rescale[:, None],
+                    input_precision=PRECISION,
                 )
-                running_sum = running_sum * rescale + tl.sum(probs, 1)
+                running_sum = (running_sum if BOUNDED else running_sum * rescale) + tl.sum(probs, 1)
                 running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
@@ -418,6 +431,7 @@ def soft_cap_causal(query, key, value):
                 D=D,
                 BLOCK_D=padded(D),
                 APPROXIMATE=approximate(query),
+                BOUNDED=query.dtype != torch.float16,
                 num_warps=4,
                 **hopper,
             )
@@ -446,6 +460,7 @@ def soft_cap_causal(query, key, value):
                 DESCRIPTORS=descriptors,
                 PRECISION=precision(query),
                 APPROXIMATE=approximate(query),
+                BOUNDED=query.dtype != torch.float16,
                 num_warps=warps,
                 num_stages=stages,
             )
@@ -471,7 +486,7 @@ def soft_cap_sliding_window_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
-    APPROXIMATE: tl.constexpr,
+    APPROXIMATE: tl.constexpr, BOUNDED: tl.constexpr,
     # fmt: on
 ):
     """soft_cap_sliding_window:
@@ -521,7 +536,7 @@ def soft_cap_sliding_window_kernel(
     else:
         value_blocks = value_base + key_offsets[:, None] * value_stride_s + d[None, :] * value_stride_d
 
-    running_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
+    running_max = tl.full([BLOCK_ROWS], 1.0 if BOUNDED else float("-inf"), tl.float32)
     accumulator = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     running_sum = tl.zeros([BLOCK_ROWS], tl.float32)
 
@@ -558,7 +573,8 @@ def soft_cap_sliding_window_kernel(
                 if part > 0:
                     distance = rows[:, None] - keys[None, :]  # soft_cap.py:53
                     attn_weights = tl.where((distance >= 0) & (distance < window), attn_weights, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(attn_weights, 1))
+                # BOUNDED: scores span so little that the greatest possible stands in for their maximum
+                new_max = running_max if BOUNDED else tl.maximum(running_max, tl.max(attn_weights, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
                 rescale = tl.exp2((running_max - finite_max) * scaled_softcap)
@@ -574,9 +590,12 @@ def soft_cap_sliding_window_kernel(
                         part > 0 or BLOCK_D != D,
                     )
                 accumulator = tl.dot(
-                    attn_weights_2.to(value.dtype), value, accumulator * rescale[:, None], input_precision=PRECISION
+                    attn_weights_2.to(value.dtype),
+                    value,
+                    accumulator if BOUNDED else accumulator * rescale[:, None],
+                    input_precision=PRECISION,
                 )
-                running_sum = running_sum * rescale + tl.sum(attn_weights_2, 1)
+                running_sum = (running_sum if BOUNDED else running_sum * rescale) + tl.sum(attn_weights_2, 1)
                 running_max = new_max
 
     output = accumulator * (1.0 / running_sum)[:, None]
@@ -630,6 +649,8 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
                 D=D,
                 BLOCK_D=padded(D),
                 APPROXIMATE=approximate(query),
+                BOUNDED=query.dtype != torch.float16
+                and max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e) * 2.0 <= 96.0,
                 num_warps=4,
                 **hopper,
             )
@@ -661,6 +682,8 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
                 DESCRIPTORS=descriptors,
                 PRECISION=precision(query),
                 APPROXIMATE=approximate(query),
+                BOUNDED=query.dtype != torch.float16
+                and max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e) * 2.0 <= 96.0,
                 num_warps=warps,
                 num_stages=stages,
             )

@@ -57,6 +57,7 @@ class KernelWriter:
         "PRECISION",
         "APPROXIMATE",
         "EXPAND",
+        "BOUNDED",
     )
     """Parameters that the launcher sets for a tile, a dtype or a length, where a kernel reads them."""
     tile_writer: type[TileWriter] = TileWriter
@@ -233,7 +234,9 @@ class KernelWriter:
         if neutral == 0.0:
             self.block.add(f"{name} = tl.zeros([{shape}], tl.float32)")
         else:
-            self.block.add(f'{name} = tl.full([{shape}], float("{neutral}"), tl.float32)')
+            initial = f'float("{neutral}")'
+            initial = f"{item.bound.value} if BOUNDED else {initial}" if item.bound else initial
+            self.block.add(f"{name} = tl.full([{shape}], {initial}, tl.float32)")
         return Code(name, ATOM, axes, FLOAT32)
 
     def _initial_total(self, scan: Scan) -> Code:
@@ -537,6 +540,7 @@ class KernelWriter:
     def _step(self, one: Pass, variables: dict[Reduce, Code]) -> None:
         tiles = self.tiles
         moved: list[tuple[str, str]] = []
+        bounded = {item.reduce for item in one.accumulators if item.bound is not None}
         depended = {s.reduce for item in one.accumulators for s in item.statistics}
         for item in one.accumulators:
             node, variable = item.reduce, variables[item.reduce]
@@ -553,7 +557,7 @@ class KernelWriter:
                 factor = tiles.bound.get(item.correction)
                 if factor is None:
                     factor = tiles.assign(item.correction, tiles.value(item.correction, bind=False), "rescale")
-            self._accumulate(item, variable, factor)
+            self._accumulate(item, variable, factor, any(one.reduce in bounded for one in item.statistics))
         for old, new in moved:
             tiles.block.add(f"{old} = {new}")
 
@@ -611,7 +615,11 @@ class KernelWriter:
             raise Diagnostic("FL404", "a running sum that moves others", hint="normalise after the product instead")
         term = tiles.reduced(node.op, node.arg, node.axis)
         new = self.names.fresh(variable.text.replace("running", "new"))
-        tiles.block.add(f"{new} = {self._extreme(node).format(variable.text, term.text)}")
+        extreme = self._extreme(node).format(variable.text, term.text)
+        if item.bound is not None:
+            tiles.block.comment("BOUNDED: scores span so little that the greatest possible stands in for their maximum")
+            extreme = f"{variable.text} if BOUNDED else {extreme}"
+        tiles.block.add(f"{new} = {extreme}")
         # while a row has seen nothing but -inf, any finite reference will do: its weights are zero
         nothing = NEUTRAL[node.op]
         tiles.block.comment(f"A row that has seen only {nothing} subtracts 0: {nothing} - {nothing} is NaN")
@@ -627,7 +635,7 @@ class KernelWriter:
             return f"nan_{node.op}({{}}, {{}})"
         return {"max": "tl.maximum({}, {})", "min": "tl.minimum({}, {})"}[node.op]
 
-    def _accumulate(self, item: Accumulator, variable: Code, factor: Code | None) -> None:
+    def _accumulate(self, item: Accumulator, variable: Code, factor: Code | None, bounded: bool) -> None:
         tiles, node = self.tiles, item.reduce
         name = variable.text
         kept = name
@@ -635,6 +643,8 @@ class KernelWriter:
             kept = f"{name} * {factor.along(variable.axes, 9)}"
             if item.unsettled:  # a sum of nothing stays zero, whatever the factor
                 kept = f"tl.where({name} == 0.0, 0.0, {kept})"
+            if bounded:
+                kept = f"{name} if BOUNDED else {kept}"
         if node.op == "sum" and is_float(node):
             product = tiles.dot(node.arg, node.axis, kept)
             if product is not None:
@@ -642,7 +652,7 @@ class KernelWriter:
                 return
         term = tiles.reduced(node.op, node.arg, node.axis)
         if node.op == "sum":
-            tiles.block.add(f"{name} = {kept} + {term.text}")
+            tiles.block.add(f"{name} = {f'({kept})' if bounded and factor is not None else kept} + {term.text}")
         else:
             tiles.block.add(f"{name} = {self._extreme(node).format(name, term.text)}")
 

@@ -9,11 +9,11 @@ from flashlight.emit.host import python
 from flashlight.emit.signature import Kernel, parts_of
 from flashlight.emit.torch_code import rows_code, step_code
 from flashlight.ir import build, integers
-from flashlight.ir.expr import ELEMENT, Expr, Iota, Scalar, Tensor, is_float, walk
+from flashlight.ir.expr import ELEMENT, Const, Expr, Iota, Scalar, Tensor, is_float, walk
 from flashlight.ir.printer import show
 from flashlight.ir.program import Program, tensors
 from flashlight.region import Region
-from flashlight.schedule.model import Schedule
+from flashlight.schedule.model import WIDEST, Schedule
 from flashlight.schedule.roles import extent_name, is_size
 from flashlight.trace.traced import Parameter, Traced
 
@@ -260,7 +260,7 @@ class _Body:
             call.append("    DESCRIPTORS=descriptors,")
         if "PRECISION" in kernel.text:
             call.append(f"    PRECISION=precision({first}),")
-        call += self._approximate(kernel)
+        call += self._approximate(kernel) + self._bounded(kernel)
         if "EXPAND" in kernel.text:
             call.append("    EXPAND=expand,")
         if kernel.gathered:
@@ -283,7 +283,7 @@ class _Body:
         rows, keys = f'{own}["BLOCK_ROWS"]', f'{own}["BLOCK_KEYS"]'
         grid = f"(min(multiprocessors({first}.device), {self._tiles(rows)}),)"
         call = self._call(kernel, f"hopper_kernels().{kernel.name}", grid, rows, keys)
-        call += [*self._approximate(kernel), "    num_warps=4,", f"    **{own},", ")"]
+        call += [*self._approximate(kernel), *self._bounded(kernel), "    num_warps=4,", f"    **{own},", ")"]
         lines = [f'{own} = hopper_tile("{self.program.name}", {asked}, {names})', f"if {own} is not None:"]
         return lines + [f"    {line}" for line in self._on_device(call)]
 
@@ -338,6 +338,15 @@ class _Body:
 
     def _approximate(self, kernel: Kernel) -> list[str]:
         return [f"    APPROXIMATE=approximate({self.first.name}),"] * ("APPROXIMATE" in kernel.text)
+
+    def _bounded(self, kernel: Kernel) -> list[str]:
+        """Whether bounds of the scores stand in for their maxima: float16 weights have too few powers of two."""
+        if "BOUNDED" not in kernel.text:
+            return []
+        items = [item for one in self.schedule.passes for item in one.accumulators]
+        spreads = [item.bound.spread for item in items if item.bound is not None]
+        tests = [f"{self._number(one)} <= {WIDEST}" for one in spreads if not isinstance(one, Const)]
+        return [f"    BOUNDED={' and '.join([f'{self.first.name}.dtype != torch.float16', *tests])},"]
 
     def _on_device(self, call: list[str]) -> list[str]:
         """Triton launches on the current device, which need not be the tensors' own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -76,6 +77,40 @@ def at_least(expr: Expr) -> float:
     if expr.op == "mul" and min(bounds) >= 0:
         return math.prod(bounds)
     return 0.0 if expr.op in ("exp", "exp2", "abs", "sigmoid") else -math.inf
+
+
+_BETWEEN = {"tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "sin": (-1.0, 1.0), "cos": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+
+
+@_remembered
+def between(expr: Expr) -> tuple[float, float]:
+    """Bounds of the value, wherever it is neither NaN nor a constant of minus infinity that was selected."""
+    unknown = (-math.inf, math.inf)
+    if isinstance(expr, Const):
+        return float(expr.value), float(expr.value)
+    if not isinstance(expr, Map):
+        return unknown
+    if expr.op in _BETWEEN:
+        return _BETWEEN[expr.op]
+    if expr.op == "where":
+        ends = [between(arg) for arg in expr.args[1:] if not is_const(arg, -math.inf)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+    ends = [between(arg) for arg in expr.args]
+    if expr.op == "cast" and is_float(expr) and is_float(expr.args[0]):
+        return ends[0]
+    if expr.op in ("add", "sub", "mul", "maximum", "minimum") and all(map(math.isfinite, (*ends[0], *ends[1]))):
+        corners = [_CORNERS[expr.op](a, b) for a in ends[0] for b in ends[1]]
+        return min(corners), max(corners)
+    return (-ends[0][1], -ends[0][0]) if expr.op == "neg" else unknown
+
+
+_CORNERS: dict[str, Callable[[float, float], float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "maximum": max,
+    "minimum": min,
+}
 
 
 def difference(power: Expr) -> tuple[Expr, Expr] | None:

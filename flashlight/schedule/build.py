@@ -29,6 +29,7 @@ from flashlight.ir.ops import NEUTRAL
 from flashlight.ir.program import Program, factors, mapped, rebuilt, substitute
 from flashlight.ir.signs import covers, difference, is_positive
 from flashlight.schedule import intervals, roles, scans
+from flashlight.schedule.bounded import bound_of
 from flashlight.schedule.intervals import Keys
 from flashlight.schedule.model import Accumulator, Fill, Mask, Pass, Ranged, Schedule, Statistic
 from flashlight.schedule.prologue import Step, prologues
@@ -401,10 +402,12 @@ def _passes(program: Program, parts: roles.Roles) -> tuple[tuple[Pass, ...], tup
     passes = []
     for number in range(count):
         own = [reduction for reduction in level if level[reduction] == number]
+        items = tuple(found[reduction] for reduction in own)
+        items = tuple(replace(item, bound=bound_of(program, item.reduce, items)) for item in items)
         done = [reduction for reduction in level if level[reduction] < number]
         used = above((reduction.arg for reduction in own), done.__contains__)
         carried = tuple(scan for scan in scans.along(program, parts.stream) if scan in used)
-        passes.append(Pass(tuple(found[reduction] for reduction in own), carried))
+        passes.append(Pass(items, carried))
     return tuple(passes), tuple(reasons)
 
 

@@ -22,13 +22,32 @@ class Statistic:
     new: Expr
 
 
+WIDEST = 96.0
+"""By how many powers of two weights may fall short of one where a bound stands in for a maximum.
+
+float32 and bfloat16 have 126 of them, of which the rest is left to the values: less than 2 ** (WIDEST - 126) is lost.
+"""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A number that stands in for a running maximum where ``spread`` is at most WIDEST.
+
+    No score exceeds ``value``, and ``spread`` is by how many powers of two the weight of the least falls short of one.
+    """
+
+    value: float
+    spread: Expr
+
+
 @dataclass(frozen=True)
 class Accumulator:
     """A reduction over the streamed axis, kept while the blocks of keys go by.
 
     ``correction`` multiplies what has been accumulated when a statistic of the same pass moves (the online law); it is
     an expression over the stand-ins of ``statistics``. ``unsettled`` says that it may be infinite before anything has
-    been accumulated. Rows where one of the maxima in ``undefined`` is -inf are NaN.
+    been accumulated. Rows where one of the maxima in ``undefined`` is -inf are NaN. ``bound`` may stand in for a
+    maximum.
     """
 
     reduce: Reduce
@@ -36,6 +55,7 @@ class Accumulator:
     correction: Expr | None = None
     unsettled: bool = False
     undefined: tuple[Reduce, ...] = ()
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,8 @@ class Schedule:
                 lines.append(f"pass {number + 1}    {stream} from {order}, carrying {scan.op} of {_short(scan.arg)}")
             for item in one.accumulators:
                 lines.append(f"pass {number + 1}    {item.reduce.op} over {stream} of {_short(item.reduce.arg)}")
+                if item.bound is not None:
+                    lines.append(f"          {item.bound.value} instead, if {show(item.bound.spread)} <= {WIDEST}")
                 if item.correction is not None:
                     lines.append(f"          corrected by {show(item.correction)}")
         lines[:0] = [f"before    {step.tensor.name} = {_short(step.value)}" for step in self.before]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashlight.ir.expr import Expr
-from flashlight.ir.signs import at_least, is_positive
+from flashlight.ir.signs import at_least, between, is_positive
 from tests.rewriters.conftest import BIAS, SINK, I, J, at, op, over, program, values
 
 LEAVES = st.sampled_from([at(BIAS, I, J), at(SINK, I)]) | st.floats(-2, 2, width=32).map(lambda x: op("add", x, 0.0))
@@ -32,6 +32,21 @@ def test_bounds_hold(expr: Expr, seed: int) -> None:
     if torch.isfinite(smallest):
         assert smallest >= at_least(expr) - 1e-6 * abs(smallest)
         assert smallest >= 0 or not is_positive(expr)
+
+
+def spread(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    one = st.sampled_from(["tanh", "sigmoid", "erf", "sin", "cos", "neg"])
+    two = st.sampled_from(["add", "sub", "mul", "maximum", "minimum"])
+    return st.builds(op, one, children) | st.builds(op, two, children, children)
+
+
+@settings(max_examples=200)
+@given(st.recursive(LEAVES, spread, max_leaves=8), st.integers(0, 2**16))
+def test_values_lie_between_their_bounds(expr: Expr, seed: int) -> None:
+    low, high = between(expr)
+    found = values(program(expr, I, J), seed)
+    found = found[torch.isfinite(found)]
+    assert ((found >= low - 1e-5) & (found <= high + 1e-5)).all()
 
 
 def test_a_norm_kept_from_zero_has_a_bound() -> None:

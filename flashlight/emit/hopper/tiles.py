@@ -97,7 +97,7 @@ class HopperTiles(TileWriter):
         )
 
     def _read_existing(self, load: Load) -> None:
-        """Let keys past the end read the last one: other tests hide them, and zeros would take registers of their own."""
+        """Let keys past the end read the last one: other tests hide them, and zeros would take registers."""
         stream = self.roles.stream
         self.used_tensors.setdefault(load.tensor)
         base, (keys,) = self._address(load, advancing=False)

@@ -50,7 +50,7 @@ class _Function:
 
 
 class HopperWriter(KernelWriter):
-    choices = ("BLOCK_ROWS", "BLOCK_KEYS", "STAGES", "APPROXIMATE")
+    choices = ("BLOCK_ROWS", "BLOCK_KEYS", "STAGES", "APPROXIMATE", "BOUNDED")
     tile_writer = HopperTiles
     tiles: HopperTiles
 
