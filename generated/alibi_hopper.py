@@ -175,9 +175,6 @@ def balanced_tile_of(turn, row_blocks, heads):
     return row_blocks - 1 - number // present, first + number % present, exists
 
 
-LOG2_E = gl.constexpr(1.4426950408889634)  # log2(e)
-
-
 @gluon.jit
 def alibi_loads(
     given,
@@ -260,7 +257,7 @@ def alibi_rows(
         slopes_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
-        scale,
+        scale, scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
@@ -292,7 +289,7 @@ def alibi_rows(
 
             # Read once: the rows, and what is the same for every block of keys
             slopes = gl.load(slopes_ptr + head * slopes_stride_h)
-            slopes_scaled = slopes.to(gl.float32) * LOG2_E
+            slopes_scaled = slopes.to(gl.float32) * scale
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -306,15 +303,15 @@ def alibi_rows(
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
                 distance = with_offsets(key_start - rows, BLOCK_KEYS, LAYOUT)  # alibi.py:18
-                scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale + distance * slopes_scaled  # alibi.py:20
+                scores = matmul(query, key.permute((1, 0)), LAYOUT) + distance * slopes_scaled  # alibi.py:20
                 release(key_ring, step)
                 if partial:
                     scores = gl.where((keys < S)[None, :], scores, float("-inf"))
                 new_max = gl.maximum(running_max, gl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = gl.exp2(running_max - finite_max)
-                attn_weights = gl.exp2(scores - finite_max[:, None])  # alibi.py:21
+                rescale = gl.exp2((running_max - finite_max) * scale_2)
+                attn_weights = gl.exp2(scores * scale_2 - (finite_max * scale_2)[:, None])  # alibi.py:21
                 value = received(value_ring, step)
                 accumulator = warpgroup_mma(
                     gl.convert_layout(attn_weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
@@ -350,7 +347,8 @@ def alibi_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
+    scale,  # math.sqrt(D)
+    scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -383,8 +381,8 @@ def alibi_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S,
-        query_ring, key_ring, value_ring, output_buffer,
+        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, H,
+        B, S, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -490,7 +488,7 @@ def alibi_causal_rows(
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
-        scale, scale_2,
+        scale, scale_2, scale_3,
         # sizes: one compiled kernel serves them all
         H, B, S,
         # rings in shared memory
@@ -521,7 +519,7 @@ def alibi_causal_rows(
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
-            factor = gl.exp2((head + 1) * scale) * LOG2_E
+            factor = gl.exp2((head + 1) * scale) * scale_2
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -535,17 +533,16 @@ def alibi_causal_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
-                scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale_2  # alibi.py:35
-                release(key_ring, step)
                 distance = 0.0 - with_offsets(key_start - rows, BLOCK_KEYS, LAYOUT)  # alibi.py:34
-                scores_2 = scores - distance * factor
+                scores = matmul(query, key.permute((1, 0)), LAYOUT) - distance * factor  # alibi.py:37
+                release(key_ring, step)
                 if partial:
-                    scores_2 = gl.where(keys[None, :] <= rows[:, None], scores_2, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(scores_2, 1))
+                    scores = gl.where(keys[None, :] <= rows[:, None], scores, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = gl.exp2(running_max - finite_max)
-                probs = gl.exp2(scores_2 - finite_max[:, None])  # alibi.py:38
+                rescale = gl.exp2((running_max - finite_max) * scale_3)
+                probs = gl.exp2(scores * scale_3 - (finite_max * scale_3)[:, None])  # alibi.py:38
                 value = received(value_ring, step)
                 accumulator = warpgroup_mma(
                     gl.convert_layout(probs.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
@@ -581,7 +578,8 @@ def alibi_causal_kernel(
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
     scale,  # 1.0 / H * (-8.0)
-    scale_2,  # D ** (-0.5) * math.log2(math.e)
+    scale_2,  # 1.0 / D ** (-0.5)
+    scale_3,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -616,8 +614,8 @@ def alibi_causal_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, H, B, S, query_ring, key_ring,
-        value_ring, output_buffer,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, scale_3, H, B, S, query_ring,
+        key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -723,7 +721,7 @@ def alibi_symmetric_rows(
         slopes_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
         # numbers
-        scale,
+        scale, scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
         # rings in shared memory
@@ -755,7 +753,7 @@ def alibi_symmetric_rows(
 
             # Read once: the rows, and what is the same for every block of keys
             slopes = gl.load(slopes_ptr + head * slopes_stride_h)
-            slopes_scaled = slopes.to(gl.float32) * LOG2_E
+            slopes_scaled = slopes.to(gl.float32) * scale
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
@@ -768,17 +766,17 @@ def alibi_symmetric_rows(
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
-                scores = matmul(query, key.permute((1, 0)), LAYOUT) * scale  # alibi.py:52
+                scores = (
+                    matmul(query, key.permute((1, 0)), LAYOUT) + -gl.abs(rows[:, None] - keys[None, :]) * slopes_scaled
+                )
                 release(key_ring, step)
-                alibi = -gl.abs(rows[:, None] - keys[None, :]) * slopes_scaled  # alibi.py:51
-                scores_2 = scores + alibi
                 if partial:
-                    scores_2 = gl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-                new_max = gl.maximum(running_max, gl.max(scores_2, 1))
+                    scores = gl.where((keys < S_k)[None, :], scores, float("-inf"))
+                new_max = gl.maximum(running_max, gl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = gl.exp2(running_max - finite_max)
-                weights = gl.exp2(scores_2 - finite_max[:, None])  # alibi.py:53
+                rescale = gl.exp2((running_max - finite_max) * scale_2)
+                weights = gl.exp2(scores * scale_2 - (finite_max * scale_2)[:, None])  # alibi.py:53
                 value = received(value_ring, step)
                 accumulator = warpgroup_mma(
                     gl.convert_layout(weights.to(value.dtype), gl.DotOperandLayout(0, LAYOUT, 2)),
@@ -814,7 +812,8 @@ def alibi_symmetric_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
     # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
+    scale,  # math.sqrt(D)
+    scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
@@ -848,8 +847,8 @@ def alibi_symmetric_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k,
-        S_q, query_ring, key_ring, value_ring, output_buffer,
+        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, H,
+        B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -40,9 +40,6 @@ def load_tile(pointers, exists, masked: tl.constexpr):
     return tile
 
 
-LOG2_E = tl.constexpr(1.4426950408889634)  # log2(e)
-
-
 @triton.jit(do_not_specialize=["S", "H"])
 def alibi_kernel(
     # fmt: off
@@ -55,7 +52,8 @@ def alibi_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
+    scale,  # math.sqrt(D)
+    scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -105,7 +103,7 @@ def alibi_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     slopes = tl.load(slopes_ptr + head * slopes_stride_h)
-    slopes_scaled = slopes.to(tl.float32) * LOG2_E
+    slopes_scaled = slopes.to(tl.float32) * scale
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -138,16 +136,14 @@ def alibi_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             distance = keys[None, :] - rows[:, None]  # alibi.py:18
-            scores = (
-                tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + distance * slopes_scaled
-            )  # alibi.py:20
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) + distance * slopes_scaled  # alibi.py:20
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            attn_weights = tl.exp2(scores - finite_max[:, None])  # alibi.py:21
+            rescale = tl.exp2((running_max - finite_max) * scale_2)
+            attn_weights = tl.exp2(scores * scale_2 - (finite_max * scale_2)[:, None])  # alibi.py:21
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -199,6 +195,7 @@ def alibi(query, key, value, slopes):
                 *value.stride()[:-1],
                 slopes.stride(0),
                 *output.stride()[:-1],
+                math.sqrt(D),
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
@@ -225,6 +222,7 @@ def alibi(query, key, value, slopes):
                 *value.stride(),
                 slopes.stride(0),
                 *output.stride(),
+                math.sqrt(D),
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 S,
                 H,
@@ -253,7 +251,8 @@ def alibi_causal_kernel(
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
     scale,  # 1.0 / H * (-8.0)
-    scale_2,  # D ** (-0.5) * math.log2(math.e)
+    scale_2,  # 1.0 / D ** (-0.5)
+    scale_3,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
     # head dimensions and the widths of their tiles
@@ -303,7 +302,7 @@ def alibi_causal_kernel(
         key_blocks = tl.make_tensor_descriptor(key_base, [S, D], [key_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
-    factor = tl.exp2((head + 1) * scale) * LOG2_E
+    factor = tl.exp2((head + 1) * scale) * scale_2
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -336,16 +335,15 @@ def alibi_causal_kernel(
                         (keys < S)[:, None] & (d < D)[None, :],
                         part > 0 or BLOCK_D != D,
                     )
-                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale_2  # alibi.py:35
                 distance = rows[:, None] - keys[None, :]  # alibi.py:34
-                scores_2 = scores - distance * factor
+                scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) - distance * factor  # alibi.py:37
                 if part > 0:
-                    scores_2 = tl.where(distance >= 0, scores_2, float("-inf"))
-                new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+                    scores = tl.where(distance >= 0, scores, float("-inf"))
+                new_max = tl.maximum(running_max, tl.max(scores, 1))
                 # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
                 finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-                rescale = tl.exp2(running_max - finite_max)
-                probs = tl.exp2(scores_2 - finite_max[:, None])  # alibi.py:38
+                rescale = tl.exp2((running_max - finite_max) * scale_3)
+                probs = tl.exp2(scores * scale_3 - (finite_max * scale_3)[:, None])  # alibi.py:38
                 if DESCRIPTORS:
                     value = value_blocks.load([key_start, 0])
                 else:
@@ -396,6 +394,7 @@ def alibi_causal(query, key, value):
                 *value.stride()[:-1],
                 *output.stride()[:-1],
                 1.0 / H * (-8.0),
+                1.0 / D ** (-0.5),
                 D ** (-0.5) * math.log2(math.e),
                 H,
                 B,
@@ -407,7 +406,7 @@ def alibi_causal(query, key, value):
             )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
-            "alibi_causal", query, D, S, accumulators=1, scores=3
+            "alibi_causal", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
         with torch.cuda.device_of(query):
@@ -421,6 +420,7 @@ def alibi_causal(query, key, value):
                 *value.stride(),
                 *output.stride(),
                 1.0 / H * (-8.0),
+                1.0 / D ** (-0.5),
                 D ** (-0.5) * math.log2(math.e),
                 S,
                 H,
@@ -448,7 +448,8 @@ def alibi_symmetric_kernel(
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
+    scale,  # math.sqrt(D)
+    scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
     # head dimensions and the widths of their tiles
@@ -499,7 +500,7 @@ def alibi_symmetric_kernel(
     else:
         key_blocks = key_base + key_offsets[:, None] * key_stride_s + d[None, :] * key_stride_d
     slopes = tl.load(slopes_ptr + head * slopes_stride_h)
-    slopes_scaled = slopes.to(tl.float32) * LOG2_E
+    slopes_scaled = slopes.to(tl.float32) * scale
     value_base = value_ptr + batch * value_stride_b + head * value_stride_h
     if DESCRIPTORS:
         value_blocks = tl.make_tensor_descriptor(value_base, [S_k, D], [value_stride_s, 1], [BLOCK_KEYS, BLOCK_D])
@@ -531,16 +532,17 @@ def alibi_symmetric_kernel(
                     (keys < S_k)[:, None] & (d < D)[None, :],
                     part > 0 or BLOCK_D != D,
                 )
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale  # alibi.py:52
-            alibi = -tl.abs(rows[:, None] - keys[None, :]) * slopes_scaled  # alibi.py:51
-            scores_2 = scores + alibi
+            scores = (
+                tl.dot(query, tl.trans(key), input_precision=PRECISION)
+                + -tl.abs(rows[:, None] - keys[None, :]) * slopes_scaled
+            )
             if part > 0:
-                scores_2 = tl.where((keys < S_k)[None, :], scores_2, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores_2, 1))
+                scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))
+            new_max = tl.maximum(running_max, tl.max(scores, 1))
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            rescale = tl.exp2(running_max - finite_max)
-            weights = tl.exp2(scores_2 - finite_max[:, None])  # alibi.py:53
+            rescale = tl.exp2((running_max - finite_max) * scale_2)
+            weights = tl.exp2(scores * scale_2 - (finite_max * scale_2)[:, None])  # alibi.py:53
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -594,6 +596,7 @@ def alibi_symmetric(query, key, value, slopes):
                 *value.stride()[:-1],
                 slopes.stride(0),
                 *output.stride()[:-1],
+                math.sqrt(D),
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
@@ -606,7 +609,7 @@ def alibi_symmetric(query, key, value, slopes):
             )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
-            "alibi_symmetric", query, D, S_k, accumulators=1, scores=3
+            "alibi_symmetric", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
         with torch.cuda.device_of(query):
@@ -621,6 +624,7 @@ def alibi_symmetric(query, key, value, slopes):
                 *value.stride(),
                 slopes.stride(0),
                 *output.stride(),
+                math.sqrt(D),
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 S_q,
                 H,

@@ -24,6 +24,7 @@ from flashlight.ir.expr import FLOAT, Const, Expr, Load, Map, Reduce, Scalar, Sc
 from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, is_const, mapped, rebuilt, rewrite
 from flashlight.ir.signs import is_positive
+from rewriters.common import slope_of
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
@@ -145,6 +146,11 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             return build.op("log2", expr.args[0], dtype=FLOAT)
         if expr.op in ("add", "sub") and is_float(expr):  # a difference of integers is exact, one of their products not
             left, right = down(expr.args[0]), down(expr.args[1])
+            for side, other in ((left, expr.args[1]), (right, expr.args[0])):
+                alone = _product_with(side, factor) if side.axes == expr.axes else None
+                if alone is not None and slope_of(other) is not None:
+                    # scores without a factor, and a slope times a distance: one factor for the sum, as `common` left it
+                    return build.op("mul", expr, factor, dtype=FLOAT)
             products = [_product_with(side, factor) for side in (left, right) if side.axes == expr.axes]
             if expr.op == "add" and len(products) == 2 and products[0] is not None and products[1] is not None:
                 # neither has a factor that this one joins

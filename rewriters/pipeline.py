@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flashlight.ir.program import Program
 from rewriters.absorb import absorb
 from rewriters.base2 import base2
+from rewriters.common import common
 from rewriters.exact import exact
 from rewriters.exponents import exponents
 from rewriters.factors import factors
@@ -33,6 +34,7 @@ LAWS: tuple[tuple[str, Law], ...] = (
     ("hoist", hoist),
     ("factors", factors),
     ("odd", odd),
+    ("common", common),
     ("scale", scale),
     ("base 2", base2),
     ("exact", exact),

@@ -321,12 +321,17 @@ class TileWriter:
         return self.value(expr)
 
     def _added_to(self, expr: Map, axes: tuple[Axis, ...]) -> Code | None:
-        """A matrix product that is added to a tile, as one that starts from the tile."""
+        """A matrix product that is added to a tile, as one that starts from the tile.
+
+        Not from distances: they may exceed the products by far, whose last digits matrix instructions would cut off.
+        """
         if expr.op != "add" or not is_float(expr):
             return None
         for product, tile in (expr.args[::-1], expr.args):
             free = product not in self.bound and not self.deserves_variable(product)
             if isinstance(product, Reduce) and free and self.tile_axes(tile) == axes == self.order(product):
+                if not any(isinstance(node, (Load, Reduce)) and self.tile_axes(node) for node in walk(tile)):
+                    return None
                 started = self.value(tile).widened()
                 if started.axes == axes and product.op == "sum":
                     return self.dot(product.arg, product.axis, started.text)

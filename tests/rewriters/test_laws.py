@@ -11,6 +11,7 @@ from flashlight.ir import build, integers
 from flashlight.ir.expr import Axis, Expr, Iota, Load, Map, Reduce, Scalar, Tensor, walk
 from flashlight.ir.program import Program
 from rewriters.base2 import base2
+from rewriters.common import common
 from rewriters.factors import factors
 from rewriters.flatten import flatten
 from rewriters.merge import merge
@@ -61,6 +62,25 @@ def test_each_law(name: str, law: object) -> None:
 @given(attentions(), SEEDS)
 def test_all_laws_in_order(before: Program, seed: int) -> None:
     same(before, run(before).program, seed)
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["add", "sub", "turned"]), st.booleans(), st.sampled_from([0.5, 2.0, 2.0**-30]), SEEDS)
+def test_common(how: str, of_rows: bool, number: float, seed: int) -> None:
+    product = op("mul", over("sum", op("mul", at(Q, I, D), at(K, J, D)), D), number)
+    places = build.cast(Iota(J) if of_rows else integers.sub(Iota(J), Iota(I)), FLOAT)
+    term = op("mul", at(SINK, I) if of_rows else 3.0, places)
+    before = program(op("add", term, product) if how == "turned" else op(how, product, term), I, J)
+    after = common(before)
+    same(before, after, seed)
+    result = after.outputs[0].expr
+    assert isinstance(result, Map) and (result.op == "mul") == (number >= 2.0**-20)
+
+
+def test_common_leaves_what_is_read() -> None:
+    product = op("mul", over("sum", op("mul", at(Q, I, D), at(K, J, D)), D), 0.5)
+    before = program(op("add", product, op("mul", at(BIAS, I, J), 3.0)), I, J)
+    assert common(before).outputs[0].expr is before.outputs[0].expr
 
 
 @settings(max_examples=20)
