@@ -669,7 +669,7 @@ def spread(name, tensor, shape):
     """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
     if tensor.dim() != len(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    return tensor.expand(shape)
+    return tensor if tensor.shape == shape else tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, length, **load):

@@ -69,7 +69,7 @@ def heaviest_first(ranges):
     """
     tile_count = ranges.shape[0] * ranges.shape[1]
     order = torch.empty(tile_count + 1, dtype=torch.int32, device=ranges.device)
-    heaviest_first_kernel[(triton.cdiv(tile_count, 32),)](ranges, order, tile_count, TILES=32, OTHERS=256, SECTION=4096)
+    heaviest_first_kernel[(-(-tile_count // 32),)](ranges, order, tile_count, TILES=32, OTHERS=256, SECTION=4096)
     return ranges, order
 
 
@@ -148,7 +148,7 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
     the rows, and of those in which every value is the one value of the rows: two runs of whole blocks.
     """
     (count, rows), keys = row_values.shape, key_values.shape[1]
-    row_blocks = triton.cdiv(rows, block_rows)
+    row_blocks = -(-rows // block_rows)
     ranges = torch.empty((count, row_blocks, 4), dtype=torch.int32, device=row_values.device)
     matching_ranges_kernel[(count * row_blocks,)](
         row_values,
@@ -160,7 +160,7 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
         keys,
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
-        ROWS=triton.next_power_of_2(block_rows),
+        ROWS=1 << (block_rows - 1).bit_length(),
         BLOCKS=max(1, (4096 if keys <= 4096 else 16384) // block_keys),
         num_warps=8 if keys <= 4096 else 16,
     )
@@ -837,7 +837,7 @@ def spread(name, tensor, shape):
     """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
     if tensor.dim() != len(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    return tensor.expand(shape)
+    return tensor if tensor.shape == shape else tensor.expand(shape)
 
 
 def configuration(function, tensor, widest, length, **load):
