@@ -25,7 +25,7 @@ def bound_of(program: Program, maximum: Reduce, accumulators: tuple[Accumulator,
         return None
     corrections = {item.correction for item in reading}
     least, greatest = between(maximum.arg)
-    factor = _factor(*corrections) if len(corrections) == 1 else None
+    factor = _factor(reading[0]) if len(corrections) == 1 else None
     if factor is None or not greatest - least <= WIDEST:
         return None
     degree = _Degrees({item.reduce for item in reading}, maximum)
@@ -37,14 +37,19 @@ def bound_of(program: Program, maximum: Reduce, accumulators: tuple[Accumulator,
     return Bound(greatest, spread)
 
 
-def _factor(correction: Expr | None) -> Expr | None:
+def _factor(item: Accumulator) -> Expr | None:
     """``f`` of a correction ``2 ** ((old - new) * f)`` that the host can compute."""
-    if not (isinstance(correction, Map) and correction.op == "exp2" and difference(correction.args[0])):
+    correction, statistic = item.correction, item.statistics[0]
+    if not (isinstance(correction, Map) and correction.op == "exp2"):
         return None
     power = correction.args[0]
-    assert isinstance(power, Map)
-    factor = power.args[1] if power.op == "mul" else build.const(1.0, power.dtype) if power.op == "sub" else None
-    if factor is None or factor.axes or any(isinstance(node, (Load, Reduce)) for node in walk(factor)):
+    if not isinstance(power, Map) or difference(power) != (statistic.old, statistic.new):
+        return None
+    scaled = power.op == "mul" and isinstance(power.args[0], Map) and power.args[0].op == "sub"
+    if not scaled and power.op != "sub":
+        return None
+    factor = power.args[1] if scaled else build.const(1.0, power.dtype)
+    if factor.axes or any(isinstance(node, (Load, Reduce)) for node in walk(factor)):
         return None
     return factor
 
