@@ -107,3 +107,11 @@ def _rows_of_rows():
     phases = pipeline.Phases()
     source, (target,) = pipeline.read(EXAMPLES / "evoformer.py", ["row_attention_with_mask"], phases)
     return pipeline.trace(source, target, {}, phases)
+
+
+@pytest.mark.parametrize("shape", [[2, 0], [0, 3], [0], [], [2, 3]])
+def test_identifiers_of_any_shape(shape: list[int]) -> None:
+    case = draw.Case({}, "float32", {}, 0)
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        assert list(draw._integers(shape, draw.Role("identifier"), case, generator).shape) == shape
