@@ -339,7 +339,7 @@ def _integers(shape: list[int], role: Role, case: Case, generator: torch.Generat
     if role.kind == "identifier":
         ids = below(5) - 2
         how = int(torch.randint(0, 6, (), generator=generator))
-        if not shape or how == 0:
+        if not shape or not shape[-1] or how == 0:  # nothing to order
             return ids
         ids = ids.sort(dim=-1, descending=how == 1).values
         # as packing makes them, or one that comes twice
