@@ -146,15 +146,13 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             return build.op("log2", expr.args[0], dtype=FLOAT)
         if expr.op in ("add", "sub") and is_float(expr):  # a difference of integers is exact, one of their products not
             left, right = down(expr.args[0]), down(expr.args[1])
-            for side, other in ((left, expr.args[1]), (right, expr.args[0])):
-                alone = _product_with(side, factor) if side.axes == expr.axes else None
-                if alone is not None and slope_of(other) is not None:
-                    # scores without a factor, and a slope times a distance: one factor for the sum, as `common` left it
-                    return build.op("mul", expr, factor, dtype=FLOAT)
-            products = [_product_with(side, factor) for side in (left, right) if side.axes == expr.axes]
-            if expr.op == "add" and len(products) == 2 and products[0] is not None and products[1] is not None:
+            first, second = (_product_with(side, factor) if side.axes == expr.axes else None for side in (left, right))
+            if expr.op == "add" and first is not None and second is not None:
                 # neither has a factor that this one joins
-                return build.op("mul", build.op("add", products[0], products[1], dtype=FLOAT), factor, dtype=FLOAT)
+                return build.op("mul", build.op("add", first, second, dtype=FLOAT), factor, dtype=FLOAT)
+            if any(alone and slope_of(other) for alone, other in ((first, expr.args[1]), (second, expr.args[0]))):
+                # scores without a factor, and a slope times a distance: one factor for the sum, as `common` left it
+                return build.op("mul", expr, factor, dtype=FLOAT)
             return build.op(expr.op, left, right, dtype=FLOAT)
         if expr.op == "neg" and is_float(expr):
             return build.op("neg", down(expr.args[0]), dtype=FLOAT)

@@ -652,7 +652,7 @@ class KernelWriter:
                 return
         term = tiles.reduced(node.op, node.arg, node.axis)
         if node.op == "sum":
-            tiles.block.add(f"{name} = {f'({kept})' if bounded and factor is not None else kept} + {term.text}")
+            tiles.block.add(f"{name} = {f'({kept})' if bounded else kept} + {term.text}")
         else:
             tiles.block.add(f"{name} = {self._extreme(node).format(name, term.text)}")
 
