@@ -69,6 +69,7 @@ class _Recorder:
 
     def __init__(self, kernel: Any, calls: list[Call]) -> None:
         self.kernel = kernel
+        self.fn = kernel.fn
         self.calls = calls
 
     def __getitem__(self, grid: object) -> Any:

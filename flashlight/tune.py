@@ -270,6 +270,7 @@ class _Warm:
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
+        self.fn = kernel.fn
 
     def __getitem__(self, grid: object) -> Any:
         return self

@@ -208,6 +208,7 @@ def graph_attention_scores_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
 
@@ -256,7 +257,7 @@ def graph_attention_scores_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), gl.cast(head, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

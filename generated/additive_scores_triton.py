@@ -192,33 +192,24 @@ def bahdanau(query, key, value, w_v):
         "bahdanau", query, max(D, D_v), S_k, accumulators=1, scores=4, depth=padded(D), row_count=padded(S_q)
     )
     descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        bahdanau_kernel[(-(-S_q // block_rows) * B,)](
-            query,
-            key,
-            value,
-            w_v,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            w_v.stride(0),
-            *output.stride(),
-            S_q,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            D_v=D_v,
-            BLOCK_D_v=padded(D_v),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            APPROXIMATE=approximate(query),
-            num_warps=warps,
-            num_stages=stages,
-        )
+    launch(
+        bahdanau_kernel,
+        -(-S_q // block_rows) * B,
+        (query, key, value, w_v, output),
+        (*query.stride(), *key.stride(), *value.stride(), w_v.stride(0), *output.stride(), S_q, S_k),
+        D=D,
+        BLOCK_D=padded(D),
+        D_v=D_v,
+        BLOCK_D_v=padded(D_v),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=S_k % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        APPROXIMATE=approximate(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -376,30 +367,21 @@ def graph_attention(h, adjacency, a_source, a_target):
         "graph_attention", h, D, N, accumulators=1, scores=7
     )
     descriptors = descriptors and describable(h)
-    with torch.cuda.device_of(h):
-        graph_attention_kernel[(-(-N // block_rows) * B * H,)](
-            h,
-            adjacency,
-            a_source,
-            a_target,
-            output,
-            *h.stride(),
-            *adjacency.stride(),
-            *a_source.stride(),
-            *a_target.stride(),
-            *output.stride(),
-            N,
-            H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=N % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(h),
-            num_warps=warps,
-            num_stages=stages,
-        )
+    launch(
+        graph_attention_kernel,
+        -(-N // block_rows) * B * H,
+        (h, adjacency, a_source, a_target, output),
+        (*h.stride(), *adjacency.stride(), *a_source.stride(), *a_target.stride(), *output.stride(), N, H),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=N % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(h),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -528,53 +510,36 @@ def graph_attention_scores(source, target, features):
     output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
     hopper = hopper_tile("graph_attention_scores", D, N, target, features, output)
     if hopper is not None:
-        with torch.cuda.device_of(source):
-            hopper_kernels().graph_attention_scores_kernel[
-                (min(multiprocessors(source.device), -(-N // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                source,
-                target,
-                features,
-                output,
-                *source.stride(),
-                *target.stride()[:-1],
-                *features.stride()[:-1],
-                *output.stride()[:-1],
-                H,
-                B,
-                N,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+        launch(
+            hopper_kernels().graph_attention_scores_kernel,
+            min(multiprocessors(source.device), -(-N // hopper["BLOCK_ROWS"]) * B * H),
+            (source, target, features, output),
+            (*source.stride(), *target.stride()[:-1], *features.stride()[:-1], *output.stride()[:-1], H, B, N),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "graph_attention_scores", source, D, N, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(features)
-        with torch.cuda.device_of(source):
-            graph_attention_scores_kernel[(-(-N // block_rows) * B * H,)](
-                source,
-                target,
-                features,
-                output,
-                *source.stride(),
-                *target.stride(),
-                *features.stride(),
-                *output.stride(),
-                N,
-                H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=N % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(source),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            graph_attention_scores_kernel,
+            -(-N // block_rows) * B * H,
+            (source, target, features, output),
+            (*source.stride(), *target.stride(), *features.stride(), *output.stride(), N, H),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(source),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -596,6 +561,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -749,15 +741,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

@@ -215,14 +215,11 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
         "cosine_attention", query, D, S, accumulators=1, scores=5
     )
     descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        cosine_attention_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            logit_scale,
-            relative_bias,
-            output,
+    launch(
+        cosine_attention_kernel,
+        -(-S // block_rows) * B * H,
+        (query, key, value, logit_scale, relative_bias, output),
+        (
             *query.stride(),
             *key.stride(),
             *value.stride(),
@@ -231,16 +228,17 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
             *output.stride(),
             S,
             H,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=S % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -390,30 +388,21 @@ def query_key_norm(query, key, value, scale):
         "query_key_norm", query, D, S_k, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        query_key_norm_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            scale * math.log2(math.e),
-            S_q,
-            H,
-            S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
-        )
+    launch(
+        query_key_norm_kernel,
+        -(-S_q // block_rows) * B * H,
+        (query, key, value, output),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), scale * math.log2(math.e), S_q, H, S_k),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=S_k % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -435,6 +424,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def number(name, value):
@@ -539,15 +555,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

@@ -238,6 +238,7 @@ def cross_attention_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -275,7 +276,7 @@ def cross_attention_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -462,6 +463,7 @@ def cross_attention_masked_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
@@ -513,7 +515,7 @@ def cross_attention_masked_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -692,6 +694,7 @@ def cross_attention_shared_context_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -729,7 +732,7 @@ def cross_attention_shared_context_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

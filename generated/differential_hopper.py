@@ -92,6 +92,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -296,6 +303,7 @@ def diff_attn_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
             q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
@@ -357,7 +365,7 @@ def diff_attn_rows(
             output = accumulator * (1.0 / running_sum)[:, None] - accumulator_2 * (1.0 / running_sum_2 * lam)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -566,6 +574,7 @@ def diff_attn_chunk_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             q = received(q_ring, done * GROUPS + GROUP)
@@ -578,11 +587,13 @@ def diff_attn_chunk_rows(
             accumulator_2 = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
             running_sum_2 = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            full_stop = gl.minimum(S, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
 
-            for key_start in range(0, live_stop, BLOCK_KEYS):
+            for key_start in range(0, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 k = received(k_ring, step)
@@ -622,6 +633,11 @@ def diff_attn_chunk_rows(
                 running_max = new_max
                 running_max_2 = new_max_2
                 step += 1
+            for _ in range(gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS, live_stop, BLOCK_KEYS):
+                pass_by(k_ring, step)
+                pass_by(v_ring, step)
+                pass_by(k_ring_2, step)
+                step += 1
             release(q_ring, done * GROUPS + GROUP)
             release(q_ring_2, done * GROUPS + GROUP)
 
@@ -632,7 +648,7 @@ def diff_attn_chunk_rows(
             )
             send_back(
                 output_blocks,
-                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -845,6 +861,7 @@ def diff_attn_norm_rows(
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, LAYOUT)).to(gl.int64)
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
             q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
@@ -913,7 +930,7 @@ def diff_attn_norm_rows(
             output = normed * (weight.to(gl.float32) * scale_3)[None, :]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1127,6 +1144,7 @@ def multihead_diff_attn_rows(
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             d_v = gl.arange(0, BLOCK_D_v, gl.SliceLayout(0, LAYOUT)).to(gl.int64)
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
             q_2 = received(q_ring_2, done * GROUPS + GROUP)
 
@@ -1198,7 +1216,7 @@ def multihead_diff_attn_rows(
             )  # differential.py:77
             send_back(
                 output_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, head, 0],
+                [batch, group_start, head, 0],
                 output_buffer.index(GROUP),
                 attn_2.to(output_ptr.dtype.element_ty),
             )

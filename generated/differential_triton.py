@@ -223,12 +223,11 @@ def diff_attn(q, k, v, lam):
     D_2 = D * 2
     hopper = hopper_tile("diff_attn", max(D, D_2), S, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().diff_attn_kernel[(min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)](
-                q,
-                k,
-                v,
-                output,
+        launch(
+            hopper_kernels().diff_attn_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (q, k, v, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -238,42 +237,34 @@ def diff_attn(q, k, v, lam):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_D_2=padded(D_2),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_D_2=padded(D_2),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "diff_attn", q, max(D, D_2), S, accumulators=2, scores=2, blocks=3
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            diff_attn_kernel[(-(-S // block_rows) * B * H,)](
-                q,
-                k,
-                v,
-                output,
-                *q.stride(),
-                *k.stride(),
-                *v.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                lam,
-                S,
-                H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_D_2=padded(D_2),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            diff_attn_kernel,
+            -(-S // block_rows) * B * H,
+            (q, k, v, output),
+            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), D ** (-0.5) * math.log2(math.e), lam, S, H),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_D_2=padded(D_2),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -457,15 +448,11 @@ def diff_attn_chunk(q, k, v, lambda_full):
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("diff_attn_chunk", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().diff_attn_chunk_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                q,
-                k,
-                v,
-                lambda_full,
-                output,
+        launch(
+            hopper_kernels().diff_attn_chunk_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (q, k, v, lambda_full, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -475,25 +462,24 @@ def diff_attn_chunk(q, k, v, lambda_full):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "diff_attn_chunk", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            diff_attn_chunk_kernel[(-(-S // block_rows) * B * H,)](
-                q,
-                k,
-                v,
-                lambda_full,
-                output,
+        launch(
+            diff_attn_chunk_kernel,
+            -(-S // block_rows) * B * H,
+            (q, k, v, lambda_full, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -502,17 +488,18 @@ def diff_attn_chunk(q, k, v, lambda_full):
                 D ** (-0.5) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -714,15 +701,11 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("diff_attn_norm", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().diff_attn_norm_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                q,
-                k,
-                v,
-                weight,
-                output,
+        launch(
+            hopper_kernels().diff_attn_norm_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (q, k, v, weight, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -735,25 +718,24 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "diff_attn_norm", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            diff_attn_norm_kernel[(-(-S // block_rows) * B * H,)](
-                q,
-                k,
-                v,
-                weight,
-                output,
+        launch(
+            diff_attn_norm_kernel,
+            -(-S // block_rows) * B * H,
+            (q, k, v, weight, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -765,18 +747,19 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
                 1.0 - lambda_init,
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -980,15 +963,11 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
     output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("multihead_diff_attn", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().multihead_diff_attn_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                q,
-                k,
-                v,
-                lambda_full,
-                output,
+        launch(
+            hopper_kernels().multihead_diff_attn_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (q, k, v, lambda_full, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -999,25 +978,24 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multihead_diff_attn", q, max(D, D_v), S, accumulators=2, scores=2, blocks=3
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            multihead_diff_attn_kernel[(-(-S // block_rows) * B * H,)](
-                q,
-                k,
-                v,
-                lambda_full,
-                output,
+        launch(
+            multihead_diff_attn_kernel,
+            -(-S // block_rows) * B * H,
+            (q, k, v, lambda_full, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -1027,18 +1005,19 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
                 1.0 - lambda_init,
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output.view(B, S, D_v * H)
 
 
@@ -1060,6 +1039,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -1220,15 +1226,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

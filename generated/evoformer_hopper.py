@@ -311,6 +311,7 @@ def row_attention_rows(
             batch = number // H // N
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -354,7 +355,7 @@ def row_attention_rows(
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
                 output_blocks,
-                [batch, n_index, row_start + GROUP * GROUP_ROWS, head, 0],
+                [batch, n_index, group_start, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -570,6 +571,7 @@ def column_attention_rows(
             batch = number // H // S
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -612,7 +614,7 @@ def column_attention_rows(
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * weighted_avg
             send_back(
                 output_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, s, head, 0],
+                [batch, group_start, s, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -818,6 +820,7 @@ def triangle_attention_starting_node_rows(
             batch = (number // H // S).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             q = received(q_ring, done * GROUPS + GROUP)
 
@@ -879,13 +882,7 @@ def triangle_attention_starting_node_rows(
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
             send_back(
                 output_blocks,
-                [
-                    gl.cast(batch, gl.int32),
-                    gl.cast(s, gl.int32),
-                    row_start + GROUP * GROUP_ROWS,
-                    gl.cast(head, gl.int32),
-                    0,
-                ],
+                [gl.cast(batch, gl.int32), gl.cast(s, gl.int32), group_start, gl.cast(head, gl.int32), 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1093,6 +1090,7 @@ def triangle_attention_ending_node_rows(
             batch = (number // H // S).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             q = received(q_ring, done * GROUPS + GROUP)
 
@@ -1154,13 +1152,7 @@ def triangle_attention_ending_node_rows(
             output = sigmoid(gate.to(gl.float32), APPROXIMATE) * (accumulator * (1.0 / running_sum)[:, None])
             send_back(
                 output_blocks,
-                [
-                    gl.cast(batch, gl.int32),
-                    row_start + GROUP * GROUP_ROWS,
-                    gl.cast(s_2, gl.int32),
-                    gl.cast(head, gl.int32),
-                    0,
-                ],
+                [gl.cast(batch, gl.int32), group_start, gl.cast(s_2, gl.int32), gl.cast(head, gl.int32), 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

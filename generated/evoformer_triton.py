@@ -246,17 +246,11 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("row_attention", D, S, q, k, mask_bias, pair_bias, v, gate, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().row_attention_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * N * H),)
-            ](
-                q,
-                k,
-                v,
-                gate,
-                mask_bias,
-                pair_bias,
-                output,
+        launch(
+            hopper_kernels().row_attention_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * N * H),
+            (q, k, v, gate, mask_bias, pair_bias, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -269,26 +263,23 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 N,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                APPROXIMATE=approximate(q),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            APPROXIMATE=approximate(q),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "row_attention", q, D, S, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            row_attention_kernel[(-(-S // block_rows) * B * N * H,)](
-                q,
-                k,
-                v,
-                gate,
-                mask_bias,
-                pair_bias,
-                output,
+        launch(
+            row_attention_kernel,
+            -(-S // block_rows) * B * N * H,
+            (q, k, v, gate, mask_bias, pair_bias, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -305,17 +296,18 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 S,
                 H,
                 N,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                APPROXIMATE=approximate(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -501,15 +493,11 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
         "row_attention_with_mask", q, D, S, accumulators=1, scores=5, exact=True
     )
     descriptors = descriptors and describable(k, v)
-    with torch.cuda.device_of(q):
-        row_attention_with_mask_kernel[(-(-S // block_rows) * B * N * H,)](
-            q,
-            k,
-            v,
-            gate,
-            msa_mask,
-            pair_bias,
-            output,
+    launch(
+        row_attention_with_mask_kernel,
+        -(-S // block_rows) * B * N * H,
+        (q, k, v, gate, msa_mask, pair_bias, output),
+        (
             *q.stride(),
             *k.stride(),
             *v.stride(),
@@ -524,17 +512,18 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
             S,
             H,
             N,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q),
-            APPROXIMATE=approximate(q),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=S % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q),
+        APPROXIMATE=approximate(q),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -700,16 +689,11 @@ def column_attention(q, k, v, gate, mask_bias):
     output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("column_attention", D, N, q, k, mask_bias, v, gate, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().column_attention_kernel[
-                (min(multiprocessors(q.device), -(-N // hopper["BLOCK_ROWS"]) * B * S * H),)
-            ](
-                q,
-                k,
-                v,
-                gate,
-                mask_bias,
-                output,
+        launch(
+            hopper_kernels().column_attention_kernel,
+            min(multiprocessors(q.device), -(-N // hopper["BLOCK_ROWS"]) * B * S * H),
+            (q, k, v, gate, mask_bias, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -721,25 +705,23 @@ def column_attention(q, k, v, gate, mask_bias):
                 S,
                 B,
                 N,
-                D=D,
-                BLOCK_D=padded(D),
-                APPROXIMATE=approximate(q),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            APPROXIMATE=approximate(q),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "column_attention", q, D, N, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            column_attention_kernel[(-(-N // block_rows) * B * S * H,)](
-                q,
-                k,
-                v,
-                gate,
-                mask_bias,
-                output,
+        launch(
+            column_attention_kernel,
+            -(-N // block_rows) * B * S * H,
+            (q, k, v, gate, mask_bias, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -752,17 +734,18 @@ def column_attention(q, k, v, gate, mask_bias):
                 N,
                 H,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=N % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                APPROXIMATE=approximate(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=N % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -940,17 +923,11 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("triangle_attention_starting_node", D, S, q, k, v, gate, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().triangle_attention_starting_node_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * S * H),)
-            ](
-                q,
-                k,
-                v,
-                gate,
-                mask,
-                triangle_bias,
-                output,
+        launch(
+            hopper_kernels().triangle_attention_starting_node_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * S * H),
+            (q, k, v, gate, mask, triangle_bias, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -962,26 +939,23 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 H,
                 S,
                 B,
-                D=D,
-                BLOCK_D=padded(D),
-                APPROXIMATE=approximate(q),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            APPROXIMATE=approximate(q),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "triangle_attention_starting_node", q, D, S, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            triangle_attention_starting_node_kernel[(-(-S // block_rows) * B * S * H,)](
-                q,
-                k,
-                v,
-                gate,
-                mask,
-                triangle_bias,
-                output,
+        launch(
+            triangle_attention_starting_node_kernel,
+            -(-S // block_rows) * B * S * H,
+            (q, k, v, gate, mask, triangle_bias, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -992,17 +966,18 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 D ** (-0.5),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                APPROXIMATE=approximate(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1180,17 +1155,11 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("triangle_attention_ending_node", D, S, q, k, v, gate, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().triangle_attention_ending_node_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * S * H),)
-            ](
-                q,
-                k,
-                v,
-                gate,
-                mask,
-                triangle_bias,
-                output,
+        launch(
+            hopper_kernels().triangle_attention_ending_node_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * S * H),
+            (q, k, v, gate, mask, triangle_bias, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -1202,26 +1171,23 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 H,
                 S,
                 B,
-                D=D,
-                BLOCK_D=padded(D),
-                APPROXIMATE=approximate(q),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            APPROXIMATE=approximate(q),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "triangle_attention_ending_node", q, D, S, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            triangle_attention_ending_node_kernel[(-(-S // block_rows) * B * S * H,)](
-                q,
-                k,
-                v,
-                gate,
-                mask,
-                triangle_bias,
-                output,
+        launch(
+            triangle_attention_ending_node_kernel,
+            -(-S // block_rows) * B * S * H,
+            (q, k, v, gate, mask, triangle_bias, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -1232,17 +1198,18 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 D ** (-0.5),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                APPROXIMATE=approximate(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            APPROXIMATE=approximate(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1264,6 +1231,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -1417,15 +1411,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

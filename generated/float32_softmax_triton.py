@@ -175,14 +175,11 @@ def softmax_dtype(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("softmax_dtype", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().softmax_dtype_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().softmax_dtype_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -192,22 +189,22 @@ def softmax_dtype(query, key, value):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "softmax_dtype", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            softmax_dtype_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            softmax_dtype_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -216,16 +213,17 @@ def softmax_dtype(query, key, value):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -357,14 +355,11 @@ def scores_float(query, key, value):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("scores_float", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().scores_float_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().scores_float_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -373,22 +368,22 @@ def scores_float(query, key, value):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "scores_float", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            scores_float_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            scores_float_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -396,15 +391,16 @@ def scores_float(query, key, value):
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -546,12 +542,11 @@ def inputs_float(query, key, value):
         "inputs_float", query, D, S_k, accumulators=1, scores=2, exact=True
     )
     descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        inputs_float_kernel[(-(-S_q // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
+    launch(
+        inputs_float_kernel,
+        -(-S_q // block_rows) * B * H,
+        (query, key, value, output),
+        (
             *query.stride(),
             *key.stride(),
             *value.stride(),
@@ -560,16 +555,17 @@ def inputs_float(query, key, value):
             S_q,
             H,
             S_k,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=S_k % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=S_k % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -591,6 +587,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def configuration(function, tensor, widest, length, **load):
@@ -737,15 +760,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

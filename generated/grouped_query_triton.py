@@ -188,14 +188,11 @@ def grouped_query_view(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("grouped_query_view", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().grouped_query_view_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().grouped_query_view_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -206,22 +203,22 @@ def grouped_query_view(query, key, value):
                 S_k,
                 S_q,
                 H_kv,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "grouped_query_view", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            grouped_query_view_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            grouped_query_view_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -231,16 +228,17 @@ def grouped_query_view(query, key, value):
                 H,
                 H_kv,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -383,14 +381,11 @@ def grouped_query_repeat_interleave(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("grouped_query_repeat_interleave", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().grouped_query_repeat_interleave_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().grouped_query_repeat_interleave_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -401,22 +396,22 @@ def grouped_query_repeat_interleave(query, key, value):
                 S_k,
                 S_q,
                 H_kv,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "grouped_query_repeat_interleave", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            grouped_query_repeat_interleave_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            grouped_query_repeat_interleave_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -426,16 +421,17 @@ def grouped_query_repeat_interleave(query, key, value):
                 H,
                 H_kv,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -580,14 +576,11 @@ def grouped_query_expand(query, key, value, scaling):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("grouped_query_expand", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().grouped_query_expand_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().grouped_query_expand_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -598,22 +591,22 @@ def grouped_query_expand(query, key, value, scaling):
                 S_k,
                 S_q,
                 H_kv,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "grouped_query_expand", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            grouped_query_expand_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            grouped_query_expand_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -623,16 +616,17 @@ def grouped_query_expand(query, key, value, scaling):
                 H,
                 H_kv,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -768,14 +762,11 @@ def grouped_query_causal(query, key, value):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("grouped_query_causal", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().grouped_query_causal_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().grouped_query_causal_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -785,22 +776,22 @@ def grouped_query_causal(query, key, value):
                 B,
                 S,
                 H_kv,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "grouped_query_causal", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            grouped_query_causal_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            grouped_query_causal_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -809,15 +800,16 @@ def grouped_query_causal(query, key, value):
                 S,
                 H,
                 H_kv,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -955,14 +947,11 @@ def multi_query(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("multi_query", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().multi_query_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().multi_query_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -972,22 +961,22 @@ def multi_query(query, key, value):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_query", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            multi_query_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            multi_query_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -996,16 +985,17 @@ def multi_query(query, key, value):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1144,14 +1134,11 @@ def multi_query_broadcast(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("multi_query_broadcast", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().multi_query_broadcast_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().multi_query_broadcast_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -1161,22 +1148,22 @@ def multi_query_broadcast(query, key, value):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_query_broadcast", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            multi_query_broadcast_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            multi_query_broadcast_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 key.stride(0),
                 key.stride(2),
@@ -1189,16 +1176,17 @@ def multi_query_broadcast(query, key, value):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1220,6 +1208,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def number(name, value):
@@ -1373,15 +1388,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

@@ -400,21 +400,11 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     block_rows, block_keys, warps, stages, _ = batch_configuration(
         "invariant_point_attention", q, max(C, Z, P_3, R_3), N, block_h, depth=1 if expand else padded(P_3)
     )
-    with torch.cuda.device_of(q):
-        invariant_point_attention_kernel[(-(-N // block_rows) * -(-H // block_h) * B,)](
-            q,
-            k,
-            v,
-            q_points,
-            k_points,
-            v_points,
-            pair_bias,
-            pair,
-            head_weights,
-            mask,
-            o_scalar,
-            o_points,
-            o_pair,
+    launch(
+        invariant_point_attention_kernel,
+        -(-N // block_rows) * -(-H // block_h) * B,
+        (q, k, v, q_points, k_points, v_points, pair_bias, pair, head_weights, mask, o_scalar, o_points, o_pair),
+        (
             *q.stride(),
             *k.stride(),
             *v.stride(),
@@ -432,24 +422,25 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             math.sqrt(1.0 / (C * 3)) * math.log2(math.e),
             N,
             H,
-            P=P,
-            R=R,
-            C=C,
-            BLOCK_C=padded(C),
-            Z=Z,
-            BLOCK_Z=padded(Z),
-            BLOCK_P_3=padded(P_3),
-            BLOCK_R_3=padded(R_3),
-            BLOCK_H=block_h,
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=N % block_keys == 0,
-            PRECISION=precision(q),
-            EXPAND=expand,
-            VECTOR=vector_width(k, k_points, v, v_points, pair),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        P=P,
+        R=R,
+        C=C,
+        BLOCK_C=padded(C),
+        Z=Z,
+        BLOCK_Z=padded(Z),
+        BLOCK_P_3=padded(P_3),
+        BLOCK_R_3=padded(R_3),
+        BLOCK_H=block_h,
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=N % block_keys == 0,
+        PRECISION=precision(q),
+        EXPAND=expand,
+        VECTOR=vector_width(k, k_points, v, v_points, pair),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return (
         o_scalar,
         o_points.view(B, N, H, R, 3),
@@ -622,33 +613,24 @@ def point_attention(q_points, k_points, v, gamma):
         row_count=padded(N),
     )
     descriptors = descriptors and describable(k_points, v)
-    with torch.cuda.device_of(q_points):
-        point_attention_kernel[(-(-N // block_rows) * B * H,)](
-            q_points,
-            k_points,
-            v,
-            gamma,
-            output,
-            *q_points.stride(),
-            *k_points.stride(),
-            *v.stride(),
-            gamma.stride(0),
-            *output.stride(),
-            N,
-            H,
-            C=C,
-            BLOCK_C=padded(C),
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            WHOLE=N % block_keys == 0,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(q_points),
-            EXPAND=expand,
-            num_warps=warps,
-            num_stages=stages,
-        )
+    launch(
+        point_attention_kernel,
+        -(-N // block_rows) * B * H,
+        (q_points, k_points, v, gamma, output),
+        (*q_points.stride(), *k_points.stride(), *v.stride(), gamma.stride(0), *output.stride(), N, H),
+        C=C,
+        BLOCK_C=padded(C),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        WHOLE=N % block_keys == 0,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(q_points),
+        EXPAND=expand,
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -670,6 +652,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -800,15 +809,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def vector_width(*tensors):

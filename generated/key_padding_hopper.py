@@ -92,6 +92,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -274,6 +281,7 @@ def key_lengths_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
@@ -283,7 +291,7 @@ def key_lengths_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.cast(gl.maximum(0, gl.minimum(lengths, S_k)), gl.int32)
             full_stop = gl.cast(gl.maximum(0, gl.minimum(lengths, S_k)), gl.int32) // BLOCK_KEYS * BLOCK_KEYS
 
@@ -315,7 +323,7 @@ def key_lengths_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -503,6 +511,7 @@ def key_padding_mask_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
@@ -556,7 +565,7 @@ def key_padding_mask_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -742,6 +751,7 @@ def extended_attention_mask_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
@@ -794,7 +804,7 @@ def extended_attention_mask_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -990,6 +1000,7 @@ def causal_key_lengths_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -1001,15 +1012,20 @@ def causal_key_lengths_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.cast(gl.maximum(0, gl.minimum(gl.minimum(BLOCK_ROWS + row_start, lengths), S)), gl.int32)
             full_stop = (
-                gl.cast(gl.maximum(0, gl.minimum(gl.minimum(row_start + 1, lengths), S)), gl.int32)
+                gl.cast(gl.maximum(0, gl.minimum(gl.minimum(group_start + 1, lengths), S)), gl.int32)
                 // BLOCK_KEYS
                 * BLOCK_KEYS
             )
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_stop = gl.minimum(
+                live_stop,
+                gl.cast(gl.maximum(0, gl.minimum(gl.minimum(GROUP_ROWS + group_start, lengths), S)), gl.int32),
+            )
 
-            for key_start in range(0, live_stop, BLOCK_KEYS):
+            for key_start in range(0, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
@@ -1034,12 +1050,16 @@ def causal_key_lengths_rows(
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS, live_stop, BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
             release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

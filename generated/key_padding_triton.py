@@ -174,15 +174,11 @@ def key_lengths(query, key, value, lengths):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("key_lengths", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().key_lengths_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                lengths,
-                output,
+        launch(
+            hopper_kernels().key_lengths_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, lengths, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -193,23 +189,22 @@ def key_lengths(query, key, value, lengths):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "key_lengths", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            key_lengths_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                lengths,
-                output,
+        launch(
+            key_lengths_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, lengths, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -219,15 +214,16 @@ def key_lengths(query, key, value, lengths):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -383,15 +379,11 @@ def key_padding_mask(query, key, value, key_padding_mask):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("key_padding_mask", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().key_padding_mask_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                key_padding_mask,
-                output,
+        launch(
+            hopper_kernels().key_padding_mask_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, key_padding_mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -402,23 +394,22 @@ def key_padding_mask(query, key, value, key_padding_mask):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "key_padding_mask", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            key_padding_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                key_padding_mask,
-                output,
+        launch(
+            key_padding_mask_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, key_padding_mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -428,16 +419,17 @@ def key_padding_mask(query, key, value, key_padding_mask):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -589,15 +581,11 @@ def extended_attention_mask(query, key, value, attention_mask):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("extended_attention_mask", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().extended_attention_mask_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                attention_mask,
-                output,
+        launch(
+            hopper_kernels().extended_attention_mask_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, attention_mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -607,23 +595,22 @@ def extended_attention_mask(query, key, value, attention_mask):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "extended_attention_mask", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            extended_attention_mask_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                attention_mask,
-                output,
+        launch(
+            extended_attention_mask_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, attention_mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -632,16 +619,17 @@ def extended_attention_mask(query, key, value, attention_mask):
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -782,15 +770,11 @@ def causal_key_lengths(query, key, value, lengths):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("causal_key_lengths", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().causal_key_lengths_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                lengths,
-                output,
+        launch(
+            hopper_kernels().causal_key_lengths_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, lengths, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -800,23 +784,22 @@ def causal_key_lengths(query, key, value, lengths):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "causal_key_lengths", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            causal_key_lengths_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                lengths,
-                output,
+        launch(
+            causal_key_lengths_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, lengths, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -825,15 +808,16 @@ def causal_key_lengths(query, key, value, lengths):
                 D ** (-0.5) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -855,6 +839,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -1008,15 +1019,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

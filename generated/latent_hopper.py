@@ -251,6 +251,7 @@ def latent_attention_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q_latent = received(q_latent_ring, done * GROUPS + GROUP)
             q_rope = received(q_rope_ring, done * GROUPS + GROUP)
 
@@ -293,7 +294,7 @@ def latent_attention_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -505,6 +506,7 @@ def latent_attention_decode_rows(
             batch = number // S_q
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q_nope = received(q_nope_ring, done * GROUPS + GROUP)
             q_pe = received(q_pe_ring, done * GROUPS + GROUP)
 
@@ -512,7 +514,7 @@ def latent_attention_decode_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_C], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32)
             full_stop = (
                 gl.cast(gl.maximum(0, gl.minimum(s_q + S_k + 1 - S_q, S_k)), gl.int32) // BLOCK_KEYS * BLOCK_KEYS
@@ -550,7 +552,7 @@ def latent_attention_decode_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, gl.cast(s_q, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(s_q, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

@@ -193,15 +193,11 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
     output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
     hopper = hopper_tile("latent_attention", max(R, C), S_k, q_latent, q_rope, kv_latent, k_rope, output)
     if hopper is not None:
-        with torch.cuda.device_of(q_latent):
-            hopper_kernels().latent_attention_kernel[
-                (min(multiprocessors(q_latent.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                q_latent,
-                q_rope,
-                kv_latent,
-                k_rope,
-                output,
+        launch(
+            hopper_kernels().latent_attention_kernel,
+            min(multiprocessors(q_latent.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (q_latent, q_rope, kv_latent, k_rope, output),
+            (
                 *q_latent.stride()[:-1],
                 *q_rope.stride()[:-1],
                 *kv_latent.stride()[:-1],
@@ -212,25 +208,24 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
                 B,
                 S_k,
                 S_q,
-                R=R,
-                BLOCK_R=padded(R),
-                C=C,
-                BLOCK_C=padded(C),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            R=R,
+            BLOCK_R=padded(R),
+            C=C,
+            BLOCK_C=padded(C),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "latent_attention", q_latent, max(R, C), S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(kv_latent, k_rope)
-        with torch.cuda.device_of(q_latent):
-            latent_attention_kernel[(-(-S_q // block_rows) * B * H,)](
-                q_latent,
-                q_rope,
-                kv_latent,
-                k_rope,
-                output,
+        launch(
+            latent_attention_kernel,
+            -(-S_q // block_rows) * B * H,
+            (q_latent, q_rope, kv_latent, k_rope, output),
+            (
                 *q_latent.stride(),
                 *q_rope.stride(),
                 *kv_latent.stride(),
@@ -240,18 +235,19 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
                 S_q,
                 H,
                 S_k,
-                R=R,
-                BLOCK_R=padded(R),
-                C=C,
-                BLOCK_C=padded(C),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q_latent),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            R=R,
+            BLOCK_R=padded(R),
+            C=C,
+            BLOCK_C=padded(C),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q_latent),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -420,15 +416,11 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
     output = torch.empty((B, S_q, H, C), dtype=q_nope.dtype, device=q_nope.device)
     hopper = hopper_tile("latent_attention_decode", max(R, C), S_k, q_nope, q_pe, kv_cache, pe_cache, output)
     if hopper is not None:
-        with torch.cuda.device_of(q_nope):
-            hopper_kernels().latent_attention_decode_kernel[
-                (min(multiprocessors(q_nope.device), -(-H // hopper["BLOCK_ROWS"]) * B * S_q),)
-            ](
-                q_nope,
-                q_pe,
-                kv_cache,
-                pe_cache,
-                output,
+        launch(
+            hopper_kernels().latent_attention_decode_kernel,
+            min(multiprocessors(q_nope.device), -(-H // hopper["BLOCK_ROWS"]) * B * S_q),
+            (q_nope, q_pe, kv_cache, pe_cache, output),
+            (
                 *q_nope.stride()[:-1],
                 *q_pe.stride()[:-1],
                 *kv_cache.stride()[:-1],
@@ -439,25 +431,24 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
                 B,
                 S_k,
                 H,
-                R=R,
-                BLOCK_R=padded(R),
-                C=C,
-                BLOCK_C=padded(C),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            R=R,
+            BLOCK_R=padded(R),
+            C=C,
+            BLOCK_C=padded(C),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "latent_attention_decode", q_nope, max(R, C), S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(kv_cache, pe_cache)
-        with torch.cuda.device_of(q_nope):
-            latent_attention_decode_kernel[(-(-H // block_rows) * B * S_q,)](
-                q_nope,
-                q_pe,
-                kv_cache,
-                pe_cache,
-                output,
+        launch(
+            latent_attention_decode_kernel,
+            -(-H // block_rows) * B * S_q,
+            (q_nope, q_pe, kv_cache, pe_cache, output),
+            (
                 *q_nope.stride(),
                 *q_pe.stride(),
                 *kv_cache.stride(),
@@ -467,17 +458,18 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
                 H,
                 S_q,
                 S_k,
-                R=R,
-                BLOCK_R=padded(R),
-                C=C,
-                BLOCK_C=padded(C),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q_nope),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            R=R,
+            BLOCK_R=padded(R),
+            C=C,
+            BLOCK_C=padded(C),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q_nope),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -499,6 +491,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def number(name, value):
@@ -652,15 +671,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

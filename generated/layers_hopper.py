@@ -93,6 +93,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -270,6 +277,7 @@ def gpt_layer_rows(
             batch = number // n_head
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             h_w_qkv = received(h_w_qkv_ring, done * GROUPS + GROUP)
@@ -278,11 +286,13 @@ def gpt_layer_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_E_n_head], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            full_stop = gl.minimum(S, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
 
-            for key_start in range(0, live_stop, BLOCK_KEYS):
+            for key_start in range(0, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 h_w_qkv_2 = received(h_w_qkv_ring_2, step)
@@ -305,17 +315,16 @@ def gpt_layer_rows(
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS, live_stop, BLOCK_KEYS):
+                pass_by(h_w_qkv_ring_2, step)
+                pass_by(h_w_qkv_ring_3, step)
+                step += 1
             release(h_w_qkv_ring, done * GROUPS + GROUP)
 
             y = gl.where(
                 (running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0
             )  # layers.py:25
-            send_back(
-                y_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, h, 0],
-                y_buffer.index(GROUP),
-                y.to(y_ptr.dtype.element_ty),
-            )
+            send_back(y_blocks, [batch, group_start, h, 0], y_buffer.index(GROUP), y.to(y_ptr.dtype.element_ty))
             done += 1
     tma.store_wait(0)
 

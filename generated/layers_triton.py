@@ -189,46 +189,42 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
     E_n_head = E // n_head
     hopper = hopper_tile("gpt_layer", E_n_head, S, h_w_qkv, y)
     if hopper is not None:
-        with torch.cuda.device_of(x):
-            hopper_kernels().gpt_layer_kernel[
-                (min(multiprocessors(x.device), -(-S // hopper["BLOCK_ROWS"]) * B * n_head),)
-            ](
-                h_w_qkv,
-                y,
+        launch(
+            hopper_kernels().gpt_layer_kernel,
+            min(multiprocessors(x.device), -(-S // hopper["BLOCK_ROWS"]) * B * n_head),
+            (h_w_qkv, y),
+            (
                 *h_w_qkv.stride()[:-1],
                 *y.stride()[:-1],
                 quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
                 n_head,
                 B,
                 S,
-                E_n_head=E_n_head,
-                BLOCK_E_n_head=padded(E_n_head),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            E_n_head=E_n_head,
+            BLOCK_E_n_head=padded(E_n_head),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "gpt_layer", x, E_n_head, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(h_w_qkv)
-        with torch.cuda.device_of(x):
-            gpt_layer_kernel[(-(-S // block_rows) * B * n_head,)](
-                h_w_qkv,
-                y,
-                *h_w_qkv.stride(),
-                *y.stride(),
-                quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
-                S,
-                n_head,
-                E_n_head=E_n_head,
-                BLOCK_E_n_head=padded(E_n_head),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(x),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            gpt_layer_kernel,
+            -(-S // block_rows) * B * n_head,
+            (h_w_qkv, y),
+            (*h_w_qkv.stride(), *y.stride(), quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e), S, n_head),
+            E_n_head=E_n_head,
+            BLOCK_E_n_head=padded(E_n_head),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(x),
+            num_warps=warps,
+            num_stages=stages,
+        )
     y = y.flatten(2, 3)
     output = x + torch.nn.functional.linear(y, w_o, b_o)
     return output
@@ -431,14 +427,11 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
         "llama_layer", hidden_states, D, S, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(k_2, v)
-    with torch.cuda.device_of(hidden_states):
-        llama_layer_kernel[(-(-S // block_rows) * B * H,)](
-            cos,
-            sin,
-            q,
-            v,
-            k_2,
-            attn_output,
+    launch(
+        llama_layer_kernel,
+        -(-S // block_rows) * B * H,
+        (cos, sin, q, v, k_2, attn_output),
+        (
             *cos.stride(),
             *sin.stride(),
             *q.stride(),
@@ -449,15 +442,16 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
             S,
             H,
             H_kv,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(hidden_states),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(hidden_states),
+        num_warps=warps,
+        num_stages=stages,
+    )
     attn_output = attn_output.flatten(2, 3)
     output = attn_output @ w_o.T
     return output
@@ -723,14 +717,11 @@ def latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
         "latent_layer", x, max(N128, N64), S, accumulators=1, scores=2, blocks=3
     )
     descriptors = descriptors and describable(c_kv_2_w_ukv, k_rope)
-    with torch.cuda.device_of(x):
-        latent_layer_kernel[(-(-S // block_rows) * B * H,)](
-            cos,
-            sin,
-            q,
-            c_kv_2_w_ukv,
-            k_rope,
-            attention,
+    launch(
+        latent_layer_kernel,
+        -(-S // block_rows) * B * H,
+        (cos, sin, q, c_kv_2_w_ukv, k_rope, attention),
+        (
             *cos.stride(),
             *sin.stride(),
             *q.stride(),
@@ -739,15 +730,16 @@ def latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
             *attention.stride(),
             S,
             H,
-            BLOCK_N128=padded(N128),
-            BLOCK_N64=padded(N64),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(x),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        BLOCK_N128=padded(N128),
+        BLOCK_N64=padded(N64),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(x),
+        num_warps=warps,
+        num_stages=stages,
+    )
     attention = attention.flatten(2, 3)
     w_o = w_o.flatten(0, 1)
     output = attention @ w_o
@@ -772,6 +764,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def quotient(a, b):
@@ -930,15 +949,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

@@ -200,15 +200,11 @@ def boolean_mask(query, key, value, mask):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("boolean_mask", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().boolean_mask_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            hopper_kernels().boolean_mask_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -219,23 +215,22 @@ def boolean_mask(query, key, value, mask):
                 B,
                 S_q,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "boolean_mask", query, D, S_k, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            boolean_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            boolean_mask_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -245,16 +240,17 @@ def boolean_mask(query, key, value, mask):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -408,15 +404,11 @@ def boolean_mask_per_batch(query, key, value, mask):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("boolean_mask_per_batch", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().boolean_mask_per_batch_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            hopper_kernels().boolean_mask_per_batch_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -430,23 +422,22 @@ def boolean_mask_per_batch(query, key, value, mask):
                 B,
                 S_q,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "boolean_mask_per_batch", query, D, S_k, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            boolean_mask_per_batch_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            boolean_mask_per_batch_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -459,16 +450,17 @@ def boolean_mask_per_batch(query, key, value, mask):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -623,15 +615,11 @@ def boolean_mask_shared(query, key, value, hidden):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("boolean_mask_shared", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().boolean_mask_shared_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                hidden,
-                output,
+        launch(
+            hopper_kernels().boolean_mask_shared_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, hidden, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -642,23 +630,22 @@ def boolean_mask_shared(query, key, value, hidden):
                 B,
                 S_q,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "boolean_mask_shared", query, D, S_k, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            boolean_mask_shared_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                hidden,
-                output,
+        launch(
+            boolean_mask_shared_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, hidden, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -668,16 +655,17 @@ def boolean_mask_shared(query, key, value, hidden):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -832,15 +820,11 @@ def boolean_mask_optional(query, key, value, mask):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("boolean_mask_optional", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().boolean_mask_optional_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            hopper_kernels().boolean_mask_optional_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -851,23 +835,22 @@ def boolean_mask_optional(query, key, value, mask):
                 B,
                 S_q,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "boolean_mask_optional", query, D, S_k, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            boolean_mask_optional_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            boolean_mask_optional_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -877,16 +860,17 @@ def boolean_mask_optional(query, key, value, mask):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1046,15 +1030,11 @@ def additive_mask(query, key, value, attention_mask, scaling):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("additive_mask", D, S_k, query, key, attention_mask, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().additive_mask_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                attention_mask,
-                output,
+        launch(
+            hopper_kernels().additive_mask_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, attention_mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -1065,23 +1045,22 @@ def additive_mask(query, key, value, attention_mask, scaling):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "additive_mask", query, D, S_k, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            additive_mask_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                attention_mask,
-                output,
+        launch(
+            additive_mask_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, attention_mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -1093,16 +1072,17 @@ def additive_mask(query, key, value, attention_mask, scaling):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1257,15 +1237,11 @@ def additive_bias_per_head(query, key, value, bias):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("additive_bias_per_head", D, S_k, query, key, bias, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().additive_bias_per_head_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                bias,
-                output,
+        launch(
+            hopper_kernels().additive_bias_per_head_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, bias, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -1276,23 +1252,22 @@ def additive_bias_per_head(query, key, value, bias):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "additive_bias_per_head", query, D, S_k, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            additive_bias_per_head_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                bias,
-                output,
+        launch(
+            additive_bias_per_head_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, bias, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -1302,16 +1277,17 @@ def additive_bias_per_head(query, key, value, bias):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1458,15 +1434,11 @@ def additive_mask_keys(query, key, value, mask):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("additive_mask_keys", D, S_k, query, key, mask, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().additive_mask_keys_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            hopper_kernels().additive_mask_keys_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, mask, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -1477,23 +1449,22 @@ def additive_mask_keys(query, key, value, mask):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "additive_mask_keys", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            additive_mask_keys_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                mask,
-                output,
+        launch(
+            additive_mask_keys_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, mask, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -1504,16 +1475,17 @@ def additive_mask_keys(query, key, value, mask):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1673,16 +1645,11 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("additive_pair", D, S, query, key, mask_bias, pair_bias, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().additive_pair_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                mask_bias,
-                pair_bias,
-                output,
+        launch(
+            hopper_kernels().additive_pair_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, mask_bias, pair_bias, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -1693,24 +1660,22 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "additive_pair", query, D, S, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            additive_pair_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                mask_bias,
-                pair_bias,
-                output,
+        launch(
+            additive_pair_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, mask_bias, pair_bias, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -1723,16 +1688,17 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 D ** (-0.5),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1754,6 +1720,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -1914,15 +1907,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

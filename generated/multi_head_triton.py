@@ -182,14 +182,11 @@ def multi_head(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("multi_head", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().multi_head_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().multi_head_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -199,22 +196,22 @@ def multi_head(query, key, value):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_head", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            multi_head_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            multi_head_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -223,16 +220,17 @@ def multi_head(query, key, value):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -372,14 +370,11 @@ def multi_head_by_name(q, k, v):
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("multi_head_by_name", max(D, D_v), S_kv, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().multi_head_by_name_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                q,
-                k,
-                v,
-                output,
+        launch(
+            hopper_kernels().multi_head_by_name_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (q, k, v, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -389,44 +384,36 @@ def multi_head_by_name(q, k, v):
                 B,
                 S_kv,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_head_by_name", q, max(D, D_v), S_kv, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            multi_head_by_name_kernel[(-(-S // block_rows) * B * H,)](
-                q,
-                k,
-                v,
-                output,
-                *q.stride(),
-                *k.stride(),
-                *v.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-                S_kv,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_kv % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            multi_head_by_name_kernel,
+            -(-S // block_rows) * B * H,
+            (q, k, v, output),
+            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), D ** (-0.5) * math.log2(math.e), S, H, S_kv),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_kv % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -568,14 +555,11 @@ def multi_head_scaled(query, key, value, scale):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("multi_head_scaled", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().multi_head_scaled_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().multi_head_scaled_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -585,40 +569,32 @@ def multi_head_scaled(query, key, value, scale):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_head_scaled", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            multi_head_scaled_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                scale * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            multi_head_scaled_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), scale * math.log2(math.e), S_q, H, S_k),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -758,14 +734,11 @@ def multi_head_sequence_first(query, key, value):
     output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("multi_head_sequence_first", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().multi_head_sequence_first_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().multi_head_sequence_first_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -775,22 +748,22 @@ def multi_head_sequence_first(query, key, value):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_head_sequence_first", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            multi_head_sequence_first_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            multi_head_sequence_first_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -799,16 +772,17 @@ def multi_head_sequence_first(query, key, value):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output.view(B, S_q, D * H)
 
 
@@ -948,14 +922,11 @@ def multi_head_split_scale(query, key, value):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("multi_head_split_scale", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().multi_head_split_scale_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().multi_head_split_scale_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -964,22 +935,22 @@ def multi_head_split_scale(query, key, value):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "multi_head_split_scale", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            multi_head_split_scale_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            multi_head_split_scale_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -987,16 +958,17 @@ def multi_head_split_scale(query, key, value):
                 D ** (-0.25) * D ** (-0.25) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -1018,6 +990,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def number(name, value):
@@ -1171,15 +1170,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

@@ -93,6 +93,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -279,6 +286,7 @@ def packed_documents_rows(
         head = number % H
         key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
         # Rows of this group
+        group_start = row_start + GROUP * GROUP_ROWS
         row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
         rows = row_start + row_offsets
         query = received(query_ring, done * GROUPS + GROUP)
@@ -298,15 +306,17 @@ def packed_documents_rows(
         accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
         running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-        # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+        # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
         document_id_range = document_id_ranges_ptr + block * 4
         document_id_start = gl.load(document_id_range + 2)
         document_id_stop = gl.load(document_id_range + 3)
         live_start = gl.load(document_id_range)
         live_stop = gl.maximum(live_start, gl.minimum(BLOCK_ROWS + row_start, gl.load(document_id_range + 1)))
-        full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+        full_stop = gl.minimum(S, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+        # Of the blocks that some row of the tile sees, those that one of this group does
+        own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
 
-        for key_start in range(live_start, live_stop, BLOCK_KEYS):
+        for key_start in range(live_start, own_stop, BLOCK_KEYS):
             keys = key_start + key_offsets
             partial = key_start >= full_stop
             document_id_mixed = (key_start < document_id_start) | (key_start >= document_id_stop)
@@ -337,12 +347,16 @@ def packed_documents_rows(
             running_sum = running_sum * rescale + gl.sum(attn_weights, 1)
             running_max = new_max
             step += 1
+        for _ in range(gl.maximum(live_start, gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS), live_stop, BLOCK_KEYS):
+            pass_by(key_ring, step)
+            pass_by(value_ring, step)
+            step += 1
         release(query_ring, done * GROUPS + GROUP)
 
         output = accumulator * (1.0 / running_sum)[:, None]
         send_back(
             output_blocks,
-            [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+            [gl.cast(batch, gl.int32), head, group_start, 0],
             output_buffer.index(GROUP),
             output.to(output_ptr.dtype.element_ty),
         )
@@ -550,6 +564,7 @@ def packed_documents_bidirectional_rows(
         head = number % H
         key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
         # Rows of this group
+        group_start = row_start + GROUP * GROUP_ROWS
         row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
         rows = row_start + row_offsets
         query = received(query_ring, done * GROUPS + GROUP)
@@ -569,7 +584,7 @@ def packed_documents_bidirectional_rows(
         accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
         running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-        # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+        # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
         segment_ids_range = segment_ids_ranges_ptr + block * 4
         segment_ids_start = gl.load(segment_ids_range + 2)
         segment_ids_stop = gl.load(segment_ids_range + 3)
@@ -613,7 +628,7 @@ def packed_documents_bidirectional_rows(
         output = accumulator * (1.0 / running_sum)[:, None]
         send_back(
             output_blocks,
-            [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+            [gl.cast(batch, gl.int32), head, group_start, 0],
             output_buffer.index(GROUP),
             output.to(output_ptr.dtype.element_ty),
         )
@@ -824,6 +839,7 @@ def packed_documents_cross_rows(
         head = number % H
         key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
         # Rows of this group
+        group_start = row_start + GROUP * GROUP_ROWS
         row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
         rows = row_start + row_offsets
         query = received(query_ring, done * GROUPS + GROUP)
@@ -843,7 +859,7 @@ def packed_documents_cross_rows(
         accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
         running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-        # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+        # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
         key_document_range = key_document_ranges_ptr + block * 4
         key_document_start = gl.load(key_document_range + 2)
         key_document_stop = gl.load(key_document_range + 3)
@@ -887,7 +903,7 @@ def packed_documents_cross_rows(
         output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
         send_back(
             output_blocks,
-            [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+            [gl.cast(batch, gl.int32), head, group_start, 0],
             output_buffer.index(GROUP),
             output.to(output_ptr.dtype.element_ty),
         )

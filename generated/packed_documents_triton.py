@@ -69,7 +69,15 @@ def heaviest_first(ranges):
     """
     tile_count = ranges.shape[0] * ranges.shape[1]
     order = torch.empty(tile_count + 1, dtype=torch.int32, device=ranges.device)
-    heaviest_first_kernel[(-(-tile_count // 32),)](ranges, order, tile_count, TILES=32, OTHERS=256, SECTION=4096)
+    launch(
+        heaviest_first_kernel,
+        -(-tile_count // 32),
+        (ranges, order),
+        (tile_count,),
+        TILES=32,
+        OTHERS=256,
+        SECTION=4096,
+    )
     return ranges, order
 
 
@@ -150,14 +158,11 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
     (count, rows), keys = row_values.shape, key_values.shape[1]
     row_blocks = -(-rows // block_rows)
     ranges = torch.empty((count, row_blocks, 4), dtype=torch.int32, device=row_values.device)
-    matching_ranges_kernel[(count * row_blocks,)](
-        row_values,
-        key_values,
-        ranges,
-        *row_values.stride(),
-        *key_values.stride(),
-        rows,
-        keys,
+    launch(
+        matching_ranges_kernel,
+        count * row_blocks,
+        (row_values, key_values, ranges),
+        (*row_values.stride(), *key_values.stride(), rows, keys),
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         ROWS=1 << (block_rows - 1).bit_length(),
@@ -326,16 +331,18 @@ def packed_documents(query, key, value, document_id):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("packed_documents", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().packed_documents_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
+        launch(
+            hopper_kernels().packed_documents_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (
                 query,
                 key,
                 value,
                 document_id,
                 output,
                 *heaviest_first(matching_ranges(document_id, document_id, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"])),
+            ),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -345,24 +352,22 @@ def packed_documents(query, key, value, document_id):
                 B,
                 H,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "packed_documents", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            packed_documents_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                document_id,
-                output,
-                matching_ranges(document_id, document_id, block_rows, block_keys),
+        launch(
+            packed_documents_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, document_id, output, matching_ranges(document_id, document_id, block_rows, block_keys)),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -371,15 +376,16 @@ def packed_documents(query, key, value, document_id):
                 1.0 / math.sqrt(D) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -535,16 +541,18 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("packed_documents_bidirectional", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().packed_documents_bidirectional_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
+        launch(
+            hopper_kernels().packed_documents_bidirectional_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (
                 query,
                 key,
                 value,
                 segment_ids,
                 output,
                 *heaviest_first(matching_ranges(segment_ids, segment_ids, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"])),
+            ),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -554,24 +562,22 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
                 B,
                 H,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "packed_documents_bidirectional", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            packed_documents_bidirectional_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                segment_ids,
-                output,
-                matching_ranges(segment_ids, segment_ids, block_rows, block_keys),
+        launch(
+            packed_documents_bidirectional_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, segment_ids, output, matching_ranges(segment_ids, segment_ids, block_rows, block_keys)),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -580,15 +586,16 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
                 D ** (-0.5) * math.log2(math.e),
                 S,
                 H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -748,10 +755,10 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("packed_documents_cross", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().packed_documents_cross_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
+        launch(
+            hopper_kernels().packed_documents_cross_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (
                 query,
                 key,
                 value,
@@ -761,6 +768,8 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 *heaviest_first(
                     matching_ranges(query_document, key_document, hopper["BLOCK_ROWS"], hopper["BLOCK_KEYS"])
                 ),
+            ),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -772,18 +781,21 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 H,
                 S_q,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "packed_documents_cross", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            packed_documents_cross_kernel[(-(-S_q // block_rows) * B * H,)](
+        launch(
+            packed_documents_cross_kernel,
+            -(-S_q // block_rows) * B * H,
+            (
                 query,
                 key,
                 value,
@@ -791,6 +803,8 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 key_document,
                 output,
                 matching_ranges(query_document, key_document, block_rows, block_keys),
+            ),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -801,15 +815,16 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -831,6 +846,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def spread(name, tensor, shape):
@@ -984,15 +1026,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

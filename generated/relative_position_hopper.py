@@ -244,6 +244,7 @@ def bucketed_bias_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -296,7 +297,7 @@ def bucketed_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -484,6 +485,7 @@ def window_bias_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -551,7 +553,7 @@ def window_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -741,6 +743,7 @@ def window_bias_by_coordinates_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -791,7 +794,7 @@ def window_bias_by_coordinates_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -976,6 +979,7 @@ def clipped_distance_bias_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -1026,7 +1030,7 @@ def clipped_distance_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, gl.cast(head, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(head, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

@@ -201,15 +201,11 @@ def bucketed_bias(query, key, value, bias_table):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("bucketed_bias", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().bucketed_bias_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                bias_table,
-                output,
+        launch(
+            hopper_kernels().bucketed_bias_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, bias_table, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -219,41 +215,32 @@ def bucketed_bias(query, key, value, bias_table):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "bucketed_bias", query, D, S_k, accumulators=1, scores=5
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            bucketed_bias_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                bias_table,
-                output,
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *bias_table.stride(),
-                *output.stride(),
-                S_q,
-                H,
-                S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S_k % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            bucketed_bias_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, bias_table, output),
+            (*query.stride(), *key.stride(), *value.stride(), *bias_table.stride(), *output.stride(), S_q, H, S_k),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S_k % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -424,16 +411,11 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("window_bias", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().window_bias_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                relative_position_bias_table,
-                relative_position_index,
-                output,
+        launch(
+            hopper_kernels().window_bias_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, relative_position_bias_table, relative_position_index, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -445,24 +427,22 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
                 B,
                 S,
                 T,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "window_bias", query, D, S, accumulators=1, scores=7
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            window_bias_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                relative_position_bias_table,
-                relative_position_index,
-                output,
+        launch(
+            window_bias_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, relative_position_bias_table, relative_position_index, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -473,16 +453,17 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
                 S,
                 H,
                 T,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -634,15 +615,11 @@ def window_bias_by_coordinates(query, key, value, table):
     output = torch.empty((B, H, 49, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("window_bias_by_coordinates", D, 49, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().window_bias_by_coordinates_kernel[
-                (min(multiprocessors(query.device), -(-49 // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                table,
-                output,
+        launch(
+            hopper_kernels().window_bias_by_coordinates_kernel,
+            min(multiprocessors(query.device), -(-49 // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, table, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -651,40 +628,32 @@ def window_bias_by_coordinates(query, key, value, table):
                 1.0 / math.sqrt(D),
                 H,
                 B,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "window_bias_by_coordinates", query, D, 49, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            window_bias_by_coordinates_kernel[(-(-49 // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                table,
-                output,
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *table.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D),
-                H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=49 % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            window_bias_by_coordinates_kernel,
+            -(-49 // block_rows) * B * H,
+            (query, key, value, table, output),
+            (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), 1.0 / math.sqrt(D), H),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=49 % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -836,15 +805,11 @@ def clipped_distance_bias(query, key, value, table):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("clipped_distance_bias", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().clipped_distance_bias_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                table,
-                output,
+        launch(
+            hopper_kernels().clipped_distance_bias_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, table, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -854,41 +819,32 @@ def clipped_distance_bias(query, key, value, table):
                 H,
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "clipped_distance_bias", query, D, S, accumulators=1, scores=4
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            clipped_distance_bias_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                table,
-                output,
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *table.stride(),
-                *output.stride(),
-                D ** (-0.5),
-                S,
-                H,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(
+            clipped_distance_bias_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, table, output),
+            (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), D ** (-0.5), S, H),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -910,6 +866,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def configuration(function, tensor, widest, length, **load):
@@ -1056,15 +1039,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

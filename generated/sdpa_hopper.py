@@ -93,6 +93,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -278,6 +285,7 @@ def sdpa_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -315,7 +323,7 @@ def sdpa_rows(
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -503,6 +511,7 @@ def sdpa_causal_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -511,11 +520,13 @@ def sdpa_causal_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.minimum(S_k, BLOCK_ROWS + row_start)
-            full_stop = gl.minimum(S_k, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            full_stop = gl.minimum(S_k, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
 
-            for key_start in range(0, live_stop, BLOCK_KEYS):
+            for key_start in range(0, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
@@ -538,12 +549,16 @@ def sdpa_causal_rows(
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS, live_stop, BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
             release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -728,6 +743,7 @@ def sdpa_boolean_mask_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             query = received(query_ring, done * GROUPS + GROUP)
 
@@ -778,7 +794,7 @@ def sdpa_boolean_mask_rows(
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), head, row_start + GROUP * GROUP_ROWS, 0],
+                [gl.cast(batch, gl.int32), head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -979,6 +995,7 @@ def sdpa_additive_mask_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1017,7 +1034,7 @@ def sdpa_additive_mask_rows(
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1204,6 +1221,7 @@ def sdpa_scale_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1241,7 +1259,7 @@ def sdpa_scale_rows(
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1431,6 +1449,7 @@ def sdpa_grouped_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -1439,11 +1458,13 @@ def sdpa_grouped_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            full_stop = gl.minimum(S, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
 
-            for key_start in range(0, live_stop, BLOCK_KEYS):
+            for key_start in range(0, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = key_start >= full_stop
                 key = received(key_ring, step)
@@ -1466,12 +1487,16 @@ def sdpa_grouped_rows(
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS, live_stop, BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
             release(query_ring, done * GROUPS + GROUP)
 
             output = gl.where((running_max != float("-inf"))[:, None], accumulator * (1.0 / running_sum)[:, None], 0.0)
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1657,6 +1682,7 @@ def sdpa_merged_heads_rows(
             batch = (number // H).to(gl.int64)
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             # Read once: the rows, and what is the same for every block of keys
@@ -1710,7 +1736,7 @@ def sdpa_merged_heads_rows(
             )  # sdpa.py:70
             send_back(
                 output_blocks,
-                [gl.cast(batch, gl.int32), row_start + GROUP * GROUP_ROWS, head, 0],
+                [gl.cast(batch, gl.int32), group_start, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

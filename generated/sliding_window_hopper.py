@@ -92,6 +92,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -237,6 +244,7 @@ def sliding_window_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -245,13 +253,20 @@ def sliding_window_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_start = gl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
-            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            full_start = gl.cdiv(gl.maximum(0, GROUP_ROWS + group_start - window), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_start = gl.maximum(live_start, gl.maximum(0, group_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS)
+            own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
+            for _ in range(live_start, gl.minimum(own_start, live_stop), BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
 
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            for key_start in range(own_start, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = (key_start < full_start) | (key_start >= full_stop)
                 key = received(key_ring, step)
@@ -278,12 +293,16 @@ def sliding_window_rows(
                 running_sum = running_sum * rescale + gl.sum(attn_weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.maximum(own_start, gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS), live_stop, BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
             release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -461,6 +480,7 @@ def sliding_window_band_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             q = received(q_ring, done * GROUPS + GROUP)
@@ -469,13 +489,20 @@ def sliding_window_band_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D_v], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_start = gl.maximum(0, row_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S, BLOCK_ROWS + row_start)
-            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + row_start - window), BLOCK_KEYS) * BLOCK_KEYS
-            full_stop = gl.minimum(S, row_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            full_start = gl.cdiv(gl.maximum(0, GROUP_ROWS + group_start - window), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S, group_start + 1) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_start = gl.maximum(live_start, gl.maximum(0, group_start + 1 - window) // BLOCK_KEYS * BLOCK_KEYS)
+            own_stop = gl.minimum(live_stop, GROUP_ROWS + group_start)
+            for _ in range(live_start, gl.minimum(own_start, live_stop), BLOCK_KEYS):
+                pass_by(k_ring, step)
+                pass_by(v_ring, step)
+                step += 1
 
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            for key_start in range(own_start, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = (key_start < full_start) | (key_start >= full_stop)
                 k = received(k_ring, step)
@@ -502,12 +529,16 @@ def sliding_window_band_rows(
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.maximum(own_start, gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS), live_stop, BLOCK_KEYS):
+                pass_by(k_ring, step)
+                pass_by(v_ring, step)
+                step += 1
             release(q_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -693,6 +724,7 @@ def sliding_window_bottom_right_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))
             rows = row_start + row_offsets
             query = received(query_ring, done * GROUPS + GROUP)
@@ -701,13 +733,20 @@ def sliding_window_bottom_right_rows(
             accumulator = gl.zeros([GROUP_ROWS, BLOCK_D], gl.float32, LAYOUT)
             running_sum = gl.zeros([GROUP_ROWS], gl.float32, gl.SliceLayout(1, LAYOUT))
 
-            # Keys that some row of this tile sees (live), and whole blocks that all of its rows see (full)
+            # Keys that some row of this tile sees (live), and whole blocks that all rows of this group see (full)
             live_start = gl.maximum(0, S_k + row_start - S_q - 127) // BLOCK_KEYS * BLOCK_KEYS
             live_stop = gl.minimum(S_k, gl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q))
-            full_start = gl.cdiv(gl.maximum(0, BLOCK_ROWS + S_k + row_start - S_q - 128), BLOCK_KEYS) * BLOCK_KEYS
-            full_stop = gl.minimum(S_k, gl.maximum(0, S_k + row_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
+            full_start = gl.cdiv(gl.maximum(0, GROUP_ROWS + S_k + group_start - S_q - 128), BLOCK_KEYS) * BLOCK_KEYS
+            full_stop = gl.minimum(S_k, gl.maximum(0, S_k + group_start + 1 - S_q)) // BLOCK_KEYS * BLOCK_KEYS
+            # Of the blocks that some row of the tile sees, those that one of this group does
+            own_start = gl.maximum(live_start, gl.maximum(0, S_k + group_start - S_q - 127) // BLOCK_KEYS * BLOCK_KEYS)
+            own_stop = gl.minimum(live_stop, gl.maximum(0, GROUP_ROWS + S_k + group_start - S_q))
+            for _ in range(live_start, gl.minimum(own_start, live_stop), BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
 
-            for key_start in range(live_start, live_stop, BLOCK_KEYS):
+            for key_start in range(own_start, own_stop, BLOCK_KEYS):
                 keys = key_start + key_offsets
                 partial = (key_start < full_start) | (key_start >= full_stop)
                 key = received(key_ring, step)
@@ -734,12 +773,16 @@ def sliding_window_bottom_right_rows(
                 running_sum = running_sum * rescale + gl.sum(weights, 1)
                 running_max = new_max
                 step += 1
+            for _ in range(gl.maximum(own_start, gl.cdiv(own_stop, BLOCK_KEYS) * BLOCK_KEYS), live_stop, BLOCK_KEYS):
+                pass_by(key_ring, step)
+                pass_by(value_ring, step)
+                step += 1
             release(query_ring, done * GROUPS + GROUP)
 
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

@@ -177,14 +177,11 @@ def sliding_window(query, key, value, window):
     output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("sliding_window", D, S, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().sliding_window_kernel[
-                (min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().sliding_window_kernel,
+            min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -194,22 +191,22 @@ def sliding_window(query, key, value, window):
                 B,
                 S,
                 window,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "sliding_window", query, D, S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            sliding_window_kernel[(-(-S // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            sliding_window_kernel,
+            -(-S // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -218,15 +215,16 @@ def sliding_window(query, key, value, window):
                 S,
                 H,
                 window,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -389,12 +387,11 @@ def sliding_window_symmetric(query, key, value, radius):
         "sliding_window_symmetric", query, D, S, accumulators=1, scores=2
     )
     descriptors = descriptors and describable(key, value)
-    with torch.cuda.device_of(query):
-        sliding_window_symmetric_kernel[(-(-S // block_rows) * B * H,)](
-            query,
-            key,
-            value,
-            output,
+    launch(
+        sliding_window_symmetric_kernel,
+        -(-S // block_rows) * B * H,
+        (query, key, value, output),
+        (
             *query.stride(),
             *key.stride(),
             *value.stride(),
@@ -404,15 +401,16 @@ def sliding_window_symmetric(query, key, value, radius):
             S,
             H,
             radius,
-            D=D,
-            BLOCK_D=padded(D),
-            BLOCK_ROWS=block_rows,
-            BLOCK_KEYS=block_keys,
-            DESCRIPTORS=descriptors,
-            PRECISION=precision(query),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        ),
+        D=D,
+        BLOCK_D=padded(D),
+        BLOCK_ROWS=block_rows,
+        BLOCK_KEYS=block_keys,
+        DESCRIPTORS=descriptors,
+        PRECISION=precision(query),
+        num_warps=warps,
+        num_stages=stages,
+    )
     return output
 
 
@@ -550,14 +548,11 @@ def sliding_window_band(q, k, v, window):
     output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("sliding_window_band", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().sliding_window_band_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                q,
-                k,
-                v,
-                output,
+        launch(
+            hopper_kernels().sliding_window_band_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
+            (q, k, v, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -567,24 +562,24 @@ def sliding_window_band(q, k, v, window):
                 B,
                 S,
                 window,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "sliding_window_band", q, max(D, D_v), S, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            sliding_window_band_kernel[(-(-S // block_rows) * B * H,)](
-                q,
-                k,
-                v,
-                output,
+        launch(
+            sliding_window_band_kernel,
+            -(-S // block_rows) * B * H,
+            (q, k, v, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -593,17 +588,18 @@ def sliding_window_band(q, k, v, window):
                 S,
                 H,
                 window,
-                D=D,
-                BLOCK_D=padded(D),
-                D_v=D_v,
-                BLOCK_D_v=padded(D_v),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            D_v=D_v,
+            BLOCK_D_v=padded(D_v),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -738,14 +734,11 @@ def sliding_window_bottom_right(query, key, value):
     output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
     hopper = hopper_tile("sliding_window_bottom_right", D, S_k, query, key, value, output)
     if hopper is not None:
-        with torch.cuda.device_of(query):
-            hopper_kernels().sliding_window_bottom_right_kernel[
-                (min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),)
-            ](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            hopper_kernels().sliding_window_bottom_right_kernel,
+            min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
+            (query, key, value, output),
+            (
                 *query.stride()[:-1],
                 *key.stride()[:-1],
                 *value.stride()[:-1],
@@ -755,22 +748,22 @@ def sliding_window_bottom_right(query, key, value):
                 B,
                 S_k,
                 S_q,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "sliding_window_bottom_right", query, D, S_k, accumulators=1, scores=2
         )
         descriptors = descriptors and describable(key, value)
-        with torch.cuda.device_of(query):
-            sliding_window_bottom_right_kernel[(-(-S_q // block_rows) * B * H,)](
-                query,
-                key,
-                value,
-                output,
+        launch(
+            sliding_window_bottom_right_kernel,
+            -(-S_q // block_rows) * B * H,
+            (query, key, value, output),
+            (
                 *query.stride(),
                 *key.stride(),
                 *value.stride(),
@@ -779,15 +772,16 @@ def sliding_window_bottom_right(query, key, value):
                 S_q,
                 H,
                 S_k,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(query),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(query),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -809,6 +803,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def integer(name, value):
@@ -962,15 +983,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

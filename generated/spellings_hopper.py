@@ -252,6 +252,7 @@ def with_einsum_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -289,7 +290,7 @@ def with_einsum_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, head, 0],
+                [batch, group_start, head, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -467,6 +468,7 @@ def with_einsum_dots_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -504,7 +506,7 @@ def with_einsum_dots_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -687,6 +689,7 @@ def with_at_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -724,7 +727,7 @@ def with_at_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -907,6 +910,7 @@ def with_matmul_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -944,7 +948,7 @@ def with_matmul_rows(
             context = accumulator * (1.0 / running_sum)[:, None]  # spellings.py:47
             send_back(
                 output_blocks,
-                [row_start + GROUP * GROUP_ROWS, batch, head, 0],
+                [group_start, batch, head, 0],
                 output_buffer.index(GROUP),
                 context.to(output_ptr.dtype.element_ty),
             )
@@ -1110,6 +1114,7 @@ def with_bmm_rows(
             batch = number
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1147,7 +1152,7 @@ def with_bmm_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1345,6 +1350,7 @@ def with_bmm_reshaped_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1385,7 +1391,7 @@ def with_bmm_reshaped_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1558,6 +1564,7 @@ def with_baddbmm_rows(
             batch = number
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1595,7 +1602,7 @@ def with_baddbmm_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1765,6 +1772,7 @@ def with_baddbmm_bias_rows(
             batch = number
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -1805,7 +1813,7 @@ def with_baddbmm_bias_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )
@@ -1991,6 +1999,7 @@ def with_softmax_written_out_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -2028,7 +2037,7 @@ def with_softmax_written_out_rows(
             output = accumulator * (1.0 / running_sum)[:, None]
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

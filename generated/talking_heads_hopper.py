@@ -255,6 +255,7 @@ def talking_heads_rows(
             batch = number // 4
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             q = received(q_ring, done * GROUPS + GROUP)
             q_2 = received(q_ring_2, done * GROUPS + GROUP)
             q_3 = received(q_ring_3, done * GROUPS + GROUP)
@@ -437,7 +438,7 @@ def talking_heads_rows(
             )
             send_back(
                 output_blocks,
-                [batch, gl.cast(n4, gl.int32), row_start + GROUP * GROUP_ROWS, 0],
+                [batch, gl.cast(n4, gl.int32), group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

@@ -359,16 +359,11 @@ def talking_heads(q, k, v, proj_l, proj_w):
     output = torch.empty((B, 4, S, D), dtype=q.dtype, device=q.device)
     hopper = hopper_tile("talking_heads", D, S, q, k, v, output)
     if hopper is not None:
-        with torch.cuda.device_of(q):
-            hopper_kernels().talking_heads_kernel[
-                (min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * 4),)
-            ](
-                q,
-                k,
-                v,
-                proj_l,
-                proj_w,
-                output,
+        launch(
+            hopper_kernels().talking_heads_kernel,
+            min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * 4),
+            (q, k, v, proj_l, proj_w, output),
+            (
                 *q.stride()[:-1],
                 *k.stride()[:-1],
                 *v.stride()[:-1],
@@ -378,24 +373,22 @@ def talking_heads(q, k, v, proj_l, proj_w):
                 D ** (-0.5),
                 B,
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                num_warps=4,
-                **hopper,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            num_warps=4,
+            **hopper,
+        )
     else:
         block_rows, block_keys, warps, stages, descriptors = configuration(
             "talking_heads", q, D, S, accumulators=4, scores=6, blocks=5
         )
         descriptors = descriptors and describable(k, v)
-        with torch.cuda.device_of(q):
-            talking_heads_kernel[(-(-S // block_rows) * B * 4,)](
-                q,
-                k,
-                v,
-                proj_l,
-                proj_w,
-                output,
+        launch(
+            talking_heads_kernel,
+            -(-S // block_rows) * B * 4,
+            (q, k, v, proj_l, proj_w, output),
+            (
                 *q.stride(),
                 *k.stride(),
                 *v.stride(),
@@ -404,16 +397,17 @@ def talking_heads(q, k, v, proj_l, proj_w):
                 *output.stride(),
                 D ** (-0.5),
                 S,
-                D=D,
-                BLOCK_D=padded(D),
-                BLOCK_ROWS=block_rows,
-                BLOCK_KEYS=block_keys,
-                WHOLE=S % block_keys == 0,
-                DESCRIPTORS=descriptors,
-                PRECISION=precision(q),
-                num_warps=warps,
-                num_stages=stages,
-            )
+            ),
+            D=D,
+            BLOCK_D=padded(D),
+            BLOCK_ROWS=block_rows,
+            BLOCK_KEYS=block_keys,
+            WHOLE=S % block_keys == 0,
+            DESCRIPTORS=descriptors,
+            PRECISION=precision(q),
+            num_warps=warps,
+            num_stages=stages,
+        )
     return output
 
 
@@ -435,6 +429,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 
 
 def configuration(function, tensor, widest, length, **load):
@@ -581,15 +602,17 @@ def describable(*tensors):
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:
-        size = tensor.element_size()
-        *outer, inner = tensor.stride()
-        if inner != 1 or tensor.data_ptr() % 16:
+        if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-        for step in outer:
-            if step * size % 16:
-                return False
     triton.set_allocator(scratch)
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def dense(strides, size):
+    """Whether rows of elements of that size have no gaps in them, and all start at multiples of 16 bytes."""
+    *outer, inner = strides
+    return inner == 1 and all(step * size % 16 == 0 for step in outer)
 
 
 def scratch(size, alignment, stream):

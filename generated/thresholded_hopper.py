@@ -235,6 +235,7 @@ def sharpened_rows(
             batch = number // H
             key_offsets = gl.arange(0, BLOCK_KEYS, gl.SliceLayout(0, LAYOUT))
             # Rows of this group
+            group_start = row_start + GROUP * GROUP_ROWS
             query = received(query_ring, done * GROUPS + GROUP)
 
             running_max = gl.full([GROUP_ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, LAYOUT))
@@ -285,7 +286,7 @@ def sharpened_rows(
             )
             send_back(
                 output_blocks,
-                [batch, head, row_start + GROUP * GROUP_ROWS, 0],
+                [batch, head, group_start, 0],
                 output_buffer.index(GROUP),
                 output.to(output_ptr.dtype.element_ty),
             )

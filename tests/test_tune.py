@@ -287,6 +287,7 @@ def test_a_worker_compiles_and_launches_nothing(kernels: Path, monkeypatch: pyte
 
     class Kernel:
         n_spills = 0
+        fn = None
 
         def warmup(self, *args: object, **options: object) -> Kernel:
             asked.append((*args, options))

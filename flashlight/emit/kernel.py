@@ -61,6 +61,7 @@ class KernelWriter:
     )
     """Parameters that the launcher sets for a tile, a dtype or a length, where a kernel reads them."""
     tile_writer: type[TileWriter] = TileWriter
+    together = "of its rows"
 
     def __init__(self, schedule: Schedule, source_name: str, labels: Mapping[Name, str]) -> None:
         self.schedule = schedule
@@ -261,7 +262,7 @@ class KernelWriter:
             self.tiles.helpers.add("matching_ranges")
         if not self.unbounded:
             live = "Keys that some row of this tile sees (live)"
-            block.comment(f"{live}, and whole blocks that all of its rows see (full)")
+            block.comment(f"{live}, and whole blocks that all {self.together} see (full)")
         else:
             block.comment("The last block may reach past the keys")
         starts, stops, full_start = [], [], []
@@ -270,11 +271,11 @@ class KernelWriter:
         if keys.live_stop is not None:
             stops.append(self._clamped(keys.live_stop) if matched else self._ended(keys.live_stop))
         if keys.full_start is not None:
-            full_start.append(f"tl.cdiv({self._clamped(keys.full_start)}, BLOCK_KEYS) * BLOCK_KEYS")
+            full_start.append(f"tl.cdiv({self._of_group(self._clamped(keys.full_start))}, BLOCK_KEYS) * BLOCK_KEYS")
         if keys.full_stop is None:
             last = self.tiles.size(self.roles.stream.extent, 8)
         else:
-            last = self._ended(keys.full_stop)
+            last = self._of_group(self._ended(keys.full_stop))
         full_stop = [f"{last} // BLOCK_KEYS * BLOCK_KEYS"]
         for match in matched:
             one = self._matching(match)
@@ -317,6 +318,10 @@ class KernelWriter:
             if ranges["full_start"] != "0":
                 end = f"tl.maximum({ranges['full_start']}, {end})"
         block.add(f"full_stop = {end}")
+
+    def _of_group(self, bound: str) -> str:
+        """The same bound of the keys for those rows of a tile that are computed together: here, all of them."""
+        return bound
 
     def _side_flags(self) -> None:
         """Have conditions tested only on the side of the full blocks where they can fail.

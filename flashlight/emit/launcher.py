@@ -36,6 +36,33 @@ def expect(name, tensor, shape, dtypes, device):
         raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
+
+
+LAUNCHED = {}  # what Triton compiled for launches so far
+
+
+def launch(kernel, programs, tensors, numbers, **constants):
+    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+
+    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
+    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
+    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    """
+    with torch.cuda.device_of(tensors[0]):
+        if torch.compiler.is_compiling():
+            kernel[(programs,)](*tensors, *numbers, **constants)
+            return
+        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
+        if alike in LAUNCHED:
+            compiled, values = LAUNCHED[alike]
+            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+            return
+        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        if compiled is not None:  # the interpreter compiles nothing
+            if len(LAUNCHED) == 4096:
+                LAUNCHED.clear()
+            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
 '''
 
 CHECKS = '''
@@ -251,7 +278,7 @@ class _Body:
         if kernel.described:
             tensors = ", ".join(tensor.name for tensor in kernel.described)
             launch.append(f"descriptors = descriptors and describable({tensors})")
-        call = self._call(kernel, kernel.name, f"({self._tiles('block_rows')},)", "block_rows", "block_keys")
+        call = self._call(kernel, kernel.name, self._tiles("block_rows"), "block_rows", "block_keys")
         call += [f"    BLOCK_{width}={self._batch},"] if demoted is not None else []
         call += ["    BLOCK_ROWS=block_rows,", "    BLOCK_KEYS=block_keys,"]
         if "WHOLE" in kernel.text:
@@ -266,8 +293,7 @@ class _Body:
         if kernel.gathered:
             tensors = ", ".join(tensor.name for tensor in kernel.gathered)
             call.append(f"    VECTOR=vector_width({tensors}),")
-        call += ["    num_warps=warps, num_stages=stages,", ")"]
-        launch += self._on_device(call)
+        launch += [*call, "    num_warps=warps, num_stages=stages,", ")"]
         if self.hopper is None:
             return lines + launch
         return [*lines, *self._launch_hopper(self.hopper, asked), "else:", *(f"    {line}" for line in launch)]
@@ -281,29 +307,25 @@ class _Body:
         given = {*(p.name for p in self.traced.parameters), *self._needed(), *names.split(", ")}
         own = "hopper" if "hopper" not in given else "hopper_choice"
         rows, keys = f'{own}["BLOCK_ROWS"]', f'{own}["BLOCK_KEYS"]'
-        grid = f"(min(multiprocessors({first}.device), {self._tiles(rows)}),)"
-        call = self._call(kernel, f"hopper_kernels().{kernel.name}", grid, rows, keys)
+        programs = f"min(multiprocessors({first}.device), {self._tiles(rows)})"
+        call = self._call(kernel, f"hopper_kernels().{kernel.name}", programs, rows, keys)
         call += [*self._approximate(kernel), *self._bounded(kernel), "    num_warps=4,", f"    **{own},", ")"]
         lines = [f'{own} = hopper_tile("{self.program.name}", {asked}, {names})', f"if {own} is not None:"]
-        return lines + [f"    {line}" for line in self._on_device(call)]
+        return lines + [f"    {line}" for line in call]
 
-    def _call(self, kernel: Kernel, name: str, grid: str, rows: str, keys: str) -> list[str]:
+    def _call(self, kernel: Kernel, name: str, programs: str, rows: str, keys: str) -> list[str]:
         """A launch up to the widths of tiles."""
-        call = [f"{name}[{grid}]("]
-        names = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
-        call.append("    " + ", ".join(names) + ",")
+        arguments = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
         for _, match in kernel.matched:
             values = ((match.row_value, self.schedule.roles.rows), (match.key_value, self.schedule.stream))
             both = ", ".join(rows_code(value, match.axes, last, self.first.name) for value, last in values)
             found = f"matching_ranges({both}, {rows}, {keys})"
             if kernel.order is not None and match is kernel.order.match:
                 found = f"*heaviest_first({found})"
-            call.append(f"    {found},")
-        call.append("    " + ", ".join(self._strides(kernel)) + ",")
-        if kernel.numbers:
-            call.append("    " + ", ".join(self._number(expr) for _, expr in kernel.numbers) + ",")
-        if kernel.sizes:
-            call.append("    " + ", ".join(size.name for size in kernel.sizes) + ",")
+            arguments.append(found)
+        numbers = [*self._strides(kernel), *(self._number(expr) for _, expr in kernel.numbers)]
+        numbers += [size.name for size in kernel.sizes]
+        call = ["launch(", *(f"    {text}," for text in (name, programs, _tuple(arguments), _tuple(numbers)))]
         plain = {axis.extent for axis in kernel.widths}
         inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
         call += [
@@ -347,10 +369,6 @@ class _Body:
         spreads = [item.bound.spread for item in items if item.bound is not None]
         tests = [f"{self._number(one)} <= {WIDEST}" for one in spreads if not isinstance(one, Const)]
         return [f"    BOUNDED={' and '.join([f'{self.first.name}.dtype != torch.float16', *tests])},"]
-
-    def _on_device(self, call: list[str]) -> list[str]:
-        """Triton launches on the current device, which need not be the tensors' own."""
-        return [f"with torch.cuda.device_of({self.first.name}):", *(f"    {line}" for line in call)]
 
     def _after(self) -> list[str]:
         """What PyTorch makes of the kernel's outputs."""

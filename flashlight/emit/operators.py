@@ -206,14 +206,11 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
     (count, rows), keys = row_values.shape, key_values.shape[1]
     row_blocks = -(-rows // block_rows)
     ranges = torch.empty((count, row_blocks, 4), dtype=torch.int32, device=row_values.device)
-    matching_ranges_kernel[(count * row_blocks,)](
-        row_values,
-        key_values,
-        ranges,
-        *row_values.stride(),
-        *key_values.stride(),
-        rows,
-        keys,
+    launch(
+        matching_ranges_kernel,
+        count * row_blocks,
+        (row_values, key_values, ranges),
+        (*row_values.stride(), *key_values.stride(), rows, keys),
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         ROWS=1 << (block_rows - 1).bit_length(),
@@ -258,8 +255,14 @@ def heaviest_first(ranges):
     """
     tile_count = ranges.shape[0] * ranges.shape[1]
     order = torch.empty(tile_count + 1, dtype=torch.int32, device=ranges.device)
-    heaviest_first_kernel[(-(-tile_count // 32),)](
-        ranges, order, tile_count, TILES=32, OTHERS=256, SECTION=4096
+    launch(
+        heaviest_first_kernel,
+        -(-tile_count // 32),
+        (ranges, order),
+        (tile_count,),
+        TILES=32,
+        OTHERS=256,
+        SECTION=4096,
     )
     return ranges, order
 ''',

@@ -5,28 +5,110 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from flashlight.arguments import load
 
 GENERATED = Path(__file__).parents[2] / "generated"
-
-HELPERS = ("matching_ranges", "heaviest_first")
-"""They are called where the kernels are launched, under the same guard."""
 
 
 @pytest.mark.parametrize("path", sorted(GENERATED.glob("*_triton.py")), ids=lambda path: path.stem)
 def test_a_kernel_is_launched_on_the_device_of_its_tensors(path: Path) -> None:
-    """Triton launches on the current device, which may be another."""
-    guarded = launched = 0
+    """Triton launches on the current device, which may be another: `launch` sees to it, and nothing else launches."""
+    launched = 0
     for function in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(function, ast.FunctionDef) or function.decorator_list or function.name in HELPERS:
+        if not isinstance(function, ast.FunctionDef) or function.decorator_list:
             continue
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
-                launched += "_kernel" in ast.unparse(node.func)
-            if isinstance(node, ast.With) and "device_of" in ast.unparse(node.items[0]):
-                guarded += "_kernel[" in ast.unparse(node)
-    assert launched == guarded > 0
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        by_triton = [node for node in calls if isinstance(node.func, ast.Subscript)]
+        launched += sum(isinstance(node.func, ast.Name) and node.func.id == "launch" for node in calls)
+        if function.name == "launch":
+            (guard,) = (node for node in function.body if isinstance(node, ast.With))
+            assert "device_of" in ast.unparse(guard.items[0])
+            assert {*by_triton} <= {*ast.walk(guard)} and len(by_triton) == 3
+        else:
+            assert not by_triton, function.name
+    assert launched > 0
+
+
+class Kernel:
+    """Counts what is compiled for it, and keeps what is launched: as Triton's kernels look from outside."""
+
+    arg_names = ("a_ptr", "b_ptr", "stride", "scale", "WIDTH", "BLOCK")
+
+    def __init__(self) -> None:
+        self.fn = lambda: None
+        self.compiled = 0
+        self.launched: list[tuple[object, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Kernel]:
+        def launched(*given: object, WIDTH: int, BLOCK: int, num_warps: int) -> Kernel:
+            self.compiled += 1
+            self.launched.append((grid[0], *given, WIDTH, BLOCK))
+            return self
+
+        def again(*given: object) -> None:
+            self.launched.append((grid[0], *given))
+
+        return launched if len(grid) == 1 else again
+
+
+@pytest.fixture()
+def launch() -> Callable[..., None]:
+    return load(GENERATED / "causal_triton.py").launch
+
+
+def test_what_was_compiled_is_launched_again(launch: Callable[..., None]) -> None:
+    kernel, (a, b, c) = Kernel(), torch.zeros(3, 32)  # 128 bytes apart
+    launch(kernel, 3, (a, b), (4, 0.5), num_warps=4, BLOCK=64, WIDTH=32)
+    launch(kernel, 5, (a, c), (4, 0.5), num_warps=4, BLOCK=64, WIDTH=32)
+    assert kernel.compiled == 1
+    (_, first_a, first_b, *first), (programs, second_a, second_b, *second) = kernel.launched
+    assert first == second == [4, 0.5, 32, 64] and programs == 5  # constants in the order of the kernel's parameters
+    assert first_a is second_a is a and first_b is b and second_b is c
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tensors": torch.zeros(2, 32).view(torch.int32).unbind()},
+        {"tensors": torch.zeros(2, 33).unbind()},
+        {"tensors": torch.zeros(2, 32, device="meta").unbind()},
+        {"numbers": (1, 0.5)},
+        {"numbers": (4.0, 0.5)},
+        {"numbers": (4, 0.25)},
+        {"WIDTH": 64},
+        {"num_warps": 8},
+        {"kernel": Kernel()},
+    ],
+    ids=["dtype", "alignment", "device", "number", "type", "float", "constant", "option", "kernel"],
+)
+def test_what_triton_may_compile_for_is_told_apart(launch: Callable[..., None], change: dict[str, Any]) -> None:
+    kernel = Kernel()
+    given: dict[str, Any] = {
+        "kernel": kernel,
+        "programs": 3,
+        "tensors": torch.zeros(2, 32).unbind(),
+        "numbers": (4, 0.5),
+    }
+    given |= {"WIDTH": 32, "BLOCK": 64, "num_warps": 4}
+    launch(**given)
+    changed = {**given, **change}
+    launch(**changed)
+    assert kernel.compiled + (changed["kernel"].compiled if changed["kernel"] is not kernel else 0) == 2
+    launch(**given)
+    assert kernel.compiled == (1 if "kernel" in change else 2)
+
+
+def test_a_thousand_shapes_do_not_pile_up(launch: Callable[..., None]) -> None:
+    kernel, a = Kernel(), torch.zeros(4)
+    kept = launch.__globals__["LAUNCHED"]
+    for length in range(10000):
+        launch(kernel, 1, (a, a), (length, 0.5), WIDTH=32, BLOCK=64, num_warps=4)
+    assert kernel.compiled == 10000 and len(kept) <= 4096
 
 
 @pytest.mark.interpret

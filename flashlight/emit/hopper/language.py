@@ -123,6 +123,13 @@ def release(ring, use):
 
 
 @gluon.jit
+def pass_by(ring, use):
+    """This reader does not need the block. It is there first, so that no reader gets a round ahead of the others."""
+    received(ring, use)
+    release(ring, use)
+
+
+@gluon.jit
 def taken(ring, use, LAYOUT: gl.constexpr):
     """The block in registers. Its place is free at once: the fence has the next copy wait until it is read."""
     tile = received(ring, use).load(LAYOUT)
@@ -248,7 +255,7 @@ def drawn(counter):
 NAMES = frozenset(re.findall(r"^(?:def )?(\w+)(?:\(| = )", HELPERS, re.M)).union(
     ("tma", "mbarrier", "gl", "gluon", "warpgroup_mma", "warpgroup_mma_wait", "fence_async_shared"),
     ("GROUP", "GROUPS", "STAGES", "LAYOUT", "turn", "done", "step", "group", "block", "exists", "number"),
-    ("given", "loads"),
+    ("given", "loads", "group_start", "own_start", "own_stop"),
 )
 """What Hopper kernels call their own beside what all kernels do."""
 

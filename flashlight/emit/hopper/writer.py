@@ -18,7 +18,7 @@ from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
 from flashlight.emit.signature import Kernel, Order, Signature, distinct, filled, output_labels
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE
-from flashlight.ir.expr import Axis, Const, Iota, Load, Reduce, Tensor, walk
+from flashlight.ir.expr import Axis, Const, Iota, Load, Reduce, Scan, Tensor, walk
 from flashlight.ir.program import Name, Output
 from flashlight.schedule.intervals import Matched
 from flashlight.schedule.model import Pass, Schedule
@@ -52,6 +52,7 @@ class _Function:
 class HopperWriter(KernelWriter):
     choices = ("BLOCK_ROWS", "BLOCK_KEYS", "STAGES", "APPROXIMATE", "BOUNDED")
     tile_writer = HopperTiles
+    together = "rows of this group"
     tiles: HopperTiles
 
     def __init__(
@@ -69,6 +70,7 @@ class HopperWriter(KernelWriter):
         self.names.taken |= own
         self.sent_back: dict[Output, tuple[str, str]] = {}  # as the copy engine writes it, and its tiles on their way
         self.row_rings: dict[Load, tuple[str, str]] = {}
+        self.tile_ranges: dict[str, str] = {}  # as `ranges`, of all groups together
 
     @functools.cached_property
     def joint(self) -> bool:
@@ -129,8 +131,49 @@ class HopperWriter(KernelWriter):
             width = self.tiles.width(axis)
             block.add(f"{axis.name} = gl.arange(0, {width}, gl.SliceLayout(0, LAYOUT)).to(tl.int64)")
         block.comment("Rows of this group")
+        block.add("group_start = row_start + GROUP * GROUP_ROWS")
         block.add("row_offsets = GROUP * GROUP_ROWS + gl.arange(0, GROUP_ROWS, gl.SliceLayout(1, LAYOUT))")
         block.add("rows = row_start + row_offsets")
+
+    def _of_group(self, bound: str) -> str:
+        return re.sub(r"\brow_start\b", "group_start", re.sub(r"\bBLOCK_ROWS\b", "GROUP_ROWS", bound))
+
+    def _bounds(self) -> None:
+        """Also name the ends of what rows of this group see, as far as those of other groups can see more."""
+        super()._bounds()
+        keys, block = self.schedule.keys, self.block
+        self.tile_ranges = dict(self.ranges)
+        start = self._clamped(keys.live_start, 8) if keys.live_start is not None else "0"
+        stop = self._clamped(keys.live_stop) if keys.live_stop is not None else ""
+        if "row_start" in start + stop:
+            block.comment("Of the blocks that some row of the tile sees, those that one of this group does")
+        if "row_start" in start:
+            aligned = f"{self._of_group(start)} // BLOCK_KEYS * BLOCK_KEYS"
+            block.add(f"own_start = tl.maximum({self.ranges['live_start']}, {aligned})")
+            self.ranges["live_start"] = "own_start"
+        if "row_start" in stop:
+            block.add(f"own_stop = tl.minimum({self.ranges['live_stop']}, {self._of_group(stop)})")
+            self.ranges["live_stop"] = "own_stop"
+
+    def _loops(self, one: Pass, variables: dict[Reduce, Code], totals: dict[Scan, Code]) -> None:
+        """The trip over the blocks that rows of this group see, and past those that only others do."""
+        before = len(self.block.lines)
+        super()._loops(one, variables, totals)
+        start, stop = self.ranges["live_start"], self.ranges["live_stop"]
+        first, last = self.tile_ranges["live_start"], self.tile_ranges["live_stop"]
+        if start != first:
+            self.block.lines[before:before] = self._past(first, f"tl.minimum({start}, {last})")
+        if stop != last:
+            end = f"tl.cdiv({stop}, BLOCK_KEYS) * BLOCK_KEYS"
+            self.block.lines += self._past(f"tl.maximum({start}, {end})" if start != "0" else end, last)
+
+    def _past(self, start: str, stop: str) -> list[str]:
+        """Statements that leave blocks of keys to the other groups."""
+        loop = Block(self.block.depth + 1)
+        for load, ring in self.tiles.rings.items():
+            loop.add(f"pass_by({ring}, {'step * GROUPS + GROUP' if load in self.tiles.pairs else 'step'})")
+        loop.add("step += 1")
+        return [f"{'    ' * self.block.depth}for _ in tl.range({start}, {stop}, BLOCK_KEYS):", *loop.lines]
 
     def _rows(self, one: Pass) -> None:
         """The blocks of rows that are multiplied, in shared memory."""
@@ -228,7 +271,7 @@ class HopperWriter(KernelWriter):
             blocks, buffer = self.names.fresh(f"{name}_blocks"), self.names.fresh(f"{name}_buffer")
             self.sent_back[output] = blocks, buffer
             place = [
-                "row_start + GROUP * GROUP_ROWS" if axis is self.roles.rows
+                "group_start" if axis is self.roles.rows
                 else f"tl.cast({self.tiles.grid[axis]}, tl.int32)" if axis in self.roles.grid
                 else "0"
                 for axis in output.axes
@@ -358,7 +401,8 @@ class HopperWriter(KernelWriter):
             lines.append("            for group in tl.static_range(GROUPS):")
             place = self._place(load, "row_start + group * GROUP_ROWS")
             lines.append(f"                send({tiles.sources[load]}, {place}, {ring}, done * GROUPS + group)")
-        lines.append(body[loop].replace("tl.range", "range"))
+        start, stop = self.tile_ranges["live_start"], self.tile_ranges["live_stop"]
+        lines.append(f"            for key_start in range({start}, {stop}, BLOCK_KEYS):")
         order = sorted(tiles.rings.items(), key=lambda item: self._first_use(body, item[1]))
         for load, ring in order:
             if load in tiles.pairs:

@@ -37,7 +37,7 @@ class Kernel:
     """Of the order in which groups of warps go on, for launches to come."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+        self.function = self.fn = function
         self.__name__ = function.__name__
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
