@@ -120,7 +120,7 @@ def hopper_candidates(width: int, size: int) -> list[Tile]:
     found: list[Tile] = []
     for rows in (128, 192):
         for keys in (64, 128):
-            for stages in (1, 2, 4):
+            for stages in (1, 2, 4, 6):
                 if 3 * rows * width * size + 2 * stages * keys * width * size <= SHARED - 1024 and size == 2:
                     found.append((rows, keys, rows // 16, stages, HOPPER))
     return found

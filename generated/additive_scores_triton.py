@@ -187,7 +187,7 @@ def bahdanau(query, key, value, w_v):
     expect("value", value, (B, S_k, D_v), (query.dtype,), query.device)
     expect("w_v", w_v, (D,), (query.dtype,), query.device)
 
-    output = torch.empty((B, S_q, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, S_q, D_v))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "bahdanau", query, max(D, D_v), S_k, accumulators=1, scores=4, depth=padded(D), row_count=padded(S_q)
     )
@@ -197,6 +197,7 @@ def bahdanau(query, key, value, w_v):
         -(-S_q // block_rows) * B,
         (query, key, value, w_v, output),
         (*query.stride(), *key.stride(), *value.stride(), w_v.stride(0), *output.stride(), S_q, S_k),
+        (),
         D=D,
         BLOCK_D=padded(D),
         D_v=D_v,
@@ -362,7 +363,7 @@ def graph_attention(h, adjacency, a_source, a_target):
     a_target = a_target.expand(H, D)
     expect("a_target", a_target, (H, D), (h.dtype,), h.device)
 
-    output = torch.empty((B, N, H, D), dtype=h.dtype, device=h.device)
+    output = h.new_empty((B, N, H, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "graph_attention", h, D, N, accumulators=1, scores=7
     )
@@ -372,6 +373,7 @@ def graph_attention(h, adjacency, a_source, a_target):
         -(-N // block_rows) * B * H,
         (h, adjacency, a_source, a_target, output),
         (*h.stride(), *adjacency.stride(), *a_source.stride(), *a_target.stride(), *output.stride(), N, H),
+        (),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -507,7 +509,7 @@ def graph_attention_scores(source, target, features):
     expect("target", target, (B, H, N), (source.dtype,), source.device)
     expect("features", features, (B, H, N, D), (source.dtype,), source.device)
 
-    output = torch.empty((B, H, N, D), dtype=source.dtype, device=source.device)
+    output = source.new_empty((B, H, N, D))
     hopper = hopper_tile("graph_attention_scores", D, N, target, features, output)
     if hopper is not None:
         launch(
@@ -515,6 +517,7 @@ def graph_attention_scores(source, target, features):
             min(multiprocessors(source.device), -(-N // hopper["BLOCK_ROWS"]) * B * H),
             (source, target, features, output),
             (*source.stride(), *target.stride()[:-1], *features.stride()[:-1], *output.stride()[:-1], H, B, N),
+            (),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -530,6 +533,7 @@ def graph_attention_scores(source, target, features):
             -(-N // block_rows) * B * H,
             (source, target, features, output),
             (*source.stride(), *target.stride(), *features.stride(), *output.stride(), N, H),
+            (),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -566,24 +570,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -263,10 +263,10 @@ def alibi_rows(
         # their strides, in elements
         slopes_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale, scale_2,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -354,11 +354,11 @@ def alibi_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
     # numbers
     scale,  # math.sqrt(D)
     scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -389,8 +389,8 @@ def alibi_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, H,
-        B, S, query_ring, key_ring, value_ring, output_buffer,
+        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale,
+        scale_2, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -495,10 +495,10 @@ def alibi_causal_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scale_2, scale_3,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale, scale_2, scale_3,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -591,12 +591,12 @@ def alibi_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
     # numbers
     scale,  # 1.0 / H * (-8.0)
     scale_2,  # 1.0 / D ** (-0.5)
     scale_3,  # D ** (-0.5) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -629,7 +629,7 @@ def alibi_causal_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, scale_3, H, B, S, query_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, scale_2, scale_3, query_ring,
         key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -735,10 +735,10 @@ def alibi_symmetric_rows(
         # their strides, in elements
         slopes_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale, scale_2,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -827,11 +827,11 @@ def alibi_symmetric_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S_k, S_q,
     # numbers
     scale,  # math.sqrt(D)
     scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -863,8 +863,8 @@ def alibi_symmetric_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, H,
-        B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+        slopes_ptr, output_ptr, slopes_stride_h, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q,
+        scale, scale_2, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -53,11 +53,11 @@ def alibi_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S, H,
     # numbers
     scale,  # math.sqrt(D)
     scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -182,7 +182,7 @@ def alibi(query, key, value, slopes):
     slopes = spread("slopes", slopes, (H,))
     expect("slopes", slopes, (H,), (torch.float32,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("alibi", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -195,12 +195,11 @@ def alibi(query, key, value, slopes):
                 *value.stride()[:-1],
                 slopes.stride(0),
                 *output.stride()[:-1],
-                math.sqrt(D),
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (math.sqrt(D), 1.0 / math.sqrt(D) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -215,17 +214,8 @@ def alibi(query, key, value, slopes):
             alibi_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, slopes, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                slopes.stride(0),
-                *output.stride(),
-                math.sqrt(D),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), slopes.stride(0), *output.stride(), S, H),
+            (math.sqrt(D), 1.0 / math.sqrt(D) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -249,12 +239,12 @@ def alibi_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S, H,
     # numbers
     scale,  # 1.0 / H * (-8.0)
     scale_2,  # 1.0 / D ** (-0.5)
     scale_3,  # D ** (-0.5) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -378,25 +368,15 @@ def alibi_causal(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("alibi_causal", D, S, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().alibi_causal_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / H * (-8.0),
-                1.0 / D ** (-0.5),
-                D ** (-0.5) * math.log2(math.e),
-                H,
-                B,
-                S,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S),
+            (1.0 / H * (-8.0), 1.0 / D ** (-0.5), D ** (-0.5) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -411,17 +391,8 @@ def alibi_causal(query, key, value):
             alibi_causal_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / H * (-8.0),
-                1.0 / D ** (-0.5),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+            (1.0 / H * (-8.0), 1.0 / D ** (-0.5), D ** (-0.5) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -445,11 +416,11 @@ def alibi_symmetric_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     slopes_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # math.sqrt(D)
     scale_2,  # 1.0 / math.sqrt(D) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -577,7 +548,7 @@ def alibi_symmetric(query, key, value, slopes):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("slopes", slopes, (H,), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("alibi_symmetric", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -590,13 +561,12 @@ def alibi_symmetric(query, key, value, slopes):
                 *value.stride()[:-1],
                 slopes.stride(0),
                 *output.stride()[:-1],
-                math.sqrt(D),
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (math.sqrt(D), 1.0 / math.sqrt(D) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -611,18 +581,8 @@ def alibi_symmetric(query, key, value, slopes):
             alibi_symmetric_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, slopes, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                slopes.stride(0),
-                *output.stride(),
-                math.sqrt(D),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), slopes.stride(0), *output.stride(), S_q, H, S_k),
+            (math.sqrt(D), 1.0 / math.sqrt(D) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -659,24 +619,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

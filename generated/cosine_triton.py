@@ -210,7 +210,7 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
     relative_bias = relative_bias.expand(H, S, S)
     expect("relative_bias", relative_bias, (H, S, S), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "cosine_attention", query, D, S, accumulators=1, scores=5
     )
@@ -229,6 +229,7 @@ def cosine_attention(query, key, value, logit_scale, relative_bias):
             S,
             H,
         ),
+        (),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -252,10 +253,10 @@ def query_key_norm_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale_2,  # scale * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -383,7 +384,7 @@ def query_key_norm(query, key, value, scale):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     scale = number("scale", scale)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "query_key_norm", query, D, S_k, accumulators=1, scores=2
     )
@@ -392,7 +393,8 @@ def query_key_norm(query, key, value, scale):
         query_key_norm_kernel,
         -(-S_q // block_rows) * B * H,
         (query, key, value, output),
-        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), scale * math.log2(math.e), S_q, H, S_k),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+        (scale * math.log2(math.e),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -429,24 +431,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

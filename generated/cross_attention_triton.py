@@ -46,10 +46,10 @@ def cross_attention_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -171,24 +171,15 @@ def cross_attention(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D_v))
     hopper = hopper_tile("cross_attention", max(D, D_v), S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().cross_attention_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -205,16 +196,8 @@ def cross_attention(query, key, value):
             cross_attention_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -241,11 +224,11 @@ def cross_attention_masked_kernel(
     context_value_stride_b, context_value_stride_h, context_value_stride_s, context_value_stride_d,
     context_mask_stride_b, context_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -386,7 +369,7 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
     context_mask = spread("context_mask", context_mask, (B, S_k))
     expect("context_mask", context_mask, (B, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D_v))
     hopper = hopper_tile("cross_attention_masked", max(D, D_v), S_k, query, context_key, context_value, output)
     if hopper is not None:
         launch(
@@ -399,13 +382,12 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
                 *context_value.stride()[:-1],
                 *context_mask.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (D ** (-0.5) * math.log2(math.e), max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38)),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -428,12 +410,11 @@ def cross_attention_masked(query, context_key, context_value, context_mask):
                 *context_value.stride(),
                 *context_mask.stride(),
                 *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
                 S_q,
                 H,
                 S_k,
             ),
+            (D ** (-0.5) * math.log2(math.e), max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38)),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -459,10 +440,10 @@ def cross_attention_shared_context_kernel(
     key_stride_h, key_stride_s, key_stride_d,
     value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -582,24 +563,15 @@ def cross_attention_shared_context(query, key, value):
     expect("key", key, (H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (H, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("cross_attention_shared_context", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().cross_attention_shared_context_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -614,16 +586,8 @@ def cross_attention_shared_context(query, key, value):
             cross_attention_shared_context_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -660,24 +624,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

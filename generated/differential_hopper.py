@@ -276,10 +276,10 @@ def diff_attn_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, lam,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale, lam,
         # rings in shared memory
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
@@ -383,11 +383,11 @@ def diff_attn_kernel(
     k_stride_b, k_stride_h, k_stride_s,
     v_stride_b, v_stride_h, v_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     lam,
-    # sizes: one compiled kernel serves them all
-    H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_D_2: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -422,7 +422,7 @@ def diff_attn_kernel(
         v_stride_h, v_stride_s, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, lam, H, B, S, q_ring, q_ring_2, k_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, lam, q_ring, q_ring_2, k_ring,
         v_ring, k_ring_2, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -547,10 +547,10 @@ def diff_attn_chunk_rows(
         # their strides, in elements
         lambda_full_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
@@ -667,10 +667,10 @@ def diff_attn_chunk_kernel(
     v_stride_b, v_stride_h, v_stride_s,
     lambda_full_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -709,8 +709,8 @@ def diff_attn_chunk_kernel(
         v_stride_h, v_stride_s, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
     rows = (
-        lambda_full_ptr, output_ptr, lambda_full_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, H,
-        B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        lambda_full_ptr, output_ptr, lambda_full_stride_h, output_stride_b, output_stride_h, output_stride_s, H, B, S,
+        scale, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -833,10 +833,10 @@ def diff_attn_norm_rows(
         # their strides, in elements
         weight_stride_d,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, lam, scale_2, scale_3,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale, lam, scale_2, scale_3,
         # rings in shared memory
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
@@ -949,13 +949,13 @@ def diff_attn_norm_kernel(
     v_stride_b, v_stride_h, v_stride_s,
     weight_stride_d,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     lam,
     scale_2,  # 1.0 / D_v
     scale_3,  # 1.0 - lambda_init
-    # sizes: one compiled kernel serves them all
-    H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -993,8 +993,8 @@ def diff_attn_norm_kernel(
         v_stride_h, v_stride_s, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
     rows = (
-        weight_ptr, output_ptr, weight_stride_d, output_stride_b, output_stride_h, output_stride_s, scale, lam,
-        scale_2, scale_3, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        weight_ptr, output_ptr, weight_stride_d, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale,
+        lam, scale_2, scale_3, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -1116,10 +1116,10 @@ def multihead_diff_attn_rows(
         lambda_full_ptr, output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale, scale_2, scale_3,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale, scale_2, scale_3,
         # rings in shared memory
         q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
         # fmt: on
@@ -1234,12 +1234,12 @@ def multihead_diff_attn_kernel(
     k_stride_b, k_stride_s, k_stride_h,
     v_stride_b, v_stride_s, v_stride_h,
     output_stride_b, output_stride_s, output_stride_h,
+    # sizes: one compiled kernel serves them all
+    H, B, S,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     scale_2,  # 1.0 / D_v
     scale_3,  # 1.0 - lambda_init
-    # sizes: one compiled kernel serves them all
-    H, B, S,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -1280,8 +1280,8 @@ def multihead_diff_attn_kernel(
         v_stride_s, v_stride_h, H, B, S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2,
     )
     rows = (
-        lambda_full_ptr, output_ptr, output_stride_b, output_stride_s, output_stride_h, scale, scale_2, scale_3, H, B,
-        S, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
+        lambda_full_ptr, output_ptr, output_stride_b, output_stride_s, output_stride_h, H, B, S, scale, scale_2,
+        scale_3, q_ring, q_ring_2, k_ring, v_ring, k_ring_2, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -52,11 +52,11 @@ def diff_attn_kernel(
     k_stride_b, k_stride_h, k_stride_s, k_stride_d,
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S, H,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     lam,
-    # sizes: one compiled kernel serves them all
-    S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_D_2: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -219,7 +219,7 @@ def diff_attn(q, k, v, lam):
     expect("v", v, (B, H, S, D * 2), (q.dtype,), q.device)
     lam = number("lam", lam)
 
-    output = torch.empty((B, H, S, D * 2), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, H, S, D * 2))
     D_2 = D * 2
     hopper = hopper_tile("diff_attn", max(D, D_2), S, q, k, v, output)
     if hopper is not None:
@@ -227,17 +227,8 @@ def diff_attn(q, k, v, lam):
             hopper_kernels().diff_attn_kernel,
             min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (q, k, v, output),
-            (
-                *q.stride()[:-1],
-                *k.stride()[:-1],
-                *v.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                lam,
-                H,
-                B,
-                S,
-            ),
+            (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S),
+            (D ** (-0.5) * math.log2(math.e), lam),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_D_2=padded(D_2),
@@ -253,7 +244,8 @@ def diff_attn(q, k, v, lam):
             diff_attn_kernel,
             -(-S // block_rows) * B * H,
             (q, k, v, output),
-            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), D ** (-0.5) * math.log2(math.e), lam, S, H),
+            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e), lam),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_D_2=padded(D_2),
@@ -279,10 +271,10 @@ def diff_attn_chunk_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     lambda_full_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -445,7 +437,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
     lambda_full = spread("lambda_full", lambda_full, (H,))
     expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
 
-    output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("diff_attn_chunk", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
@@ -458,11 +450,11 @@ def diff_attn_chunk(q, k, v, lambda_full):
                 *v.stride()[:-1],
                 lambda_full.stride(0),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -479,16 +471,8 @@ def diff_attn_chunk(q, k, v, lambda_full):
             diff_attn_chunk_kernel,
             -(-S // block_rows) * B * H,
             (q, k, v, lambda_full, output),
-            (
-                *q.stride(),
-                *k.stride(),
-                *v.stride(),
-                lambda_full.stride(0),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*q.stride(), *k.stride(), *v.stride(), lambda_full.stride(0), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -514,13 +498,13 @@ def diff_attn_norm_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     weight_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S, H,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     lam,
     scale_2,  # 1.0 / D_v
     scale_3,  # 1.0 - lambda_init
-    # sizes: one compiled kernel serves them all
-    S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -698,27 +682,15 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
     lam = number("lam", lam)
     lambda_init = number("lambda_init", lambda_init)
 
-    output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("diff_attn_norm", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
             hopper_kernels().diff_attn_norm_kernel,
             min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (q, k, v, weight, output),
-            (
-                *q.stride()[:-1],
-                *k.stride()[:-1],
-                *v.stride()[:-1],
-                weight.stride(0),
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                lam,
-                1.0 / D_v,
-                1.0 - lambda_init,
-                H,
-                B,
-                S,
-            ),
+            (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], weight.stride(0), *output.stride()[:-1], H, B, S),
+            (D ** (-0.5) * math.log2(math.e), lam, 1.0 / D_v, 1.0 - lambda_init),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -735,19 +707,8 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
             diff_attn_norm_kernel,
             -(-S // block_rows) * B * H,
             (q, k, v, weight, output),
-            (
-                *q.stride(),
-                *k.stride(),
-                *v.stride(),
-                weight.stride(0),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                lam,
-                1.0 / D_v,
-                1.0 - lambda_init,
-                S,
-                H,
-            ),
+            (*q.stride(), *k.stride(), *v.stride(), weight.stride(0), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e), lam, 1.0 / D_v, 1.0 - lambda_init),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -773,12 +734,12 @@ def multihead_diff_attn_kernel(
     k_stride_b, k_stride_s, k_stride_h, k_stride_d,
     v_stride_b, v_stride_s, v_stride_h, v_stride_d,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S, H,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     scale_2,  # 1.0 / D_v
     scale_3,  # 1.0 - lambda_init
-    # sizes: one compiled kernel serves them all
-    S, H,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -960,25 +921,15 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
     expect("lambda_full", lambda_full, (), (torch.float32,), q.device)
     lambda_init = number("lambda_init", lambda_init)
 
-    output = torch.empty((B, S, H, D_v), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, S, H, D_v))
     hopper = hopper_tile("multihead_diff_attn", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
             hopper_kernels().multihead_diff_attn_kernel,
             min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (q, k, v, lambda_full, output),
-            (
-                *q.stride()[:-1],
-                *k.stride()[:-1],
-                *v.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                1.0 / D_v,
-                1.0 - lambda_init,
-                H,
-                B,
-                S,
-            ),
+            (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S),
+            (D ** (-0.5) * math.log2(math.e), 1.0 / D_v, 1.0 - lambda_init),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -995,17 +946,8 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
             multihead_diff_attn_kernel,
             -(-S // block_rows) * B * H,
             (q, k, v, lambda_full, output),
-            (
-                *q.stride(),
-                *k.stride(),
-                *v.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                1.0 / D_v,
-                1.0 - lambda_init,
-                S,
-                H,
-            ),
+            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e), 1.0 / D_v, 1.0 - lambda_init),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -1044,24 +986,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -210,10 +210,10 @@ def disentangled_scores_rows(
         c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
         p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S, R,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -322,10 +322,10 @@ def disentangled_scores_kernel(
     c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
     p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, R,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -360,7 +360,7 @@ def disentangled_scores_kernel(
     )
     rows = (
         c2p_ptr, p2c_ptr, output_ptr, c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r, p2c_stride_b,
-        p2c_stride_h, p2c_stride_s, p2c_stride_r, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, R,
+        p2c_stride_h, p2c_stride_s, p2c_stride_r, output_stride_b, output_stride_h, output_stride_s, H, B, S, R, scale,
         query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

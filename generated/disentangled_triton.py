@@ -46,10 +46,10 @@ def disentangled_kernel(
     pos_key_stride_h, pos_key_stride_r, pos_key_stride_d,
     pos_query_stride_h, pos_query_stride_r, pos_query_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, R,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -211,7 +211,7 @@ def disentangled(query, key, value, pos_key, pos_query):
     expect("pos_key", pos_key, (H, R, D), (query.dtype,), query.device)
     expect("pos_query", pos_query, (H, R, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "disentangled",
         query,
@@ -236,11 +236,11 @@ def disentangled(query, key, value, pos_key, pos_query):
             *pos_key.stride(),
             *pos_query.stride(),
             *output.stride(),
-            1.0 / math.sqrt(D * 3) * math.log2(math.e),
             S,
             H,
             R,
         ),
+        (1.0 / math.sqrt(D * 3) * math.log2(math.e),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -267,10 +267,10 @@ def disentangled_scores_kernel(
     c2p_stride_b, c2p_stride_h, c2p_stride_s, c2p_stride_r,
     p2c_stride_b, p2c_stride_h, p2c_stride_s, p2c_stride_r,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, R,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D * 3) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -421,7 +421,7 @@ def disentangled_scores(query, key, value, c2p, p2c):
     expect("c2p", c2p, (B, H, S, R), (query.dtype,), query.device)
     expect("p2c", p2c, (B, H, S, R), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("disentangled_scores", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -435,12 +435,12 @@ def disentangled_scores(query, key, value, c2p, p2c):
                 *c2p.stride(),
                 *p2c.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D * 3) * math.log2(math.e),
                 H,
                 B,
                 S,
                 R,
             ),
+            (1.0 / math.sqrt(D * 3) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -455,18 +455,8 @@ def disentangled_scores(query, key, value, c2p, p2c):
             disentangled_scores_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, c2p, p2c, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *c2p.stride(),
-                *p2c.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D * 3) * math.log2(math.e),
-                S,
-                H,
-                R,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *c2p.stride(), *p2c.stride(), *output.stride(), S, H, R),
+            (1.0 / math.sqrt(D * 3) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -503,24 +493,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

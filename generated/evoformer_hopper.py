@@ -283,10 +283,10 @@ def row_attention_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, N, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
@@ -376,10 +376,10 @@ def row_attention_kernel(
     mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_2, mask_bias_stride_3,
     pair_bias_stride_b, pair_bias_stride_1, pair_bias_stride_h, pair_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, N, B, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
@@ -417,7 +417,7 @@ def row_attention_kernel(
         q_ring, k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, N, B, S, q_ring,
+        output_ptr, output_stride_b, output_stride_n, output_stride_s, output_stride_h, H, N, B, S, scale, q_ring,
         k_ring, mask_bias_ring, pair_bias_ring, v_ring, gate_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -543,10 +543,10 @@ def column_attention_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_n, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, S, B, N,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
@@ -634,10 +634,10 @@ def column_attention_kernel(
     gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h,
     mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_2, mask_bias_stride_3,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, S, B, N,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
@@ -673,7 +673,7 @@ def column_attention_kernel(
         mask_bias_stride_3, H, S, B, N, q_ring, k_ring, mask_bias_ring, v_ring, gate_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_n, output_stride_s, output_stride_h, scale, H, S, B, N, q_ring,
+        output_ptr, output_stride_b, output_stride_n, output_stride_s, output_stride_h, H, S, B, N, scale, q_ring,
         k_ring, mask_bias_ring, v_ring, gate_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -792,10 +792,10 @@ def triangle_attention_starting_node_rows(
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, S, B,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
@@ -903,10 +903,10 @@ def triangle_attention_starting_node_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, S, B,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
@@ -942,7 +942,7 @@ def triangle_attention_starting_node_kernel(
     rows = (
         mask_ptr, triangle_bias_ptr, output_ptr, mask_stride_b, mask_stride_1, mask_stride_2, triangle_bias_stride_b,
         triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h, output_stride_b, output_stride_1,
-        output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring, gate_ring, output_buffer,
+        output_stride_2, output_stride_h, H, S, B, scale, q_ring, k_ring, v_ring, gate_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -1062,10 +1062,10 @@ def triangle_attention_ending_node_rows(
         mask_stride_b, mask_stride_1, mask_stride_2,
         triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
         output_stride_b, output_stride_1, output_stride_2, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, S, B,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, k_ring, v_ring, gate_ring, output_buffer,
         # fmt: on
@@ -1173,10 +1173,10 @@ def triangle_attention_ending_node_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, S, B,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
@@ -1213,7 +1213,7 @@ def triangle_attention_ending_node_kernel(
     rows = (
         mask_ptr, triangle_bias_ptr, output_ptr, mask_stride_b, mask_stride_1, mask_stride_2, triangle_bias_stride_b,
         triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h, output_stride_b, output_stride_1,
-        output_stride_2, output_stride_h, scale, H, S, B, q_ring, k_ring, v_ring, gate_ring, output_buffer,
+        output_stride_2, output_stride_h, H, S, B, scale, q_ring, k_ring, v_ring, gate_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

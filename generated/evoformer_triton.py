@@ -81,10 +81,10 @@ def row_attention_kernel(
     mask_bias_stride_b, mask_bias_stride_n, mask_bias_stride_s,
     pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S, H, N,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -243,7 +243,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     pair_bias = pair_bias.expand(B, 1, H, S, S)
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
-    output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, N, S, H, D))
     hopper = hopper_tile("row_attention", D, S, q, k, mask_bias, pair_bias, v, gate, output)
     if hopper is not None:
         launch(
@@ -258,12 +258,12 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 *mask_bias.stride()[:-1],
                 *pair_bias.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D),
                 H,
                 N,
                 B,
                 S,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -292,11 +292,11 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 pair_bias.stride(3),
                 pair_bias.stride(4),
                 *output.stride(),
-                1.0 / math.sqrt(D),
                 S,
                 H,
                 N,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -324,10 +324,10 @@ def row_attention_with_mask_kernel(
     msa_mask_stride_b, msa_mask_stride_n, msa_mask_stride_s,
     pair_bias_stride_b, pair_bias_stride_h, pair_bias_stride_3, pair_bias_stride_4,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S, H, N,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -488,7 +488,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
     pair_bias = pair_bias.expand(B, 1, H, S, S)
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
-    output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, N, S, H, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "row_attention_with_mask", q, D, S, accumulators=1, scores=5, exact=True
     )
@@ -508,11 +508,11 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
             pair_bias.stride(3),
             pair_bias.stride(4),
             *output.stride(),
-            1.0 / math.sqrt(D),
             S,
             H,
             N,
         ),
+        (1.0 / math.sqrt(D),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -539,10 +539,10 @@ def column_attention_kernel(
     gate_stride_b, gate_stride_n, gate_stride_s, gate_stride_h, gate_stride_d,
     mask_bias_stride_b, mask_bias_stride_s, mask_bias_stride_n,
     output_stride_b, output_stride_n, output_stride_s, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     N, H, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -686,7 +686,7 @@ def column_attention(q, k, v, gate, mask_bias):
     mask_bias = mask_bias.expand(B, S, 1, 1, N)
     expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
 
-    output = torch.empty((B, N, S, H, D), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, N, S, H, D))
     hopper = hopper_tile("column_attention", D, N, q, k, mask_bias, v, gate, output)
     if hopper is not None:
         launch(
@@ -700,12 +700,12 @@ def column_attention(q, k, v, gate, mask_bias):
                 *gate.stride()[:-1],
                 *mask_bias.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D),
                 H,
                 S,
                 B,
                 N,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -730,11 +730,11 @@ def column_attention(q, k, v, gate, mask_bias):
                 mask_bias.stride(1),
                 mask_bias.stride(4),
                 *output.stride(),
-                1.0 / math.sqrt(D),
                 N,
                 H,
                 S,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -762,10 +762,10 @@ def triangle_attention_starting_node_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -920,7 +920,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("mask", mask, (B, S, S), (torch.bool,), q.device)
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
-    output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, S, S, H, D))
     hopper = hopper_tile("triangle_attention_starting_node", D, S, q, k, v, gate, output)
     if hopper is not None:
         launch(
@@ -935,11 +935,11 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 *mask.stride(),
                 *triangle_bias.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 S,
                 B,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -963,10 +963,10 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 *mask.stride(),
                 *triangle_bias.stride(),
                 *output.stride(),
-                D ** (-0.5),
                 S,
                 H,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -994,10 +994,10 @@ def triangle_attention_ending_node_kernel(
     mask_stride_b, mask_stride_1, mask_stride_2,
     triangle_bias_stride_b, triangle_bias_stride_1, triangle_bias_stride_2, triangle_bias_stride_h,
     output_stride_b, output_stride_1, output_stride_2, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1152,7 +1152,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     expect("mask", mask, (B, S, S), (torch.bool,), q.device)
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
-    output = torch.empty((B, S, S, H, D), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, S, S, H, D))
     hopper = hopper_tile("triangle_attention_ending_node", D, S, q, k, v, gate, output)
     if hopper is not None:
         launch(
@@ -1167,11 +1167,11 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 *mask.stride(),
                 *triangle_bias.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 S,
                 B,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -1195,10 +1195,10 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 *mask.stride(),
                 *triangle_bias.stride(),
                 *output.stride(),
-                D ** (-0.5),
                 S,
                 H,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1236,24 +1236,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -245,10 +245,10 @@ def softmax_dtype_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -328,10 +328,10 @@ def softmax_dtype_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -362,7 +362,7 @@ def softmax_dtype_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -468,10 +468,10 @@ def scores_float_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -560,10 +560,10 @@ def scores_float_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -595,7 +595,7 @@ def scores_float_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

@@ -244,10 +244,10 @@ def forgetting_attention_rows(
         # their strides, in elements
         cumulative_stride_b, cumulative_stride_h, cumulative_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -360,10 +360,10 @@ def forgetting_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     cumulative_stride_b, cumulative_stride_h, cumulative_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -400,7 +400,7 @@ def forgetting_attention_kernel(
     )
     rows = (
         cumulative_ptr, output_ptr, cumulative_stride_b, cumulative_stride_h, cumulative_stride_s, output_stride_b,
-        output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

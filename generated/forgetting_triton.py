@@ -45,10 +45,10 @@ def forgetting_attention_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     cumulative_stride_b, cumulative_stride_h, cumulative_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -197,7 +197,7 @@ def forgetting_attention(query, key, value, forget_logit):
         - torch.log(torch.exp2(-(torch.abs(forget_logit.to(torch.float32)) * math.log2(math.e))) + 1.0),
         dim=-1,
     )
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("forgetting_attention", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -210,11 +210,11 @@ def forgetting_attention(query, key, value, forget_logit):
                 *value.stride()[:-1],
                 *cumulative.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -229,16 +229,8 @@ def forgetting_attention(query, key, value, forget_logit):
             forgetting_attention_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, cumulative, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *cumulative.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *cumulative.stride(), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -274,24 +266,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -250,10 +250,10 @@ def grouped_query_view_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -333,10 +333,10 @@ def grouped_query_view_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q, H_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -367,7 +367,7 @@ def grouped_query_view_kernel(
         value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -477,10 +477,10 @@ def grouped_query_repeat_interleave_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -560,10 +560,10 @@ def grouped_query_repeat_interleave_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q, H_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -594,7 +594,7 @@ def grouped_query_repeat_interleave_kernel(
         value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -704,10 +704,10 @@ def grouped_query_expand_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -787,10 +787,10 @@ def grouped_query_expand_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # scaling * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q, H_kv,
+    # numbers
+    scale,  # scaling * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -822,7 +822,7 @@ def grouped_query_expand_kernel(
         value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -933,10 +933,10 @@ def grouped_query_causal_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1025,10 +1025,10 @@ def grouped_query_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, H_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1060,7 +1060,7 @@ def grouped_query_causal_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, H_kv, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1157,10 +1157,10 @@ def multi_query_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1240,10 +1240,10 @@ def multi_query_kernel(
     key_stride_b, key_stride_s,
     value_stride_b, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1273,7 +1273,7 @@ def multi_query_kernel(
         value_stride_b, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1378,10 +1378,10 @@ def multi_query_broadcast_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1461,10 +1461,10 @@ def multi_query_broadcast_kernel(
     key_stride_b, key_stride_1, key_stride_s,
     value_stride_b, value_stride_1, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1493,7 +1493,7 @@ def multi_query_broadcast_kernel(
         key_stride_s, value_stride_b, value_stride_1, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

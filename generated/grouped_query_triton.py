@@ -59,10 +59,10 @@ def grouped_query_view_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -185,7 +185,7 @@ def grouped_query_view(query, key, value):
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_view was transpiled for sizes with H % H_kv == 0")
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("grouped_query_view", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -197,13 +197,13 @@ def grouped_query_view(query, key, value):
                 *key.stride()[:-1],
                 *value.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
                 H_kv,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -218,17 +218,8 @@ def grouped_query_view(query, key, value):
             grouped_query_view_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                H_kv,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, H_kv, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -252,10 +243,10 @@ def grouped_query_repeat_interleave_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -378,7 +369,7 @@ def grouped_query_repeat_interleave(query, key, value):
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_repeat_interleave was transpiled for sizes with H % H_kv == 0")
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("grouped_query_repeat_interleave", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -390,13 +381,13 @@ def grouped_query_repeat_interleave(query, key, value):
                 *key.stride()[:-1],
                 *value.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
                 H_kv,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -411,17 +402,8 @@ def grouped_query_repeat_interleave(query, key, value):
             grouped_query_repeat_interleave_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                H_kv,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, H_kv, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -445,10 +427,10 @@ def grouped_query_expand_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # scaling * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, H_kv, S_k,
+    # numbers
+    scale,  # scaling * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -573,7 +555,7 @@ def grouped_query_expand(query, key, value, scaling):
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_expand was transpiled for sizes with H % H_kv == 0")
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("grouped_query_expand", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -585,13 +567,13 @@ def grouped_query_expand(query, key, value, scaling):
                 *key.stride()[:-1],
                 *value.stride()[:-1],
                 *output.stride()[:-1],
-                scaling * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
                 H_kv,
             ),
+            (scaling * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -606,17 +588,8 @@ def grouped_query_expand(query, key, value, scaling):
             grouped_query_expand_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                scaling * math.log2(math.e),
-                S_q,
-                H,
-                H_kv,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, H_kv, S_k),
+            (scaling * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -640,10 +613,10 @@ def grouped_query_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, H_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -759,24 +732,15 @@ def grouped_query_causal(query, key, value):
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_causal was transpiled for sizes with H % H_kv == 0")
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("grouped_query_causal", D, S, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().grouped_query_causal_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S,
-                H_kv,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S, H_kv),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -791,16 +755,8 @@ def grouped_query_causal(query, key, value):
             grouped_query_causal_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-                H_kv,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, H_kv),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -823,10 +779,10 @@ def multi_query_kernel(
     key_stride_b, key_stride_s, key_stride_d,
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -944,24 +900,15 @@ def multi_query(query, key, value):
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("multi_query", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().multi_query_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -976,16 +923,8 @@ def multi_query(query, key, value):
             multi_query_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1009,10 +948,10 @@ def multi_query_broadcast_kernel(
     key_stride_b, key_stride_s, key_stride_d,
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1131,24 +1070,15 @@ def multi_query_broadcast(query, key, value):
     expect("key", key, (B, 1, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, 1, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("multi_query_broadcast", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().multi_query_broadcast_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1172,11 +1102,11 @@ def multi_query_broadcast(query, key, value):
                 value.stride(2),
                 value.stride(3),
                 *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 S_q,
                 H,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1213,24 +1143,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -74,11 +74,11 @@ def invariant_point_attention_kernel(
     o_scalar_stride_b, o_scalar_stride_n, o_scalar_stride_h, o_scalar_stride_c,
     o_points_stride_b, o_points_stride_n, o_points_stride_h, o_points_stride_r,
     o_pair_stride_b, o_pair_stride_n, o_pair_stride_h, o_pair_stride_z,
+    # sizes: one compiled kernel serves them all
+    N, H,
     # numbers
     scale,  # math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e)
     scale_2,  # math.sqrt(1.0 / (C * 3)) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    N, H,
     # head dimensions and the widths of their tiles
     P: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, Z: tl.constexpr,
     BLOCK_Z: tl.constexpr, BLOCK_P_3: tl.constexpr, BLOCK_R_3: tl.constexpr,
@@ -390,9 +390,9 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
     q_points = q_points.flatten(3, 4)
     k_points = k_points.flatten(3, 4)
     v_points = v_points.flatten(3, 4)
-    o_scalar = torch.empty((B, N, H, C), dtype=q.dtype, device=q.device)
-    o_points = torch.empty((B, N, H, R * 3), dtype=q.dtype, device=q.device)
-    o_pair = torch.empty((B, N, H, Z), dtype=q.dtype, device=q.device)
+    o_scalar = q.new_empty((B, N, H, C))
+    o_points = q.new_empty((B, N, H, R * 3))
+    o_pair = q.new_empty((B, N, H, Z))
     P_3 = P * 3
     R_3 = R * 3
     expand = expandable(q)
@@ -418,11 +418,10 @@ def invariant_point_attention(q, k, v, q_points, k_points, v_points, pair_bias, 
             *o_scalar.stride(),
             *o_points.stride(),
             *o_pair.stride(),
-            math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e),
-            math.sqrt(1.0 / (C * 3)) * math.log2(math.e),
             N,
             H,
         ),
+        (math.sqrt(1.0 / (P * 3 * 9.0 / 2.0)) * 0.5 * math.log2(math.e), math.sqrt(1.0 / (C * 3)) * math.log2(math.e)),
         P=P,
         R=R,
         C=C,
@@ -600,7 +599,7 @@ def point_attention(q_points, k_points, v, gamma):
     gamma = spread("gamma", gamma, (H,))
     expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
 
-    output = torch.empty((B, H, N, D), dtype=q_points.dtype, device=q_points.device)
+    output = q_points.new_empty((B, H, N, D))
     expand = expandable(q_points)
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "point_attention",
@@ -618,6 +617,7 @@ def point_attention(q_points, k_points, v, gamma):
         -(-N // block_rows) * B * H,
         (q_points, k_points, v, gamma, output),
         (*q_points.stride(), *k_points.stride(), *v.stride(), gamma.stride(0), *output.stride(), N, H),
+        (),
         C=C,
         BLOCK_C=padded(C),
         D=D,
@@ -657,24 +657,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -254,10 +254,10 @@ def key_lengths_rows(
         # their strides, in elements
         lengths_stride_b,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -342,10 +342,10 @@ def key_lengths_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -378,8 +378,8 @@ def key_lengths_kernel(
         query_ring, key_ring, value_ring,
     )
     rows = (
-        lengths_ptr, output_ptr, lengths_stride_b, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k,
-        S_q, query_ring, key_ring, value_ring, output_buffer,
+        lengths_ptr, output_ptr, lengths_stride_b, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q,
+        scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -484,10 +484,10 @@ def key_padding_mask_rows(
         # their strides, in elements
         key_padding_mask_stride_b, key_padding_mask_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -584,10 +584,10 @@ def key_padding_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -619,7 +619,7 @@ def key_padding_mask_kernel(
     )
     rows = (
         key_padding_mask_ptr, output_ptr, key_padding_mask_stride_b, key_padding_mask_stride_s, output_stride_b,
-        output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -724,10 +724,10 @@ def extended_attention_mask_rows(
         # their strides, in elements
         attention_mask_stride_b, attention_mask_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -823,10 +823,10 @@ def extended_attention_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     attention_mask_stride_b, attention_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -860,7 +860,7 @@ def extended_attention_mask_kernel(
     )
     rows = (
         attention_mask_ptr, output_ptr, attention_mask_stride_b, attention_mask_stride_s, output_stride_b,
-        output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -973,10 +973,10 @@ def causal_key_lengths_rows(
         # their strides, in elements
         lengths_stride_b,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1078,10 +1078,10 @@ def causal_key_lengths_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1115,7 +1115,7 @@ def causal_key_lengths_kernel(
         query_ring, key_ring, value_ring,
     )
     rows = (
-        lengths_ptr, output_ptr, lengths_stride_b, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S,
+        lengths_ptr, output_ptr, lengths_stride_b, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale,
         query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

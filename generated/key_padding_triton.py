@@ -50,10 +50,10 @@ def key_lengths_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -171,7 +171,7 @@ def key_lengths(query, key, value, lengths):
     lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("key_lengths", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -184,12 +184,12 @@ def key_lengths(query, key, value, lengths):
                 *value.stride()[:-1],
                 lengths.stride(0),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -204,17 +204,8 @@ def key_lengths(query, key, value, lengths):
             key_lengths_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, lengths, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                lengths.stride(0),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), lengths.stride(0), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -238,10 +229,10 @@ def key_padding_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -376,7 +367,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
     key_padding_mask = spread("key_padding_mask", key_padding_mask, (B, S_k))
     expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("key_padding_mask", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -389,12 +380,12 @@ def key_padding_mask(query, key, value, key_padding_mask):
                 *value.stride()[:-1],
                 *key_padding_mask.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -415,11 +406,11 @@ def key_padding_mask(query, key, value, key_padding_mask):
                 *value.stride(),
                 *key_padding_mask.stride(),
                 *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 S_q,
                 H,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -444,10 +435,10 @@ def extended_attention_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     attention_mask_stride_b, attention_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -578,7 +569,7 @@ def extended_attention_mask(query, key, value, attention_mask):
     attention_mask = spread("attention_mask", attention_mask, (B, S))
     expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("extended_attention_mask", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -591,11 +582,11 @@ def extended_attention_mask(query, key, value, attention_mask):
                 *value.stride()[:-1],
                 *attention_mask.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -610,16 +601,8 @@ def extended_attention_mask(query, key, value, attention_mask):
             extended_attention_mask_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, attention_mask, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *attention_mask.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *attention_mask.stride(), *output.stride(), S, H),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -644,10 +627,10 @@ def causal_key_lengths_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     lengths_stride_b,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -767,7 +750,7 @@ def causal_key_lengths(query, key, value, lengths):
     lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("causal_key_lengths", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -780,11 +763,11 @@ def causal_key_lengths(query, key, value, lengths):
                 *value.stride()[:-1],
                 lengths.stride(0),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -799,16 +782,8 @@ def causal_key_lengths(query, key, value, lengths):
             causal_key_lengths_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, lengths, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                lengths.stride(0),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), lengths.stride(0), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -844,24 +819,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -224,10 +224,10 @@ def latent_attention_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
         # fmt: on
@@ -313,10 +313,10 @@ def latent_attention_kernel(
     kv_latent_stride_b, kv_latent_stride_s,
     k_rope_stride_b, k_rope_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # softmax_scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # softmax_scale * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -350,7 +350,7 @@ def latent_attention_kernel(
         k_rope_stride_s, H, B, S_k, S_q, q_latent_ring, q_rope_ring, kv_latent_ring, k_rope_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, q_latent_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, q_latent_ring,
         q_rope_ring, kv_latent_ring, k_rope_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -479,10 +479,10 @@ def latent_attention_decode_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         S_q, B, S_k, H,
+        # numbers
+        scale,
         # rings in shared memory
         q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring, output_buffer,
         # fmt: on
@@ -571,10 +571,10 @@ def latent_attention_decode_kernel(
     kv_cache_stride_b, kv_cache_stride_s,
     pe_cache_stride_b, pe_cache_stride_s,
     output_stride_b, output_stride_s, output_stride_h,
-    # numbers
-    scale,  # (C + R) ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, B, S_k, H,
+    # numbers
+    scale,  # (C + R) ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     R: gl.constexpr, BLOCK_R: gl.constexpr, C: gl.constexpr, BLOCK_C: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -609,7 +609,7 @@ def latent_attention_decode_kernel(
         pe_cache_stride_s, S_q, B, S_k, H, q_nope_ring, q_pe_ring, kv_cache_ring, pe_cache_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_s, output_stride_h, scale, S_q, B, S_k, H, q_nope_ring, q_pe_ring,
+        output_ptr, output_stride_b, output_stride_s, output_stride_h, S_q, B, S_k, H, scale, q_nope_ring, q_pe_ring,
         kv_cache_ring, pe_cache_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

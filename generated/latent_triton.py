@@ -41,10 +41,10 @@ def latent_attention_kernel(
     kv_latent_stride_b, kv_latent_stride_s, kv_latent_stride_c,
     k_rope_stride_b, k_rope_stride_s, k_rope_stride_r,
     output_stride_b, output_stride_h, output_stride_s, output_stride_c,
-    # numbers
-    scale,  # softmax_scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # softmax_scale * math.log2(math.e)
     # head dimensions and the widths of their tiles
     R: tl.constexpr, BLOCK_R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -190,7 +190,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
     expect("k_rope", k_rope, (B, S_k, R), (q_latent.dtype,), q_latent.device)
     softmax_scale = number("softmax_scale", softmax_scale)
 
-    output = torch.empty((B, H, S_q, C), dtype=q_latent.dtype, device=q_latent.device)
+    output = q_latent.new_empty((B, H, S_q, C))
     hopper = hopper_tile("latent_attention", max(R, C), S_k, q_latent, q_rope, kv_latent, k_rope, output)
     if hopper is not None:
         launch(
@@ -203,12 +203,12 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
                 *kv_latent.stride()[:-1],
                 *k_rope.stride()[:-1],
                 *output.stride()[:-1],
-                softmax_scale * math.log2(math.e),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (softmax_scale * math.log2(math.e),),
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -231,11 +231,11 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
                 *kv_latent.stride(),
                 *k_rope.stride(),
                 *output.stride(),
-                softmax_scale * math.log2(math.e),
                 S_q,
                 H,
                 S_k,
             ),
+            (softmax_scale * math.log2(math.e),),
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -262,10 +262,10 @@ def latent_attention_decode_kernel(
     kv_cache_stride_b, kv_cache_stride_s, kv_cache_stride_c,
     pe_cache_stride_b, pe_cache_stride_s, pe_cache_stride_r,
     output_stride_b, output_stride_s, output_stride_h, output_stride_c,
-    # numbers
-    scale,  # (C + R) ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, S_q, S_k,
+    # numbers
+    scale,  # (C + R) ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     R: tl.constexpr, BLOCK_R: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -413,7 +413,7 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
     expect("kv_cache", kv_cache, (B, S_k, C), (q_nope.dtype,), q_nope.device)
     expect("pe_cache", pe_cache, (B, S_k, R), (q_nope.dtype,), q_nope.device)
 
-    output = torch.empty((B, S_q, H, C), dtype=q_nope.dtype, device=q_nope.device)
+    output = q_nope.new_empty((B, S_q, H, C))
     hopper = hopper_tile("latent_attention_decode", max(R, C), S_k, q_nope, q_pe, kv_cache, pe_cache, output)
     if hopper is not None:
         launch(
@@ -426,12 +426,12 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
                 *kv_cache.stride()[:-1],
                 *pe_cache.stride()[:-1],
                 *output.stride()[:-1],
-                (C + R) ** (-0.5) * math.log2(math.e),
                 S_q,
                 B,
                 S_k,
                 H,
             ),
+            ((C + R) ** (-0.5) * math.log2(math.e),),
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -448,17 +448,8 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
             latent_attention_decode_kernel,
             -(-H // block_rows) * B * S_q,
             (q_nope, q_pe, kv_cache, pe_cache, output),
-            (
-                *q_nope.stride(),
-                *q_pe.stride(),
-                *kv_cache.stride(),
-                *pe_cache.stride(),
-                *output.stride(),
-                (C + R) ** (-0.5) * math.log2(math.e),
-                H,
-                S_q,
-                S_k,
-            ),
+            (*q_nope.stride(), *q_pe.stride(), *kv_cache.stride(), *pe_cache.stride(), *output.stride(), H, S_q, S_k),
+            ((C + R) ** (-0.5) * math.log2(math.e),),
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -496,24 +487,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -250,10 +250,10 @@ def gpt_layer_rows(
         y_ptr,
         # their strides, in elements
         y_stride_b, y_stride_s, y_stride_n,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         n_head, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3, y_buffer,
         # fmt: on
@@ -337,10 +337,10 @@ def gpt_layer_kernel(
     # their strides, in elements
     h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n,
     y_stride_b, y_stride_s, y_stride_n,
-    # numbers
-    scale,  # quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     n_head, B, S,
+    # numbers
+    scale,  # quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     E_n_head: gl.constexpr, BLOCK_E_n_head: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -373,7 +373,7 @@ def gpt_layer_kernel(
         h_w_qkv_ring_3,
     )
     rows = (
-        y_ptr, y_stride_b, y_stride_s, y_stride_n, scale, n_head, B, S, h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3,
+        y_ptr, y_stride_b, y_stride_s, y_stride_n, n_head, B, S, scale, h_w_qkv_ring, h_w_qkv_ring_2, h_w_qkv_ring_3,
         y_buffer,
     )
     # Groups that compute get the registers that those that load can spare

@@ -42,10 +42,10 @@ def gpt_layer_kernel(
     # their strides, in elements
     h_w_qkv_stride_b, h_w_qkv_stride_s, h_w_qkv_stride_n, h_w_qkv_stride_e,
     y_stride_b, y_stride_s, y_stride_n, y_stride_e,
-    # numbers
-    scale,  # quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, n_head,
+    # numbers
+    scale,  # quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     E_n_head: tl.constexpr, BLOCK_E_n_head: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -185,7 +185,7 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
         x.dtype
     )
     h_w_qkv = torch.nn.functional.linear(h, w_qkv, b_qkv).unflatten(2, (n_head * 3, E // n_head))
-    y = torch.empty((B, S, n_head, E // n_head), dtype=x.dtype, device=x.device)
+    y = x.new_empty((B, S, n_head, E // n_head))
     E_n_head = E // n_head
     hopper = hopper_tile("gpt_layer", E_n_head, S, h_w_qkv, y)
     if hopper is not None:
@@ -193,14 +193,8 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
             hopper_kernels().gpt_layer_kernel,
             min(multiprocessors(x.device), -(-S // hopper["BLOCK_ROWS"]) * B * n_head),
             (h_w_qkv, y),
-            (
-                *h_w_qkv.stride()[:-1],
-                *y.stride()[:-1],
-                quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),
-                n_head,
-                B,
-                S,
-            ),
+            (*h_w_qkv.stride()[:-1], *y.stride()[:-1], n_head, B, S),
+            (quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),),
             E_n_head=E_n_head,
             BLOCK_E_n_head=padded(E_n_head),
             num_warps=4,
@@ -215,7 +209,8 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
             gpt_layer_kernel,
             -(-S // block_rows) * B * n_head,
             (h_w_qkv, y),
-            (*h_w_qkv.stride(), *y.stride(), quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e), S, n_head),
+            (*h_w_qkv.stride(), *y.stride(), S, n_head),
+            (quotient(1.0, math.sqrt(E // n_head)) * math.log2(math.e),),
             E_n_head=E_n_head,
             BLOCK_E_n_head=padded(E_n_head),
             BLOCK_ROWS=block_rows,
@@ -242,10 +237,10 @@ def llama_layer_kernel(
     v_stride_b, v_stride_s, v_stride_h, v_stride_d,
     k_2_stride_b, k_2_stride_s, k_2_stride_h, k_2_stride_d,
     attn_output_stride_b, attn_output_stride_s, attn_output_stride_h, attn_output_stride_d,
-    # numbers
-    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, H_kv,
+    # numbers
+    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -422,7 +417,7 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
     k = (hidden_states @ w_k.T).unflatten(2, (H_kv, D))
     v = (hidden_states @ w_v.T).unflatten(2, (H_kv, D))
     k_2 = k * cos[:, None, :] + torch.cat((-k[:, :, :, D // 2 :], k[:, :, :, : D // 2]), -1) * sin[:, None, :]
-    attn_output = torch.empty((B, S, H, D), dtype=hidden_states.dtype, device=hidden_states.device)
+    attn_output = hidden_states.new_empty((B, S, H, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "llama_layer", hidden_states, D, S, accumulators=1, scores=2
     )
@@ -431,18 +426,8 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
         llama_layer_kernel,
         -(-S // block_rows) * B * H,
         (cos, sin, q, v, k_2, attn_output),
-        (
-            *cos.stride(),
-            *sin.stride(),
-            *q.stride(),
-            *v.stride(),
-            *k_2.stride(),
-            *attn_output.stride(),
-            1.0 / D**0.5 * math.log2(math.e),
-            S,
-            H,
-            H_kv,
-        ),
+        (*cos.stride(), *sin.stride(), *q.stride(), *v.stride(), *k_2.stride(), *attn_output.stride(), S, H, H_kv),
+        (1.0 / D**0.5 * math.log2(math.e),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -710,7 +695,7 @@ def latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
     ).to(x.dtype)
     c_kv_2_w_ukv = torch.einsum("bsc,chn->bshn", c_kv_2, w_ukv).unflatten(3, (2, 128))
     k_rope = c_kv[:, :, C:] * cos + torch.cat((-c_kv[:, :, C + 32 :], c_kv[:, :, C : C + 32]), -1) * sin
-    attention = torch.empty((B, S, H, 128), dtype=x.dtype, device=x.device)
+    attention = x.new_empty((B, S, H, 128))
     N128 = 128
     N64 = 64
     block_rows, block_keys, warps, stages, descriptors = configuration(
@@ -731,6 +716,7 @@ def latent_layer(x, w_dq, q_norm, w_uq, w_dkv, kv_norm, w_ukv, w_o, cos, sin):
             S,
             H,
         ),
+        (),
         BLOCK_N128=padded(N128),
         BLOCK_N64=padded(N64),
         BLOCK_ROWS=block_rows,
@@ -769,24 +755,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -226,10 +226,10 @@ def boolean_mask_rows(
         # their strides, in elements
         mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -324,10 +324,10 @@ def boolean_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -359,7 +359,7 @@ def boolean_mask_kernel(
     )
     rows = (
         mask_ptr, output_ptr, mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3, output_stride_b,
-        output_stride_h, output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_h, output_stride_s, H, B, S_q, S_k, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -464,10 +464,10 @@ def boolean_mask_per_batch_rows(
         # their strides, in elements
         mask_stride_b, mask_stride_2, mask_stride_3,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, fill,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
+        # numbers
+        scale, fill,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -561,11 +561,11 @@ def boolean_mask_per_batch_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S_q, S_k,
     # numbers
     scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
-    # sizes: one compiled kernel serves them all
-    H, B, S_q, S_k,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -597,7 +597,7 @@ def boolean_mask_per_batch_kernel(
     )
     rows = (
         mask_ptr, output_ptr, mask_stride_b, mask_stride_2, mask_stride_3, output_stride_b, output_stride_h,
-        output_stride_s, scale, fill, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_s, H, B, S_q, S_k, scale, fill, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -702,10 +702,10 @@ def boolean_mask_shared_rows(
         # their strides, in elements
         hidden_stride_0, hidden_stride_1,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -800,10 +800,10 @@ def boolean_mask_shared_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     hidden_stride_0, hidden_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -833,8 +833,8 @@ def boolean_mask_shared_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_q, S_k, query_ring, key_ring, value_ring,
     )
     rows = (
-        hidden_ptr, output_ptr, hidden_stride_0, hidden_stride_1, output_stride_b, output_stride_h, output_stride_s,
-        scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+        hidden_ptr, output_ptr, hidden_stride_0, hidden_stride_1, output_stride_b, output_stride_h, output_stride_s, H,
+        B, S_q, S_k, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -939,10 +939,10 @@ def boolean_mask_optional_rows(
         # their strides, in elements
         mask_stride_b, mask_stride_1, mask_stride_2,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1038,10 +1038,10 @@ def boolean_mask_optional_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1073,7 +1073,7 @@ def boolean_mask_optional_kernel(
     )
     rows = (
         mask_ptr, output_ptr, mask_stride_b, mask_stride_1, mask_stride_2, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_s, H, B, S_q, S_k, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -1192,10 +1192,10 @@ def additive_mask_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scaling,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scaling,
         # rings in shared memory
         query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
         # fmt: on
@@ -1279,10 +1279,10 @@ def additive_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scaling,
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scaling,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1319,7 +1319,7 @@ def additive_mask_kernel(
         key_ring, attention_mask_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scaling, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scaling, query_ring, key_ring,
         attention_mask_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1432,10 +1432,10 @@ def additive_bias_per_head_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, bias_ring, value_ring, output_buffer,
         # fmt: on
@@ -1519,10 +1519,10 @@ def additive_bias_per_head_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     bias_stride_h, bias_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1555,7 +1555,7 @@ def additive_bias_per_head_kernel(
         S_k, S_q, query_ring, key_ring, bias_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         bias_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1669,10 +1669,10 @@ def additive_mask_keys_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, mask_ring, value_ring, output_buffer,
         # fmt: on
@@ -1756,10 +1756,10 @@ def additive_mask_keys_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1792,7 +1792,7 @@ def additive_mask_keys_kernel(
         mask_stride_2, H, B, S_k, S_q, query_ring, key_ring, mask_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         mask_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1921,10 +1921,10 @@ def additive_pair_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
         # fmt: on
@@ -2010,10 +2010,10 @@ def additive_pair_kernel(
     mask_bias_stride_b, mask_bias_stride_1, mask_bias_stride_2,
     pair_bias_stride_0, pair_bias_stride_h, pair_bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -2048,7 +2048,7 @@ def additive_pair_kernel(
         query_ring, key_ring, mask_bias_ring, pair_bias_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring,
         mask_bias_ring, pair_bias_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

@@ -61,10 +61,10 @@ def boolean_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     mask_stride_b, mask_stride_h, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -197,7 +197,7 @@ def boolean_mask(query, key, value, mask):
     mask = mask.expand(B, H, S_q, S_k)
     expect("mask", mask, (B, H, S_q, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -210,12 +210,12 @@ def boolean_mask(query, key, value, mask):
                 *value.stride()[:-1],
                 *mask.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_q,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -230,17 +230,8 @@ def boolean_mask(query, key, value, mask):
             boolean_mask_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, mask, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *mask.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *mask.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -265,11 +256,11 @@ def boolean_mask_per_batch_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     fill,  # max(finfo(dtype).min * math.log2(math.e), -3.3895e+38)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -401,7 +392,7 @@ def boolean_mask_per_batch(query, key, value, mask):
     mask = mask.expand(B, 1, S_q, S_k)
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask_per_batch", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -416,13 +407,12 @@ def boolean_mask_per_batch(query, key, value, mask):
                 mask.stride(2),
                 mask.stride(3),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
                 H,
                 B,
                 S_q,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e), max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38)),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -445,12 +435,11 @@ def boolean_mask_per_batch(query, key, value, mask):
                 mask.stride(2),
                 mask.stride(3),
                 *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38),
                 S_q,
                 H,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e), max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -475,10 +464,10 @@ def boolean_mask_shared_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     hidden_stride_0, hidden_stride_1,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -612,7 +601,7 @@ def boolean_mask_shared(query, key, value, hidden):
     hidden = hidden.expand(S_q, S_k)
     expect("hidden", hidden, (S_q, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask_shared", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -625,12 +614,12 @@ def boolean_mask_shared(query, key, value, hidden):
                 *value.stride()[:-1],
                 *hidden.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
                 H,
                 B,
                 S_q,
                 S_k,
             ),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -645,17 +634,8 @@ def boolean_mask_shared(query, key, value, hidden):
             boolean_mask_shared_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, hidden, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *hidden.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *hidden.stride(), *output.stride(), S_q, H, S_k),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -680,10 +660,10 @@ def boolean_mask_optional_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     mask_stride_b, mask_stride_1, mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -817,7 +797,7 @@ def boolean_mask_optional(query, key, value, mask):
     mask = spread("mask", mask, (B, S_q, S_k))
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask_optional", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -830,12 +810,12 @@ def boolean_mask_optional(query, key, value, mask):
                 *value.stride()[:-1],
                 *mask.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_q,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -850,17 +830,8 @@ def boolean_mask_optional(query, key, value, mask):
             boolean_mask_optional_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, mask, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *mask.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *mask.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -885,10 +856,10 @@ def additive_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     attention_mask_stride_b, attention_mask_stride_2, attention_mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scaling,
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scaling,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1027,7 +998,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
     scaling = number("scaling", scaling)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("additive_mask", D, S_k, query, key, attention_mask, value, output)
     if hopper is not None:
         launch(
@@ -1040,12 +1011,12 @@ def additive_mask(query, key, value, attention_mask, scaling):
                 *value.stride()[:-1],
                 *attention_mask.stride()[:-1],
                 *output.stride()[:-1],
-                scaling,
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (scaling,),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1068,11 +1039,11 @@ def additive_mask(query, key, value, attention_mask, scaling):
                 attention_mask.stride(2),
                 attention_mask.stride(3),
                 *output.stride(),
-                scaling,
                 S_q,
                 H,
                 S_k,
             ),
+            (scaling,),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1097,10 +1068,10 @@ def additive_bias_per_head_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     bias_stride_h, bias_stride_1, bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1234,7 +1205,7 @@ def additive_bias_per_head(query, key, value, bias):
     bias = bias.expand(H, S_q, S_k)
     expect("bias", bias, (H, S_q, S_k), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("additive_bias_per_head", D, S_k, query, key, bias, value, output)
     if hopper is not None:
         launch(
@@ -1247,12 +1218,12 @@ def additive_bias_per_head(query, key, value, bias):
                 *value.stride()[:-1],
                 *bias.stride()[:-1],
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1267,17 +1238,8 @@ def additive_bias_per_head(query, key, value, bias):
             additive_bias_per_head_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, bias, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *bias.stride(),
-                *output.stride(),
-                D ** (-0.5),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *bias.stride(), *output.stride(), S_q, H, S_k),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1302,10 +1264,10 @@ def additive_mask_keys_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     mask_stride_b, mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1431,7 +1393,7 @@ def additive_mask_keys(query, key, value, mask):
     mask = mask.expand(B, 1, 1, S_k)
     expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("additive_mask_keys", D, S_k, query, key, mask, value, output)
     if hopper is not None:
         launch(
@@ -1444,12 +1406,12 @@ def additive_mask_keys(query, key, value, mask):
                 *value.stride()[:-1],
                 *mask.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1471,11 +1433,11 @@ def additive_mask_keys(query, key, value, mask):
                 mask.stride(0),
                 mask.stride(3),
                 *output.stride(),
-                1.0 / math.sqrt(D),
                 S_q,
                 H,
                 S_k,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1501,10 +1463,10 @@ def additive_pair_kernel(
     mask_bias_stride_b, mask_bias_stride_s,
     pair_bias_stride_h, pair_bias_stride_2, pair_bias_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1642,7 +1604,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     pair_bias = pair_bias.expand(1, H, S, S)
     expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("additive_pair", D, S, query, key, mask_bias, pair_bias, value, output)
     if hopper is not None:
         launch(
@@ -1656,11 +1618,11 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 *mask_bias.stride()[:-1],
                 *pair_bias.stride()[:-1],
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 B,
                 S,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1685,10 +1647,10 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 pair_bias.stride(2),
                 pair_bias.stride(3),
                 *output.stride(),
-                D ** (-0.5),
                 S,
                 H,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1725,24 +1687,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -217,10 +217,10 @@ def sigmoid_attention_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale, scale_2,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -289,11 +289,11 @@ def sigmoid_attention_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S_k, S_q,
     # numbers
     scale,  # 1.0 / math.sqrt(D)
     scale_2,  # math.log(S_k)
-    # sizes: one compiled kernel serves them all
-    H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr,
@@ -321,7 +321,7 @@ def sigmoid_attention_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scale_2, H, B, S_k, S_q, query_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, scale_2, query_ring,
         key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

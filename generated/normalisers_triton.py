@@ -79,11 +79,11 @@ def sigmoid_attention_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # 1.0 / math.sqrt(D)
     scale_2,  # math.log(S_k)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -190,25 +190,15 @@ def sigmoid_attention(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sigmoid_attention", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().sigmoid_attention_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D),
-                math.log(S_k),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D), math.log(S_k)),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -224,17 +214,8 @@ def sigmoid_attention(query, key, value):
             sigmoid_attention_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D),
-                math.log(S_k),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D), math.log(S_k)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -259,10 +240,10 @@ def relu_squared_attention_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -373,7 +354,7 @@ def relu_squared_attention(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "relu_squared_attention", query, D, S, accumulators=1, scores=2
     )
@@ -382,7 +363,8 @@ def relu_squared_attention(query, key, value):
         relu_squared_attention_kernel,
         -(-S // block_rows) * B * H,
         (query, key, value, output),
-        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), 1.0 / math.sqrt(D), S, H),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+        (1.0 / math.sqrt(D),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -405,10 +387,10 @@ def retention_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -541,7 +523,7 @@ def retention(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D_v), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D_v))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "retention", query, max(D, D_v), S, accumulators=1, scores=3
     )
@@ -550,7 +532,8 @@ def retention(query, key, value):
         retention_kernel,
         -(-S // block_rows) * B * H,
         (query, key, value, output),
-        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), D ** (-0.5), S, H),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+        (D ** (-0.5),),
         D=D,
         BLOCK_D=padded(D),
         D_v=D_v,
@@ -691,7 +674,7 @@ def causal_linear_attention(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D_v), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D_v))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "causal_linear_attention", query, max(D, D_v), S, accumulators=1, scores=1
     )
@@ -701,6 +684,7 @@ def causal_linear_attention(query, key, value):
         -(-S // block_rows) * B * H,
         (query, key, value, output),
         (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+        (),
         D=D,
         BLOCK_D=padded(D),
         D_v=D_v,
@@ -738,24 +722,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -259,10 +259,10 @@ def packed_documents_rows(
         # their strides, in elements
         document_id_stride_b, document_id_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, H, S,
+        # numbers
+        scale,
         # rings in shared memory
         turns, query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -380,10 +380,10 @@ def packed_documents_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     document_id_stride_b, document_id_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, H, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -417,7 +417,7 @@ def packed_documents_kernel(
     )
     rows = (
         document_id_ptr, output_ptr, document_id_ranges_ptr, document_id_order_ptr, document_id_stride_b,
-        document_id_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, B, H, S, turns, query_ring,
+        document_id_stride_s, output_stride_b, output_stride_h, output_stride_s, B, H, S, scale, turns, query_ring,
         key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -537,10 +537,10 @@ def packed_documents_bidirectional_rows(
         # their strides, in elements
         segment_ids_stride_b, segment_ids_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, H, S,
+        # numbers
+        scale,
         # rings in shared memory
         turns, query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -652,10 +652,10 @@ def packed_documents_bidirectional_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     segment_ids_stride_b, segment_ids_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, H, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -691,7 +691,7 @@ def packed_documents_bidirectional_kernel(
     )
     rows = (
         segment_ids_ptr, output_ptr, segment_ids_ranges_ptr, segment_ids_order_ptr, segment_ids_stride_b,
-        segment_ids_stride_s, output_stride_b, output_stride_h, output_stride_s, scale, B, H, S, turns, query_ring,
+        segment_ids_stride_s, output_stride_b, output_stride_h, output_stride_s, B, H, S, scale, turns, query_ring,
         key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -812,10 +812,10 @@ def packed_documents_cross_rows(
         query_document_stride_b, query_document_stride_s,
         key_document_stride_b, key_document_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, H, S_q, S_k,
+        # numbers
+        scale,
         # rings in shared memory
         turns, query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -928,10 +928,10 @@ def packed_documents_cross_kernel(
     query_document_stride_b, query_document_stride_s,
     key_document_stride_b, key_document_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, H, S_q, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -967,7 +967,7 @@ def packed_documents_cross_kernel(
     rows = (
         query_document_ptr, key_document_ptr, output_ptr, key_document_ranges_ptr, key_document_order_ptr,
         query_document_stride_b, query_document_stride_s, key_document_stride_b, key_document_stride_s,
-        output_stride_b, output_stride_h, output_stride_s, scale, B, H, S_q, S_k, turns, query_ring, key_ring,
+        output_stride_b, output_stride_h, output_stride_s, B, H, S_q, S_k, scale, turns, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

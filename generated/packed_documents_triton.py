@@ -74,6 +74,7 @@ def heaviest_first(ranges):
         -(-tile_count // 32),
         (ranges, order),
         (tile_count,),
+        (),
         TILES=32,
         OTHERS=256,
         SECTION=4096,
@@ -163,6 +164,7 @@ def matching_ranges(row_values, key_values, block_rows, block_keys):
         count * row_blocks,
         (row_values, key_values, ranges),
         (*row_values.stride(), *key_values.stride(), rows, keys),
+        (),
         BLOCK_ROWS=block_rows,
         BLOCK_KEYS=block_keys,
         ROWS=1 << (block_rows - 1).bit_length(),
@@ -191,10 +193,10 @@ def packed_documents_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     document_id_stride_b, document_id_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -328,7 +330,7 @@ def packed_documents(query, key, value, document_id):
     document_id = spread("document_id", document_id, (B, S))
     expect("document_id", document_id, (B, S), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("packed_documents", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -348,11 +350,11 @@ def packed_documents(query, key, value, document_id):
                 *value.stride()[:-1],
                 *document_id.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 B,
                 H,
                 S,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -367,16 +369,8 @@ def packed_documents(query, key, value, document_id):
             packed_documents_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, document_id, output, matching_ranges(document_id, document_id, block_rows, block_keys)),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *document_id.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *document_id.stride(), *output.stride(), S, H),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -402,10 +396,10 @@ def packed_documents_bidirectional_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     segment_ids_stride_b, segment_ids_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -538,7 +532,7 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     expect("segment_ids", segment_ids, (B, S), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("packed_documents_bidirectional", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -558,11 +552,11 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
                 *value.stride()[:-1],
                 *segment_ids.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
                 B,
                 H,
                 S,
             ),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -577,16 +571,8 @@ def packed_documents_bidirectional(query, key, value, segment_ids):
             packed_documents_bidirectional_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, segment_ids, output, matching_ranges(segment_ids, segment_ids, block_rows, block_keys)),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *segment_ids.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *segment_ids.stride(), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -613,10 +599,10 @@ def packed_documents_cross_kernel(
     query_document_stride_b, query_document_stride_s,
     key_document_stride_b, key_document_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -752,7 +738,7 @@ def packed_documents_cross(query, key, value, query_document, key_document):
     key_document = spread("key_document", key_document, (B, S_k))
     expect("key_document", key_document, (B, S_k), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("packed_documents_cross", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -776,12 +762,12 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 *query_document.stride(),
                 *key_document.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 B,
                 H,
                 S_q,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -811,11 +797,11 @@ def packed_documents_cross(query, key, value, query_document, key_document):
                 *query_document.stride(),
                 *key_document.stride(),
                 *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 S_q,
                 H,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -851,24 +837,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

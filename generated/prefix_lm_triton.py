@@ -42,10 +42,10 @@ def prefix_lm_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     prefix_length_stride_b,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -169,7 +169,7 @@ def prefix_lm(query, key, value, prefix_length):
     prefix_length = spread("prefix_length", prefix_length, (B,))
     expect("prefix_length", prefix_length, (B,), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("prefix_lm", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -182,11 +182,11 @@ def prefix_lm(query, key, value, prefix_length):
                 *value.stride()[:-1],
                 prefix_length.stride(0),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -201,16 +201,8 @@ def prefix_lm(query, key, value, prefix_length):
             prefix_lm_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, prefix_length, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                prefix_length.stride(0),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), prefix_length.stride(0), *output.stride(), S, H),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -233,10 +225,10 @@ def prefix_lm_shared_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, prefix,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -353,24 +345,15 @@ def prefix_lm_shared(query, key, value, prefix):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     prefix = integer("prefix", prefix)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("prefix_lm_shared", D, S, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().prefix_lm_shared_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                H,
-                B,
-                S,
-                prefix,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S, prefix),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -385,16 +368,8 @@ def prefix_lm_shared(query, key, value, prefix):
             prefix_lm_shared_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-                prefix,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, prefix),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -430,24 +405,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

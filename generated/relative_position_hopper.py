@@ -458,10 +458,10 @@ def window_bias_rows(
         relative_position_bias_table_stride_t, relative_position_bias_table_stride_h,
         relative_position_index_stride_0, relative_position_index_stride_1,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S, T,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -573,10 +573,10 @@ def window_bias_kernel(
     relative_position_bias_table_stride_t, relative_position_bias_table_stride_h,
     relative_position_index_stride_0, relative_position_index_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S, T,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -610,7 +610,7 @@ def window_bias_kernel(
     rows = (
         relative_position_bias_table_ptr, relative_position_index_ptr, output_ptr,
         relative_position_bias_table_stride_t, relative_position_bias_table_stride_h, relative_position_index_stride_0,
-        relative_position_index_stride_1, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, T,
+        relative_position_index_stride_1, output_stride_b, output_stride_h, output_stride_s, H, B, S, T, scale,
         query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -716,10 +716,10 @@ def window_bias_by_coordinates_rows(
         # their strides, in elements
         table_stride_0, table_stride_1, table_stride_h,
         output_stride_b, output_stride_h, output_stride_n,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -813,10 +813,10 @@ def window_bias_by_coordinates_kernel(
     value_stride_b, value_stride_h, value_stride_2,
     table_stride_0, table_stride_1, table_stride_h,
     output_stride_b, output_stride_h, output_stride_n,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, B,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -847,7 +847,7 @@ def window_bias_by_coordinates_kernel(
     )
     rows = (
         table_ptr, output_ptr, table_stride_0, table_stride_1, table_stride_h, output_stride_b, output_stride_h,
-        output_stride_n, scale, H, B, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_n, H, B, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -952,10 +952,10 @@ def clipped_distance_bias_rows(
         # their strides, in elements
         table_stride_h, table_stride_1,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1049,10 +1049,10 @@ def clipped_distance_bias_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     table_stride_h, table_stride_1,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1082,8 +1082,8 @@ def clipped_distance_bias_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        table_ptr, output_ptr, table_stride_h, table_stride_1, output_stride_b, output_stride_h, output_stride_s,
-        scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+        table_ptr, output_ptr, table_stride_h, table_stride_1, output_stride_b, output_stride_h, output_stride_s, H, B,
+        S, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -198,7 +198,7 @@ def bucketed_bias(query, key, value, bias_table):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("bias_table", bias_table, (32, H), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("bucketed_bias", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -216,6 +216,7 @@ def bucketed_bias(query, key, value, bias_table):
                 S_k,
                 S_q,
             ),
+            (),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -231,6 +232,7 @@ def bucketed_bias(query, key, value, bias_table):
             -(-S_q // block_rows) * B * H,
             (query, key, value, bias_table, output),
             (*query.stride(), *key.stride(), *value.stride(), *bias_table.stride(), *output.stride(), S_q, H, S_k),
+            (),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -256,10 +258,10 @@ def window_bias_kernel(
     relative_position_bias_table_stride_t, relative_position_bias_table_stride_h,
     relative_position_index_stride_0, relative_position_index_stride_1,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H, T,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -408,7 +410,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     expect("relative_position_bias_table", relative_position_bias_table, (T, H), (query.dtype,), query.device)
     expect("relative_position_index", relative_position_index, (S, S), (torch.int64, torch.int32), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("window_bias", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -422,12 +424,12 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
                 *relative_position_bias_table.stride(),
                 *relative_position_index.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 B,
                 S,
                 T,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -449,11 +451,11 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
                 *relative_position_bias_table.stride(),
                 *relative_position_index.stride(),
                 *output.stride(),
-                D ** (-0.5),
                 S,
                 H,
                 T,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -478,10 +480,10 @@ def window_bias_by_coordinates_kernel(
     value_stride_b, value_stride_h, value_stride_2, value_stride_d,
     table_stride_0, table_stride_1, table_stride_h,
     output_stride_b, output_stride_h, output_stride_n, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -612,7 +614,7 @@ def window_bias_by_coordinates(query, key, value, table):
     expect("value", value, (B, H, 49, D), (query.dtype,), query.device)
     expect("table", table, (13, 13, H), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, 49, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, 49, D))
     hopper = hopper_tile("window_bias_by_coordinates", D, 49, query, key, value, output)
     if hopper is not None:
         launch(
@@ -625,10 +627,10 @@ def window_bias_by_coordinates(query, key, value, table):
                 *value.stride()[:-1],
                 *table.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D),
                 H,
                 B,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -643,7 +645,8 @@ def window_bias_by_coordinates(query, key, value, table):
             window_bias_by_coordinates_kernel,
             -(-49 // block_rows) * B * H,
             (query, key, value, table, output),
-            (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), 1.0 / math.sqrt(D), H),
+            (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), H),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -668,10 +671,10 @@ def clipped_distance_bias_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     table_stride_h, table_stride_1,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -802,7 +805,7 @@ def clipped_distance_bias(query, key, value, table):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     expect("table", table, (H, 65), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("clipped_distance_bias", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -815,11 +818,11 @@ def clipped_distance_bias(query, key, value, table):
                 *value.stride()[:-1],
                 *table.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 B,
                 S,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -834,7 +837,8 @@ def clipped_distance_bias(query, key, value, table):
             clipped_distance_bias_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, table, output),
-            (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), D ** (-0.5), S, H),
+            (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), S, H),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -871,24 +875,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

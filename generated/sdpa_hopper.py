@@ -258,10 +258,10 @@ def sdpa_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_kv, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -341,10 +341,10 @@ def sdpa_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -375,7 +375,7 @@ def sdpa_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_kv, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_kv, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_kv, S, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -484,10 +484,10 @@ def sdpa_causal_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -576,10 +576,10 @@ def sdpa_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -610,7 +610,7 @@ def sdpa_causal_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -716,10 +716,10 @@ def sdpa_boolean_mask_rows(
         # their strides, in elements
         mask_stride_b, mask_stride_2, mask_stride_3,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_q, S_k,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -813,10 +813,10 @@ def sdpa_boolean_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_q, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -849,7 +849,7 @@ def sdpa_boolean_mask_kernel(
     )
     rows = (
         mask_ptr, output_ptr, mask_stride_b, mask_stride_2, mask_stride_3, output_stride_b, output_stride_h,
-        output_stride_s, scale, H, B, S_q, S_k, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_s, H, B, S_q, S_k, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:
@@ -968,10 +968,10 @@ def sdpa_additive_mask_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, bias_ring, value_ring, output_buffer,
         # fmt: on
@@ -1053,10 +1053,10 @@ def sdpa_additive_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     bias_stride_b, bias_stride_h, bias_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1089,7 +1089,7 @@ def sdpa_additive_mask_kernel(
         bias_stride_2, H, B, S_k, S_q, query_ring, key_ring, bias_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         bias_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1194,10 +1194,10 @@ def sdpa_scale_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale_2,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale_2,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1277,10 +1277,10 @@ def sdpa_scale_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale_2,  # scale * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1311,7 +1311,7 @@ def sdpa_scale_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale_2, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale_2, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1422,10 +1422,10 @@ def sdpa_grouped_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1514,10 +1514,10 @@ def sdpa_grouped_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S, H_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1549,7 +1549,7 @@ def sdpa_grouped_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, H_kv, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1655,10 +1655,10 @@ def sdpa_merged_heads_rows(
         # their strides, in elements
         key_padding_mask_stride_b, key_padding_mask_stride_s,
         output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1755,10 +1755,10 @@ def sdpa_merged_heads_kernel(
     value_stride_b, value_stride_s, value_stride_h,
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_s, output_stride_h,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1791,7 +1791,7 @@ def sdpa_merged_heads_kernel(
     )
     rows = (
         key_padding_mask_ptr, output_ptr, key_padding_mask_stride_b, key_padding_mask_stride_s, output_stride_b,
-        output_stride_s, output_stride_h, scale, H, B, S, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_s, output_stride_h, H, B, S, scale, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -65,10 +65,10 @@ def sdpa_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, S_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -191,24 +191,15 @@ def sdpa(query, key, value):
     expect("key", key, (B, H, S_kv, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_kv, D_v), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D_v))
     hopper = hopper_tile("sdpa", max(D, D_v), S_kv, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().sdpa_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_kv,
-                S,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_kv, S),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -225,16 +216,8 @@ def sdpa(query, key, value):
             sdpa_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-                S_kv,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, S_kv),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -260,10 +243,10 @@ def sdpa_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -377,24 +360,15 @@ def sdpa_causal(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D_v), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D_v))
     hopper = hopper_tile("sdpa_causal", max(D, D_v), S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().sdpa_causal_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -411,16 +385,8 @@ def sdpa_causal(query, key, value):
             sdpa_causal_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -446,10 +412,10 @@ def sdpa_boolean_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     mask_stride_b, mask_stride_2, mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -581,7 +547,7 @@ def sdpa_boolean_mask(query, key, value, mask):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sdpa_boolean_mask", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -596,12 +562,12 @@ def sdpa_boolean_mask(query, key, value, mask):
                 mask.stride(2),
                 mask.stride(3),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S_q,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -624,11 +590,11 @@ def sdpa_boolean_mask(query, key, value, mask):
                 mask.stride(2),
                 mask.stride(3),
                 *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 S_q,
                 H,
                 S_k,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -653,10 +619,10 @@ def sdpa_additive_mask_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     bias_stride_b, bias_stride_h, bias_stride_2, bias_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -788,7 +754,7 @@ def sdpa_additive_mask(query, key, value, bias):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sdpa_additive_mask", D, S_k, query, key, bias, value, output)
     if hopper is not None:
         launch(
@@ -801,12 +767,12 @@ def sdpa_additive_mask(query, key, value, bias):
                 *value.stride()[:-1],
                 *bias.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -821,17 +787,8 @@ def sdpa_additive_mask(query, key, value, bias):
             sdpa_additive_mask_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, bias, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *bias.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *bias.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -855,10 +812,10 @@ def sdpa_scale_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale_2,  # scale * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -980,24 +937,15 @@ def sdpa_scale(query, key, value, scale):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     scale = number("scale", scale)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sdpa_scale", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().sdpa_scale_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                scale * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (scale * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1012,7 +960,8 @@ def sdpa_scale(query, key, value, scale):
             sdpa_scale_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), scale * math.log2(math.e), S_q, H, S_k),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (scale * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1036,10 +985,10 @@ def sdpa_grouped_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, H_kv,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1155,24 +1104,15 @@ def sdpa_grouped(query, key, value):
     if not (H % H_kv == 0):
         raise ValueError("sdpa_grouped was transpiled for sizes with H % H_kv == 0")
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("sdpa_grouped", D, S, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().sdpa_grouped_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S,
-                H_kv,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S, H_kv),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1187,16 +1127,8 @@ def sdpa_grouped(query, key, value):
             sdpa_grouped_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-                H_kv,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, H_kv),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1220,10 +1152,10 @@ def sdpa_merged_heads_kernel(
     value_stride_b, value_stride_s, value_stride_h, value_stride_d,
     key_padding_mask_stride_b, key_padding_mask_stride_s,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1355,7 +1287,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
     expect("value", value, (B, S, H, D), (query.dtype,), query.device)
     expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
 
-    output = torch.empty((B, S, H, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, S, H, D))
     hopper = hopper_tile("sdpa_merged_heads", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -1368,11 +1300,11 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
                 *value.stride()[:-1],
                 *key_padding_mask.stride(),
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1387,16 +1319,8 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
             sdpa_merged_heads_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, key_padding_mask, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *key_padding_mask.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *key_padding_mask.stride(), *output.stride(), S, H),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1433,24 +1357,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

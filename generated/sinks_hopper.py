@@ -267,10 +267,10 @@ def attention_with_sinks_rows(
         # their strides, in elements
         sinks_stride_h,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -367,10 +367,10 @@ def attention_with_sinks_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     sinks_stride_h,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -406,7 +406,7 @@ def attention_with_sinks_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        sinks_ptr, output_ptr, sinks_stride_h, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S,
+        sinks_ptr, output_ptr, sinks_stride_h, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale,
         query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -511,10 +511,10 @@ def softmax_off_by_one_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -596,10 +596,10 @@ def softmax_off_by_one_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -630,7 +630,7 @@ def softmax_off_by_one_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -737,10 +737,10 @@ def attention_with_null_key_rows(
         null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
         key_mask_stride_b, key_mask_stride_s,
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, fill,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale, fill,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -854,11 +854,11 @@ def attention_with_null_key_kernel(
     null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
     key_mask_stride_b, key_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S_k, S_q,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     fill,  # max(-finfo(dtype).max * math.log2(math.e), -3.3895e+38)
-    # sizes: one compiled kernel serves them all
-    H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -892,7 +892,7 @@ def attention_with_null_key_kernel(
     rows = (
         null_key_value_ptr, key_mask_ptr, output_ptr, null_key_value_stride_0, null_key_value_stride_h,
         null_key_value_stride_d, key_mask_stride_b, key_mask_stride_s, output_stride_b, output_stride_h,
-        output_stride_s, scale, fill, H, B, S_k, S_q, query_ring, key_ring, value_ring, output_buffer,
+        output_stride_s, H, B, S_k, S_q, scale, fill, query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
     if GROUPS == 1:

@@ -56,10 +56,10 @@ def attention_with_sinks_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     sinks_stride_h,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -181,7 +181,7 @@ def attention_with_sinks(query, key, value, sinks):
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     expect("sinks", sinks, (H,), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("attention_with_sinks", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -194,11 +194,11 @@ def attention_with_sinks(query, key, value, sinks):
                 *value.stride()[:-1],
                 sinks.stride(0),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
                 H,
                 B,
                 S,
             ),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -213,16 +213,8 @@ def attention_with_sinks(query, key, value, sinks):
             attention_with_sinks_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, sinks, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                sinks.stride(0),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), sinks.stride(0), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -245,10 +237,10 @@ def softmax_off_by_one_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -370,23 +362,15 @@ def softmax_off_by_one(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("softmax_off_by_one", D, S, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().softmax_off_by_one_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                H,
-                B,
-                S,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -401,7 +385,8 @@ def softmax_off_by_one(query, key, value):
             softmax_off_by_one_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), D ** (-0.5) * math.log2(math.e), S, H),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -427,11 +412,11 @@ def attention_with_null_key_kernel(
     null_key_value_stride_0, null_key_value_stride_h, null_key_value_stride_d,
     key_mask_stride_b, key_mask_stride_s,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     fill,  # max(-finfo(dtype).max * math.log2(math.e), -3.3895e+38)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -572,7 +557,7 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
     expect("null_key_value", null_key_value, (2, H, D), (query.dtype,), query.device)
     expect("key_mask", key_mask, (B, S_k), (torch.bool,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("attention_with_null_key", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -586,13 +571,12 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
                 *null_key_value.stride(),
                 *key_mask.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (D ** (-0.5) * math.log2(math.e), max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38)),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -614,12 +598,11 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
                 *null_key_value.stride(),
                 *key_mask.stride(),
                 *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38),
                 S_q,
                 H,
                 S_k,
             ),
+            (D ** (-0.5) * math.log2(math.e), max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -656,24 +639,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -261,10 +261,10 @@ def soft_cap_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scaled_cap,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale, scaled_cap,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -347,11 +347,11 @@ def soft_cap_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S_k, S_q,
     # numbers
     scale,  # 1.0 / math.sqrt(D) * quotient(1.0, abs(cap))
     scaled_cap,  # max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    H, B, S_k, S_q,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr, BOUNDED: gl.constexpr,
@@ -382,7 +382,7 @@ def soft_cap_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scaled_cap, H, B, S_k, S_q, query_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, scaled_cap, query_ring,
         key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -490,10 +490,10 @@ def soft_cap_causal_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -588,10 +588,10 @@ def soft_cap_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * 0.03333333333333333
     # sizes: one compiled kernel serves them all
     H, B, S,
+    # numbers
+    scale,  # D ** (-0.5) * 0.03333333333333333
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr, BOUNDED: gl.constexpr,
@@ -625,7 +625,7 @@ def soft_cap_causal_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -739,10 +739,10 @@ def soft_cap_sliding_window_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale, scaled_softcap,
         # sizes: one compiled kernel serves them all
         H, B, S, window,
+        # numbers
+        scale, scaled_softcap,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -847,11 +847,11 @@ def soft_cap_sliding_window_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
+    # sizes: one compiled kernel serves them all
+    H, B, S, window, H_kv,
     # numbers
     scale,  # scaling * quotient(1.0, abs(softcap))
     scaled_softcap,  # max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    H, B, S, window, H_kv,
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr, APPROXIMATE: gl.constexpr, BOUNDED: gl.constexpr,
@@ -884,7 +884,7 @@ def soft_cap_sliding_window_kernel(
         value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, scaled_softcap, H, B, S, window,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S, window, scale, scaled_softcap,
         query_ring, key_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

@@ -68,11 +68,11 @@ def soft_cap_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # 1.0 / math.sqrt(D) * quotient(1.0, abs(cap))
     scaled_cap,  # max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -200,25 +200,15 @@ def soft_cap(query, key, value, cap):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     cap = number("cap", cap)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("soft_cap", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().soft_cap_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * quotient(1.0, abs(cap)),
-                max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * quotient(1.0, abs(cap)), max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -236,17 +226,8 @@ def soft_cap(query, key, value, cap):
             soft_cap_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * quotient(1.0, abs(cap)),
-                max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * quotient(1.0, abs(cap)), max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -273,10 +254,10 @@ def soft_cap_causal_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * 0.03333333333333333
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * 0.03333333333333333
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -407,23 +388,15 @@ def soft_cap_causal(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("soft_cap_causal", D, S, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().soft_cap_causal_kernel,
             min(multiprocessors(query.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * 0.03333333333333333,
-                H,
-                B,
-                S,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S),
+            (D ** (-0.5) * 0.03333333333333333,),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -440,15 +413,8 @@ def soft_cap_causal(query, key, value):
             soft_cap_causal_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                D ** (-0.5) * 0.03333333333333333,
-                S,
-                H,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+            (D ** (-0.5) * 0.03333333333333333,),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -473,11 +439,11 @@ def soft_cap_sliding_window_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S, H, H_kv, window,
     # numbers
     scale,  # scaling * quotient(1.0, abs(softcap))
     scaled_softcap,  # max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)
-    # sizes: one compiled kernel serves them all
-    S, H, H_kv, window,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -620,7 +586,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
     if not (H % H_kv == 0):
         raise ValueError("soft_cap_sliding_window was transpiled for sizes with H % H_kv == 0")
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("soft_cap_sliding_window", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -632,14 +598,13 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
                 *key.stride()[:-1],
                 *value.stride()[:-1],
                 *output.stride()[:-1],
-                scaling * quotient(1.0, abs(softcap)),
-                max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e),
                 H,
                 B,
                 S,
                 window,
                 H_kv,
             ),
+            (scaling * quotient(1.0, abs(softcap)), max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -657,18 +622,8 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
             soft_cap_sliding_window_kernel,
             -(-S // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                scaling * quotient(1.0, abs(softcap)),
-                max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e),
-                S,
-                H,
-                H_kv,
-                window,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, H_kv, window),
+            (scaling * quotient(1.0, abs(softcap)), max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -707,24 +662,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

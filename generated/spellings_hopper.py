@@ -225,10 +225,10 @@ def with_einsum_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_s, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -308,10 +308,10 @@ def with_einsum_kernel(
     key_stride_b, key_stride_s, key_stride_h,
     value_stride_b, value_stride_s, value_stride_h,
     output_stride_b, output_stride_s, output_stride_h,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -341,7 +341,7 @@ def with_einsum_kernel(
         key_stride_h, value_stride_b, value_stride_s, value_stride_h, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_s, output_stride_h, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_s, output_stride_h, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -441,10 +441,10 @@ def with_einsum_dots_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_kv, S,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, k_ring, v_ring, output_buffer,
         # fmt: on
@@ -524,10 +524,10 @@ def with_einsum_dots_kernel(
     k_stride_b, k_stride_h, k_stride_s,
     v_stride_b, v_stride_h, v_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_kv, S,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, D_v: gl.constexpr, BLOCK_D_v: gl.constexpr, BLOCK_ROWS: gl.constexpr,
     BLOCK_KEYS: gl.constexpr, STAGES: gl.constexpr,
@@ -557,7 +557,7 @@ def with_einsum_dots_kernel(
         v_stride_h, v_stride_s, H, B, S_kv, S, q_ring, k_ring, v_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_kv, S, q_ring, k_ring, v_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_kv, S, scale, q_ring, k_ring, v_ring,
         output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -662,10 +662,10 @@ def with_at_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -745,10 +745,10 @@ def with_at_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -778,7 +778,7 @@ def with_at_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -883,10 +883,10 @@ def with_matmul_rows(
         output_ptr,
         # their strides, in elements
         output_stride_s, output_stride_b, output_stride_h,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -966,10 +966,10 @@ def with_matmul_kernel(
     key_stride_s, key_stride_b, key_stride_h,
     value_stride_s, value_stride_b, value_stride_h,
     output_stride_s, output_stride_b, output_stride_h,
-    # numbers
-    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1000,7 +1000,7 @@ def with_matmul_kernel(
         key_stride_h, value_stride_s, value_stride_b, value_stride_h, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_s, output_stride_b, output_stride_h, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_s, output_stride_b, output_stride_h, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1092,10 +1092,10 @@ def with_bmm_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1170,10 +1170,10 @@ def with_bmm_kernel(
     key_stride_b, key_stride_s,
     value_stride_b, value_stride_s,
     output_stride_b, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1203,7 +1203,7 @@ def with_bmm_kernel(
         value_stride_s, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_s, scale, B, S_k, S_q, query_ring, key_ring, value_ring,
+        output_ptr, output_stride_b, output_stride_s, B, S_k, S_q, scale, query_ring, key_ring, value_ring,
         output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1323,10 +1323,10 @@ def with_bmm_reshaped_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, attention_mask_ring, value_ring, output_buffer,
         # fmt: on
@@ -1410,10 +1410,10 @@ def with_bmm_reshaped_kernel(
     value_stride_b, value_stride_h, value_stride_s,
     attention_mask_stride_b, attention_mask_stride_1, attention_mask_stride_2,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1450,7 +1450,7 @@ def with_bmm_reshaped_kernel(
         key_ring, attention_mask_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         attention_mask_ring, value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1542,10 +1542,10 @@ def with_baddbmm_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_s,
-        # numbers
-        scale_2,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
+        # numbers
+        scale_2,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1620,10 +1620,10 @@ def with_baddbmm_kernel(
     key_stride_b, key_stride_s,
     value_stride_b, value_stride_s,
     output_stride_b, output_stride_s,
-    # numbers
-    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
+    # numbers
+    scale_2,  # scale * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1653,7 +1653,7 @@ def with_baddbmm_kernel(
         value_stride_s, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_s, scale_2, B, S_k, S_q, query_ring, key_ring, value_ring,
+        output_ptr, output_stride_b, output_stride_s, B, S_k, S_q, scale_2, query_ring, key_ring, value_ring,
         output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1750,10 +1750,10 @@ def with_baddbmm_bias_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, alibi_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -1832,10 +1832,10 @@ def with_baddbmm_bias_kernel(
     value_stride_b, value_stride_s,
     alibi_stride_b, alibi_stride_1,
     output_stride_b, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -1867,7 +1867,7 @@ def with_baddbmm_bias_kernel(
         value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_s, scale, B, S_k, S_q, query_ring, alibi_ring, key_ring, value_ring,
+        output_ptr, output_stride_b, output_stride_s, B, S_k, S_q, scale, query_ring, alibi_ring, key_ring, value_ring,
         output_buffer,
     )
     # Groups that compute get the registers that those that load can spare
@@ -1972,10 +1972,10 @@ def with_softmax_written_out_rows(
         output_ptr,
         # their strides, in elements
         output_stride_b, output_stride_h, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         H, B, S_k, S_q,
+        # numbers
+        scale,
         # rings in shared memory
         query_ring, key_ring, value_ring, output_buffer,
         # fmt: on
@@ -2055,10 +2055,10 @@ def with_softmax_written_out_kernel(
     key_stride_b, key_stride_h, key_stride_s,
     value_stride_b, value_stride_h, value_stride_s,
     output_stride_b, output_stride_h, output_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     H, B, S_k, S_q,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -2087,7 +2087,7 @@ def with_softmax_written_out_kernel(
         key_stride_s, value_stride_b, value_stride_h, value_stride_s, H, B, S_k, S_q, query_ring, key_ring, value_ring,
     )
     rows = (
-        output_ptr, output_stride_b, output_stride_h, output_stride_s, scale, H, B, S_k, S_q, query_ring, key_ring,
+        output_ptr, output_stride_b, output_stride_h, output_stride_s, H, B, S_k, S_q, scale, query_ring, key_ring,
         value_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

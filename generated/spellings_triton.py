@@ -60,10 +60,10 @@ def with_einsum_kernel(
     key_stride_b, key_stride_s, key_stride_h, key_stride_d,
     value_stride_b, value_stride_s, value_stride_h, value_stride_d,
     output_stride_b, output_stride_s, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -183,24 +183,15 @@ def with_einsum(query, key, value):
     expect("key", key, (B, S_k, H, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, S_q, H, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, S_q, H, D))
     hopper = hopper_tile("with_einsum", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_einsum_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -215,16 +206,8 @@ def with_einsum(query, key, value):
             with_einsum_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -248,10 +231,10 @@ def with_einsum_dots_kernel(
     k_stride_b, k_stride_h, k_stride_s, k_stride_d,
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H, S_kv,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr, D_v: tl.constexpr, BLOCK_D_v: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -371,24 +354,15 @@ def with_einsum_dots(q, k, v):
     expect("k", k, (B, H, S_kv, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
-    output = torch.empty((B, H, S, D_v), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("with_einsum_dots", max(D, D_v), S_kv, q, k, v, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_einsum_dots_kernel,
             min(multiprocessors(q.device), -(-S // hopper["BLOCK_ROWS"]) * B * H),
             (q, k, v, output),
-            (
-                *q.stride()[:-1],
-                *k.stride()[:-1],
-                *v.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                H,
-                B,
-                S_kv,
-                S,
-            ),
+            (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S_kv, S),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -405,7 +379,8 @@ def with_einsum_dots(q, k, v):
             with_einsum_dots_kernel,
             -(-S // block_rows) * B * H,
             (q, k, v, output),
-            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), D ** (-0.5) * math.log2(math.e), S, H, S_kv),
+            (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H, S_kv),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -431,10 +406,10 @@ def with_at_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -554,24 +529,15 @@ def with_at(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("with_at", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_at_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -586,16 +552,8 @@ def with_at(query, key, value):
             with_at_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -619,10 +577,10 @@ def with_matmul_kernel(
     key_stride_s, key_stride_b, key_stride_h, key_stride_d,
     value_stride_s, value_stride_b, value_stride_h, value_stride_d,
     output_stride_s, output_stride_b, output_stride_h, output_stride_d,
-    # numbers
-    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / D ** 0.5 * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -743,24 +701,15 @@ def with_matmul(query, key, value):
     expect("key", key, (S_k, B, H, D), (query.dtype,), query.device)
     expect("value", value, (S_k, B, H, D), (query.dtype,), query.device)
 
-    output = torch.empty((S_q, B, H, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((S_q, B, H, D))
     hopper = hopper_tile("with_matmul", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_matmul_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / D**0.5 * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / D**0.5 * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -775,16 +724,8 @@ def with_matmul(query, key, value):
             with_matmul_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / D**0.5 * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / D**0.5 * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -808,10 +749,10 @@ def with_bmm_kernel(
     key_stride_b, key_stride_s, key_stride_d,
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -928,23 +869,15 @@ def with_bmm(query, key, value):
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, S_q, D))
     hopper = hopper_tile("with_bmm", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_bmm_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -959,15 +892,8 @@ def with_bmm(query, key, value):
             with_bmm_kernel,
             -(-S_q // block_rows) * B,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -992,10 +918,10 @@ def with_bmm_reshaped_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     attention_mask_stride_b, attention_mask_stride_2, attention_mask_stride_3,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1133,7 +1059,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
     attention_mask = attention_mask.expand(B, 1, S_q, S_k)
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("with_bmm_reshaped", D, S_k, query, key, attention_mask, value, output)
     if hopper is not None:
         launch(
@@ -1146,12 +1072,12 @@ def with_bmm_reshaped(query, key, value, attention_mask):
                 *value.stride()[:-1],
                 *attention_mask.stride()[:-1],
                 *output.stride()[:-1],
-                D ** (-0.5),
                 H,
                 B,
                 S_k,
                 S_q,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1174,11 +1100,11 @@ def with_bmm_reshaped(query, key, value, attention_mask):
                 attention_mask.stride(2),
                 attention_mask.stride(3),
                 *output.stride(),
-                D ** (-0.5),
                 S_q,
                 H,
                 S_k,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1202,10 +1128,10 @@ def with_baddbmm_kernel(
     key_stride_b, key_stride_s, key_stride_d,
     value_stride_b, value_stride_s, value_stride_d,
     output_stride_b, output_stride_s, output_stride_d,
-    # numbers
-    scale_2,  # scale * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, S_k,
+    # numbers
+    scale_2,  # scale * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1323,23 +1249,15 @@ def with_baddbmm(query, key, value, scale):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
     scale = number("scale", scale)
 
-    output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, S_q, D))
     hopper = hopper_tile("with_baddbmm", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_baddbmm_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                scale * math.log2(math.e),
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], B, S_k, S_q),
+            (scale * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1354,7 +1272,8 @@ def with_baddbmm(query, key, value, scale):
             with_baddbmm_kernel,
             -(-S_q // block_rows) * B,
             (query, key, value, output),
-            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), scale * math.log2(math.e), S_q, S_k),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, S_k),
+            (scale * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1379,10 +1298,10 @@ def with_baddbmm_bias_kernel(
     value_stride_b, value_stride_s, value_stride_d,
     alibi_stride_b, alibi_stride_s,
     output_stride_b, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D)
     # sizes: one compiled kernel serves them all
     S_q, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1504,7 +1423,7 @@ def with_baddbmm_bias(query, key, value, alibi):
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
     expect("alibi", alibi, (B, 1, S_k), (query.dtype,), query.device)
 
-    output = torch.empty((B, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, S_q, D))
     hopper = hopper_tile("with_baddbmm_bias", D, S_k, query, alibi, key, value, output)
     if hopper is not None:
         launch(
@@ -1517,11 +1436,11 @@ def with_baddbmm_bias(query, key, value, alibi):
                 *value.stride()[:-1],
                 *alibi.stride()[:-1],
                 *output.stride()[:-1],
-                1.0 / math.sqrt(D),
                 B,
                 S_k,
                 S_q,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1543,10 +1462,10 @@ def with_baddbmm_bias(query, key, value, alibi):
                 alibi.stride(0),
                 alibi.stride(2),
                 *output.stride(),
-                1.0 / math.sqrt(D),
                 S_q,
                 S_k,
             ),
+            (1.0 / math.sqrt(D),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1570,10 +1489,10 @@ def with_softmax_written_out_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -1692,24 +1611,15 @@ def with_softmax_written_out(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("with_softmax_written_out", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().with_softmax_written_out_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1724,16 +1634,8 @@ def with_softmax_written_out(query, key, value):
             with_softmax_written_out_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                1.0 / math.sqrt(D) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (1.0 / math.sqrt(D) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1770,24 +1672,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

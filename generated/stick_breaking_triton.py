@@ -67,10 +67,10 @@ def stick_breaking_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -196,7 +196,7 @@ def stick_breaking(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "stick_breaking", query, D, S, accumulators=1, scores=5
     )
@@ -205,15 +205,8 @@ def stick_breaking(query, key, value):
         stick_breaking_kernel,
         -(-S // block_rows) * B * H,
         (query, key, value, output),
-        (
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-        ),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+        (1.0 / math.sqrt(D) * math.log2(math.e),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -238,10 +231,10 @@ def stickbreaking_kernel(
     v_stride_b, v_stride_h, v_stride_s, v_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     rem_stride_b, rem_stride_h, rem_stride_s,
-    # numbers
-    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # 1.0 / math.sqrt(D) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -382,8 +375,8 @@ def stickbreaking(q, k, v):
     expect("k", k, (B, H, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D), (q.dtype,), q.device)
 
-    output = torch.empty((B, H, S, D), dtype=q.dtype, device=q.device)
-    rem = torch.empty((B, H, S), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, H, S, D))
+    rem = q.new_empty((B, H, S))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "stickbreaking", q, D, S, accumulators=1, scores=5
     )
@@ -392,16 +385,8 @@ def stickbreaking(q, k, v):
         stickbreaking_kernel,
         -(-S // block_rows) * B * H,
         (q, k, v, output, rem),
-        (
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *output.stride(),
-            *rem.stride(),
-            1.0 / math.sqrt(D) * math.log2(math.e),
-            S,
-            H,
-        ),
+        (*q.stride(), *k.stride(), *v.stride(), *output.stride(), *rem.stride(), S, H),
+        (1.0 / math.sqrt(D) * math.log2(math.e),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -428,10 +413,10 @@ def stick_breaking_softplus_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S, H,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -559,7 +544,7 @@ def stick_breaking_softplus(query, key, value):
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "stick_breaking_softplus", query, D, S, accumulators=1, scores=3
     )
@@ -568,7 +553,8 @@ def stick_breaking_softplus(query, key, value):
         stick_breaking_softplus_kernel,
         -(-S // block_rows) * B * H,
         (query, key, value, output),
-        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), D ** (-0.5) * math.log2(math.e), S, H),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
+        (D ** (-0.5) * math.log2(math.e),),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -605,24 +591,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

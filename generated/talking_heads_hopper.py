@@ -228,10 +228,10 @@ def talking_heads_rows(
         proj_l_stride_0, proj_l_stride_1,
         proj_w_stride_0, proj_w_stride_1,
         output_stride_b, output_stride_n, output_stride_s,
-        # numbers
-        scale,
         # sizes: one compiled kernel serves them all
         B, S,
+        # numbers
+        scale,
         # rings in shared memory
         q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring, k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
         # fmt: on
@@ -458,10 +458,10 @@ def talking_heads_kernel(
     proj_l_stride_0, proj_l_stride_1,
     proj_w_stride_0, proj_w_stride_1,
     output_stride_b, output_stride_n, output_stride_s,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     B, S,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles, rows and keys of a tile, stages of the rings
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_ROWS: gl.constexpr, BLOCK_KEYS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -501,7 +501,7 @@ def talking_heads_kernel(
     )
     rows = (
         proj_l_ptr, proj_w_ptr, output_ptr, proj_l_stride_0, proj_l_stride_1, proj_w_stride_0, proj_w_stride_1,
-        output_stride_b, output_stride_n, output_stride_s, scale, B, S, q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring,
+        output_stride_b, output_stride_n, output_stride_s, B, S, scale, q_ring, q_ring_2, q_ring_3, q_ring_4, k_ring,
         k_ring_2, k_ring_3, k_ring_4, v_ring, output_buffer,
     )
     # Groups that compute get the registers that those that load can spare

@@ -47,10 +47,10 @@ def talking_heads_kernel(
     proj_l_stride_0, proj_l_stride_1,
     proj_w_stride_0, proj_w_stride_1,
     output_stride_b, output_stride_n, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5)
     # sizes: one compiled kernel serves them all
     S,
+    # numbers
+    scale,  # D ** (-0.5)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -356,7 +356,7 @@ def talking_heads(q, k, v, proj_l, proj_w):
     expect("proj_l", proj_l, (4, 4), (q.dtype,), q.device)
     expect("proj_w", proj_w, (4, 4), (q.dtype,), q.device)
 
-    output = torch.empty((B, 4, S, D), dtype=q.dtype, device=q.device)
+    output = q.new_empty((B, 4, S, D))
     hopper = hopper_tile("talking_heads", D, S, q, k, v, output)
     if hopper is not None:
         launch(
@@ -370,10 +370,10 @@ def talking_heads(q, k, v, proj_l, proj_w):
                 *proj_l.stride(),
                 *proj_w.stride(),
                 *output.stride()[:-1],
-                D ** (-0.5),
                 B,
                 S,
             ),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -388,16 +388,8 @@ def talking_heads(q, k, v, proj_l, proj_w):
             talking_heads_kernel,
             -(-S // block_rows) * B * 4,
             (q, k, v, proj_l, proj_w, output),
-            (
-                *q.stride(),
-                *k.stride(),
-                *v.stride(),
-                *proj_l.stride(),
-                *proj_w.stride(),
-                *output.stride(),
-                D ** (-0.5),
-                S,
-            ),
+            (*q.stride(), *k.stride(), *v.stride(), *proj_l.stride(), *proj_w.stride(), *output.stride(), S),
+            (D ** (-0.5),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -434,24 +426,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

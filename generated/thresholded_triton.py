@@ -52,11 +52,11 @@ def thresholded_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     threshold,
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -208,7 +208,7 @@ def thresholded(query, key, value, threshold):
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     threshold = number("threshold", threshold)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "thresholded", query, D, S_k, accumulators=1, scores=2
     )
@@ -217,17 +217,8 @@ def thresholded(query, key, value, threshold):
         thresholded_kernel,
         -(-S_q // block_rows) * B * H,
         (query, key, value, output),
-        (
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            threshold,
-            S_q,
-            H,
-            S_k,
-        ),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+        (D ** (-0.5) * math.log2(math.e), threshold),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -252,11 +243,11 @@ def with_entropy_kernel(
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
     entropy_stride_b, entropy_stride_h, entropy_stride_s,
+    # sizes: one compiled kernel serves them all
+    S_q, H, S_k,
     # numbers
     scale,  # D ** (-0.5) * math.log2(math.e)
     scale_2,  # D ** (-0.5)
-    # sizes: one compiled kernel serves them all
-    S_q, H, S_k,
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -427,8 +418,8 @@ def with_entropy(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
-    entropy = torch.empty((B, H, S_q), dtype=torch.float32, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
+    entropy = query.new_empty((B, H, S_q), dtype=torch.float32)
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "with_entropy", query, D, S_k, accumulators=1, scores=3
     )
@@ -437,18 +428,8 @@ def with_entropy(query, key, value):
         with_entropy_kernel,
         -(-S_q // block_rows) * B * H,
         (query, key, value, output, entropy),
-        (
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            *entropy.stride(),
-            D ** (-0.5) * math.log2(math.e),
-            D ** (-0.5),
-            S_q,
-            H,
-            S_k,
-        ),
+        (*query.stride(), *key.stride(), *value.stride(), *output.stride(), *entropy.stride(), S_q, H, S_k),
+        (D ** (-0.5) * math.log2(math.e), D ** (-0.5)),
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -475,10 +456,10 @@ def sharpened_kernel(
     key_stride_b, key_stride_h, key_stride_s, key_stride_d,
     value_stride_b, value_stride_h, value_stride_s, value_stride_d,
     output_stride_b, output_stride_h, output_stride_s, output_stride_d,
-    # numbers
-    scale,  # D ** (-0.5) * math.log2(math.e)
     # sizes: one compiled kernel serves them all
     S_q, H, S_k,
+    # numbers
+    scale,  # D ** (-0.5) * math.log2(math.e)
     # head dimensions and the widths of their tiles
     D: tl.constexpr, BLOCK_D: tl.constexpr,
     # rows and keys of a tile, how blocks are read and float32 multiplied
@@ -616,24 +597,15 @@ def sharpened(query, key, value):
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = torch.empty((B, H, S_q, D), dtype=query.dtype, device=query.device)
+    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sharpened", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
             hopper_kernels().sharpened_kernel,
             min(multiprocessors(query.device), -(-S_q // hopper["BLOCK_ROWS"]) * B * H),
             (query, key, value, output),
-            (
-                *query.stride()[:-1],
-                *key.stride()[:-1],
-                *value.stride()[:-1],
-                *output.stride()[:-1],
-                D ** (-0.5) * math.log2(math.e),
-                H,
-                B,
-                S_k,
-                S_q,
-            ),
+            (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -648,16 +620,8 @@ def sharpened(query, key, value):
             sharpened_kernel,
             -(-S_q // block_rows) * B * H,
             (query, key, value, output),
-            (
-                *query.stride(),
-                *key.stride(),
-                *value.stride(),
-                *output.stride(),
-                D ** (-0.5) * math.log2(math.e),
-                S_q,
-                H,
-                S_k,
-            ),
+            (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
+            (D ** (-0.5) * math.log2(math.e),),
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -694,24 +658,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()

@@ -764,12 +764,12 @@ class KernelWriter:
         groups.append(("their strides, in elements", steps))
         given_numbers = {name: expr for expr, name in reversed(tiles.numbers.items())}
         numbers = tuple((name, given_numbers[name]) for name in dict.fromkeys(tiles.numbers.values()) if name in words)
-        groups.append((NUMBERS, [name for name, _ in numbers]))
         widths = distinct(self.roles.resident)
         constant = set(parts_of(widths))
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)
         sizes = tuple(s for s in sizes if s.name not in ("row_start", "BLOCK_ROWS"))
         groups.append(("sizes: one compiled kernel serves them all", [size.name for size in sizes]))
+        groups.append((NUMBERS, [name for name, _ in numbers]))
         plain = {axis.extent for axis in widths}
         heads = [f"{size.name}: tl.constexpr" for size in parts_of(widths) if size not in plain and size.name in words]
         for axis in widths:

@@ -11,7 +11,7 @@ from flashlight.emit.torch_code import rows_code, step_code
 from flashlight.ir import build, integers
 from flashlight.ir.expr import ELEMENT, Const, Expr, Iota, Scalar, Tensor, is_float, walk
 from flashlight.ir.printer import show
-from flashlight.ir.program import Program, tensors
+from flashlight.ir.program import Output, Program, tensors
 from flashlight.region import Region
 from flashlight.schedule.model import WIDEST, Schedule
 from flashlight.schedule.roles import extent_name, is_size
@@ -41,24 +41,25 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what Triton compiled for launches so far
 
 
-def launch(kernel, programs, tensors, numbers, **constants):
-    """Run so many programs of a kernel on the tensors' device: `kernel[(programs,)](*tensors, *numbers, **constants)`.
+def launch(kernel, programs, tensors, sizes, numbers, **constants):
+    """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
-    Launches like an earlier one go straight to what Triton compiled for that, which saves most of the host's time.
-    They are alike where all that Triton may compile a kernel for is equal: numbers and their types, constants, dtypes,
-    the last bits of addresses. `torch.compile` traces launches by Triton itself.
+    `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
+    depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
+    the host half the time. `torch.compile` traces launches by Triton itself.
     """
     with torch.cuda.device_of(tensors[0]):
         if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *numbers, **constants)
+            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
             return
+        numbers = tuple(map(float, numbers))
         kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, numbers, *map(type, numbers), *constants.values(), *kinds)
-        if alike in LAUNCHED:
-            compiled, values = LAUNCHED[alike]
-            compiled[(programs, 1, 1)](*tensors, *numbers, *values)
+        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
+        compiled, values = LAUNCHED.get(alike, (None, ()))
+        if compiled is not None:
+            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
             return
-        compiled = kernel[(programs,)](*tensors, *numbers, **constants)
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         if compiled is not None:  # the interpreter compiles nothing
             if len(LAUNCHED) == 4096:
                 LAUNCHED.clear()
@@ -253,9 +254,14 @@ class _Body:
         lines = []
         for output in self.program.outputs:
             shape = _tuple([python(axis.extent) for axis in output.axes])
-            dtype = f"{self.first.name}.dtype" if output.dtype == ELEMENT else f"torch.{output.dtype}"
-            lines.append(f"{output.name} = torch.empty({shape}, dtype={dtype}, device={self.first.name}.device)")
+            dtype = self._output_dtype(output)
+            lines.append(f"{output.name} = {self.first.name}.new_empty({shape}{dtype and f', dtype={dtype}'})")
         return lines
+
+    def _output_dtype(self, output: Output) -> str:
+        """The dtype of an output where it is not that of the first tensor."""
+        dtype = self.first.dtype if output.dtype == ELEMENT else output.dtype
+        return "" if dtype == self.first.dtype else f"torch.{dtype}"
 
     def _launch(self) -> list[str]:
         kernel, first = self.kernel, self.first.name
@@ -323,9 +329,9 @@ class _Body:
             if kernel.order is not None and match is kernel.order.match:
                 found = f"*heaviest_first({found})"
             arguments.append(found)
-        numbers = [*self._strides(kernel), *(self._number(expr) for _, expr in kernel.numbers)]
-        numbers += [size.name for size in kernel.sizes]
-        call = ["launch(", *(f"    {text}," for text in (name, programs, _tuple(arguments), _tuple(numbers)))]
+        sizes = _tuple([*self._strides(kernel), *(size.name for size in kernel.sizes)])
+        numbers = _tuple([self._number(expr) for _, expr in kernel.numbers])
+        call = ["launch(", *(f"    {text}," for text in (name, programs, _tuple(arguments), sizes, numbers))]
         plain = {axis.extent for axis in kernel.widths}
         inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
         call += [
