@@ -428,7 +428,7 @@ def expect(name, tensor, shape, dtypes, device):
         raise NotImplementedError(f"{name} requires grad, and this kernel has no backward: use torch.no_grad()")
 
 
-LAUNCHED = {}  # what Triton compiled for launches so far
+LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
 def launch(kernel, programs, tensors, sizes, numbers, **constants):
@@ -438,22 +438,27 @@ def launch(kernel, programs, tensors, sizes, numbers, **constants):
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
     the host half the time. `torch.compile` traces launches by Triton itself.
     """
-    with torch.cuda.device_of(tensors[0]):
-        if torch.compiler.is_compiling():
-            kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-            return
-        numbers = tuple(map(float, numbers))
-        kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-        alike = (kernel.fn, tensors[0].device, sizes, *constants.values(), *kinds)
-        compiled, values = LAUNCHED.get(alike, (None, ()))
-        if compiled is not None:
-            compiled[(programs, 1, 1)](*tensors, *sizes, *numbers, *values)
-            return
-        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-        if compiled is not None:  # the interpreter compiles nothing
-            if len(LAUNCHED) == 4096:
-                LAUNCHED.clear()
-            LAUNCHED[alike] = compiled, [constants[name] for name in kernel.arg_names if name in constants]
+    device = tensors[0].device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
+        with torch.cuda.device(device):
+            launch(kernel, programs, tensors, sizes, numbers, **constants)
+        return
+    if torch.compiler.is_compiling():
+        kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        return
+    numbers = tuple(map(float, numbers))
+    kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
+    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is not None:
+        run(*tensors, *sizes, *numbers, *values)
+        return
+    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+    if compiled is not None:  # the interpreter compiles nothing
+        if len(LAUNCHED) == 4096:
+            LAUNCHED.clear()
+        values = [constants[name] for name in kernel.arg_names if name in constants]
+        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
 
 
 def number(name, value):

@@ -26,9 +26,13 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(path: Path) -> None:
         by_triton = [node for node in calls if isinstance(node.func, ast.Subscript)]
         launched += sum(isinstance(node.func, ast.Name) and node.func.id == "launch" for node in calls)
         if function.name == "launch":
-            (guard,) = (node for node in function.body if isinstance(node, ast.With))
-            assert "device_of" in ast.unparse(guard.items[0])
-            assert {*by_triton} <= {*ast.walk(guard)} and len(by_triton) == 3
+            _, first, *rest = function.body[1:]
+            assert "current_device" in ast.unparse(first) and "with torch.cuda.device(device)" in ast.unparse(first)
+            assert rest and isinstance(first, ast.If) and isinstance(first.body[-1], ast.Return)
+            assert not any(
+                isinstance(node.func, ast.Subscript) for node in ast.walk(first) if isinstance(node, ast.Call)
+            )
+            assert len(by_triton) == 2
         else:
             assert not by_triton, function.name
     assert launched > 0
@@ -64,11 +68,11 @@ def launch() -> Callable[..., None]:
 def test_what_was_compiled_is_launched_again(launch: Callable[..., None]) -> None:
     kernel, (a, b, c) = Kernel(), torch.zeros(3, 32)  # 128 bytes apart
     launch(kernel, 3, (a, b), (4,), (0.5,), num_warps=4, BLOCK=64, WIDTH=32)
-    launch(kernel, 5, (a, c), (4,), (1,), num_warps=4, BLOCK=64, WIDTH=32)
+    launch(kernel, 3, (a, c), (4,), (1,), num_warps=4, BLOCK=64, WIDTH=32)
     assert kernel.compiled == 1
     (_, first_a, first_b, *first), (programs, second_a, second_b, *second) = kernel.launched
     # numbers are floats, and not what a kernel is compiled for; constants in the order of the kernel's parameters
-    assert first == [4, 0.5, 32, 64] and second == [4, 1.0, 32, 64] and programs == 5
+    assert first == [4, 0.5, 32, 64] and second == [4, 1.0, 32, 64] and programs == 3
     assert isinstance(second[1], float)
     assert first_a is second_a is a and first_b is b and second_b is c
 
@@ -79,12 +83,13 @@ def test_what_was_compiled_is_launched_again(launch: Callable[..., None]) -> Non
         {"tensors": torch.zeros(2, 32).view(torch.int32).unbind()},
         {"tensors": torch.zeros(2, 33).unbind()},
         {"tensors": torch.zeros(2, 32, device="meta").unbind()},
+        {"programs": 5},
         {"sizes": (1,)},
         {"WIDTH": 64},
         {"num_warps": 8},
         {"kernel": Kernel()},
     ],
-    ids=["dtype", "alignment", "device", "size", "constant", "option", "kernel"],
+    ids=["dtype", "alignment", "device", "programs", "size", "constant", "option", "kernel"],
 )
 def test_what_triton_may_compile_for_is_told_apart(launch: Callable[..., None], change: dict[str, Any]) -> None:
     kernel = Kernel()
