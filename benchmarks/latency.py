@@ -84,17 +84,19 @@ def measured(variant: str, contestant: str, options: argparse.Namespace) -> dict
     row: dict[str, Any] = {"variant": variant, "contestant": contestant}
     try:
         row["output_mib"], row["peak_mib"] = memory(variant, contestant, options.length, options.head_dim)
-        if options.long:
-            sizes = memory(variant, contestant, options.long, options.head_dim, 1)
-            row["long"] = dict(zip(("output_mib", "peak_mib"), sizes, strict=True))
     except Absent as absent:
         row["absent"] = str(absent)
         return row
     except Exception as error:
         row["absent"] = reason(error)
         return row
-    row |= fresh(variant, contestant, options)
-    return row
+    if options.long:
+        try:
+            sizes = memory(variant, contestant, options.long, options.head_dim, 1)
+            row["long"] = dict(zip(("output_mib", "peak_mib"), sizes, strict=True))
+        except Exception as error:  # a block mask of that length does not fit, say
+            row["long"] = {"absent": reason(error)}
+    return row | fresh(variant, contestant, options)
 
 
 def fresh(variant: str, contestant: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def first_call(variant: str, contestant: str, length: int, head_dim: int) -> flo
 
 
 def host_microseconds(
-    variant: str, contestants: Sequence[str], head_dim: int, calls: int = 50, rounds: int = 200
+    variant: str, contestants: Sequence[str], head_dim: int, calls: int = 50, rounds: int = 600
 ) -> dict[str, dict[str, float]]:
     """Microseconds after which a call returns to the host, at B=1 H=16 S=256: the median of rounds, and the least.
 

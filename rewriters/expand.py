@@ -6,7 +6,8 @@ for a without the keys' axis j and b without the rows' axis i: distances between
 keys and coordinates. The binomial formula, as codes for nearest neighbours use it (Garcia, Debreuve and Barlaud, "Fast
 k nearest neighbor search using GPU", 2008). In floating point the terms cancel where points are close to each other
 and far from the origin. With products that are exact and sums in float32 the result is off by about 2^-22 * (|a|^2 +
-|b|^2), however small the distance: as if the points had moved by 2^-11 of their distance from the origin.
+|b|^2), however small the distance: as if the points had moved by 2^-11 of their distance from the origin. At most, if
+all roundings of n coordinates add up, it is off by (2 n + 1) * 2^-24 of that sum.
 
 - bfloat16 has rounded the points by 2^-9 of their coordinates already, and the user's program rounds differences,
   squares and sums by as much again: the law is used.

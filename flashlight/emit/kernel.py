@@ -764,6 +764,7 @@ class KernelWriter:
         groups.append(("their strides, in elements", steps))
         given_numbers = {name: expr for expr, name in reversed(tiles.numbers.items())}
         numbers = tuple((name, given_numbers[name]) for name in dict.fromkeys(tiles.numbers.values()) if name in words)
+        numbers = tuple(sorted(numbers, key=lambda number: is_float(number[1])))  # integers are passed with the sizes
         widths = distinct(self.roles.resident)
         constant = set(parts_of(widths))
         sizes = tuple(s for s in tiles.sizes if s not in constant and s.name in words)

@@ -334,9 +334,11 @@ class _Body:
             if kernel.order is not None and match is kernel.order.match:
                 found = f"*heaviest_first({found})"
             arguments.append(found)
-        sizes = _tuple([*self._strides(kernel), *(size.name for size in kernel.sizes)])
-        numbers = _tuple([self._number(expr) for _, expr in kernel.numbers])
-        call = ["launch(", *(f"    {text}," for text in (name, programs, _tuple(arguments), sizes, numbers))]
+        sizes = [*self._strides(kernel), *(size.name for size in kernel.sizes)]
+        sizes += [self._number(expr) for _, expr in kernel.numbers if not is_float(expr)]
+        floats = [self._number(expr) for _, expr in kernel.numbers if is_float(expr)]
+        positional = (name, programs, _tuple(arguments), _tuple(sizes), _tuple(floats))
+        call = ["launch(", *(f"    {text}," for text in positional)]
         plain = {axis.extent for axis in kernel.widths}
         inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
         call += [

@@ -116,6 +116,8 @@ def described(expr: Expr, stream: Axis) -> str:
 
 def of_number(number: Expr) -> str:
     """A name for a number that the host computes: `scaled_cap` for a multiple of the parameter `cap`, else `scale`."""
+    if not is_float(number):
+        return "rounded"
     scalars = [node for node in walk(number) if isinstance(node, Scalar)]
     if len(scalars) != 1 or not is_float(scalars[0]) or "scal" in scalars[0].name:
         return "scale"

@@ -247,14 +247,15 @@ class TileWriter:
         if isinstance(expr, Scalar) and expr.dtype == INT:
             self.sizes.setdefault(expr)
             return Code(expr.name, ATOM, (), INT_CODE)
-        if expr.axes or not is_float(expr) or any(isinstance(node, (Load, Reduce)) for node in walk(expr)):
+        rounded = isinstance(expr, Map) and expr.op == "cast" and expr.dtype == INT and is_float(expr.args[0])
+        if expr.axes or not (is_float(expr) or rounded) or any(isinstance(node, (Load, Reduce)) for node in walk(expr)):
             return None
         if expr not in self.numbers:
             # roundings of numbers are not kept: what the host computes alike is one number
             same = next((name for other, name in self.numbers.items() if python(other) == python(expr)), None)
             own = expr.name if isinstance(expr, Scalar) else None  # no other variable has the name of a parameter
             self.numbers[expr] = same or own or self.names.fresh("fill" if expr in self.chosen else of_number(expr))
-        return Code(self.numbers[expr], ATOM, (), FLOAT32)
+        return Code(self.numbers[expr], ATOM, (), INT_CODE if rounded else FLOAT32)
 
     def _written(self, expr: Expr) -> Code:
         if isinstance(expr, Iota):

@@ -51,6 +51,7 @@ KEPT = {
     "shifts and divisions of sizes": ("", "kept = (j + (S >> 1) + divmod(S, 5)[1] + 7 // S + (S << 2) + ~S) % 3 != 0"),
     "rounded sizes": ("", "kept = j <= i + round(S / 4) - round((S + 1) / 2) + round(S)"),
     "rounded numbers": ("x: float", "kept = j <= i + round(x) + 2 * math.trunc(x)"),
+    "rounded numbers that float32 lacks": ("x: float", "kept = j <= i + round(x + 2**24 + 1) - 2**24 - 1"),
     "flags less one": ("keep: Tensor,  # [B, S] bool", "kept = (keep.to(torch.uint8) - 1)[:, None, None] == 0"),
 }
 

@@ -74,8 +74,11 @@ def test_no_less_exact_in_bfloat16(seed: int, spread: float, offset: float) -> N
     a, b = ((torch.randn(24, 12, generator=generator) * spread + offset).bfloat16() for _ in range(2))
     b[:4] = a[:4]  # points that coincide
     expanded, eager, exact = _distances(a, b)
-    unit = exact.new_tensor(2.0**-11) ** 2 * (a.double().pow(2).sum(-1)[:, None] + b.double().pow(2).sum(-1))
-    assert ((expanded - exact).abs() <= unit).all()
+    squares = a.double().pow(2).sum(-1)[:, None] + b.double().pow(2).sum(-1)
+    # Products are exact. Each of the three sums of n terms rounds by n - 1 units of 2^-24 of what it adds at most,
+    # and 2 |a b| is no more than the squares; then two additions, of no more than twice the squares
+    assert ((expanded - exact).abs() <= (2 * (a.shape[1] - 1) + 3) * 2.0**-24 * squares).all()
+    unit = 2.0**-22 * squares
     # a change of both points by an eighth of their own rounding explains the error, or eager's is greater
     assert (expanded - exact).norm() <= max(float((eager - exact).norm()), float(unit.norm()) / 8)
 
