@@ -181,9 +181,7 @@ def _expr_in(root: Expr, element: torch.dtype) -> Expr:
             done[node] = (
                 children[0]
                 if plain
-                else build.cast(children[0], FLOAT)
-                if node.op == "cast"
-                else _float(node, children)
+                else build.cast(children[0], FLOAT) if node.op == "cast" else _float(node, children)
             )
         elif isinstance(node, Reduce) and node.op == "sum" and isinstance(node.arg, Map) and node.arg.op == "mul":
             factors = (build.cast(done[factor], _dtype_in(factor.dtype, element)) for factor in node.arg.args)

@@ -281,8 +281,7 @@ def test_integers_that_shapes_name(verified: Write) -> None:
 def test_no_attention_is_left_to_pytorch(body: str, kernels: Write) -> None:
     """Of several attentions one would be a matrix of all pairs."""
     with pytest.raises(Diagnostic, match="two loops"):
-        kernels(
-            f"""
+        kernels(f"""
             def attend(
                 q: Tensor,  # [B, H, S, D]
                 k: Tensor,  # [B, H, S, D]
@@ -290,5 +289,4 @@ def test_no_attention_is_left_to_pytorch(body: str, kernels: Write) -> None:
                 agents: Tensor,  # [H, 16, D]
             ) -> Tensor:
                 {body}
-        """.replace("p @ v", "p @ k")
-        )
+        """.replace("p @ v", "p @ k"))
