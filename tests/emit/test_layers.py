@@ -16,7 +16,8 @@ Write = Callable[..., str]
 def around(text: str) -> list[str]:
     """The statements of the launchers that compute tensors before and after the kernel."""
     marks = (" @ ", "linear(", "torch.einsum", ".sum(", ".amax(", ".mean(", "torch.rsqrt")
-    launchers = [part for part in text.split("\n\n\n") if part.startswith("def ") and "\n    launch(" in part]
+    parts = [part for part in text.split("\n\n\n") if part.startswith("def ") and not part.startswith("def launch(")]
+    launchers = [part for part in parts if " launch(\n" in part]
     lines = [line.strip() for part in launchers for line in part.splitlines()]
     return [line for line in lines if " = " in line and any(mark in line for mark in marks)]
 
