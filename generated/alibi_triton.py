@@ -129,6 +129,7 @@ def alibi_kernel(
             start, stop = full_stop, S
         for key_start in tl.range(start, stop, BLOCK_KEYS):
             keys = key_start + tl.arange(0, BLOCK_KEYS)
+            # Subtracted: a sum would start from the distances, and round at their size
             if DESCRIPTORS:
                 key = key_blocks.load([key_start, 0])
             else:
@@ -138,7 +139,7 @@ def alibi_kernel(
                     part > 0 or BLOCK_D != D,
                 )
             distance = keys[None, :] - rows[:, None]  # alibi.py:18
-            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) + distance * slopes_scaled  # alibi.py:20
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) - distance * -slopes_scaled  # alibi.py:20
             if part > 0:
                 scores = tl.where((keys < S)[None, :], scores, float("-inf"))
             new_max = tl.maximum(running_max, tl.max(scores, 1))
@@ -503,7 +504,7 @@ def alibi_symmetric_kernel(
                 )
             scores = (
                 tl.dot(query, tl.trans(key), input_precision=PRECISION)
-                + -tl.abs(rows[:, None] - keys[None, :]) * slopes_scaled
+                - tl.abs(rows[:, None] - keys[None, :]) * slopes_scaled
             )
             if part > 0:
                 scores = tl.where((keys < S_k)[None, :], scores, float("-inf"))

@@ -19,7 +19,7 @@ from flashlight.emit.names import Names, block_names, described, dimension_label
 from flashlight.emit.operators import ATOM, CONSTANTS, FUNCTIONS, INFIX
 from flashlight.emit.padding import zero_padded
 from flashlight.emit.widths import GROWING, is_wide, magnitude
-from flashlight.ir import integers
+from flashlight.ir import build, integers
 from flashlight.ir.expr import (
     BOOL,
     ELEMENT,
@@ -60,6 +60,8 @@ class TileWriter:
 
     sided = False
     """Whether conditions are tested only on the side of the full blocks where they can fail."""
+    starts_from_terms = True
+    """Whether the compiler has a product start from what is added to it."""
 
     def __init__(self, schedule: Schedule, names: Names, source_name: str) -> None:
         self.schedule = schedule
@@ -283,7 +285,7 @@ class TileWriter:
         summed = self._added_to(expr, axes)
         if summed is not None:
             return summed
-        expr = self._apart(expr)
+        expr = self._apart(self._subtracted(expr))
         args = [self._argument(arg, expr) for arg in expr.args]
         if expr.op == "cast":
             return self._cast(expr, args[0])
@@ -337,6 +339,25 @@ class TileWriter:
                 if started.axes == axes and product.op == "sum":
                     return self.dot(product.arg, product.axis, started.text)
         return None
+
+    def _subtracted(self, expr: Map) -> Map:
+        """A product plus multiples of distances, as the product less their negatives.
+
+        Triton has a product start from what is added to it, also where that exceeds it by far (`_added_to`).
+        """
+        if not self.starts_from_terms or expr.op != "add" or not is_float(expr):
+            return expr
+        for product, tile in (expr.args[::-1], expr.args):
+            if not (isinstance(product, Reduce) and product.op == "sum" and self._sides(product.arg, product.axis)):
+                continue
+            computed = not any(isinstance(node, (Load, Reduce)) and self.tile_axes(node) for node in walk(tile))
+            if computed and self.tile_axes(tile) == self.order(product):
+                less = build.op("sub", product, _negated(tile), dtype=expr.dtype)
+                assert isinstance(less, Map)
+                if not any(map(_is_negative, (tile, *tile.children))):
+                    self.block.comment("Subtracted: a sum would start from the distances, and round at their size")
+                return less
+        return expr
 
     def _apart(self, expr: Map) -> Map:
         """A comparison that needs arithmetic for each pair of a row and a key, with the key alone on one side.
@@ -911,6 +932,19 @@ def _literal(const: Const) -> str:
 
 def _is_nonnegative(const: Const) -> bool:
     return isinstance(const.value, bool) or math.isnan(const.value) or math.isinf(const.value) or const.value >= 0
+
+
+def _is_negative(expr: Expr) -> bool:
+    return isinstance(expr, Map) and expr.op == "neg"
+
+
+def _negated(expr: Expr) -> Expr:
+    """-x; of a product, one factor is negated."""
+    if not (isinstance(expr, Map) and expr.op == "mul"):
+        return build.op("neg", expr)
+    # one that is a negative already, or the one with the fewest axes
+    factor = min(expr.args, key=lambda arg: (not _is_negative(arg), len(arg.axes)))
+    return build.op("mul", *(build.op("neg", arg) if arg is factor else arg for arg in expr.args), dtype=expr.dtype)
 
 
 def _code_dtype(expr: Expr) -> str:

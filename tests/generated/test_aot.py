@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,7 @@ WITH_TRITON_3_6: Shortfalls = {
     "talking_heads": {("sm_80", 128), ("gfx942", 128)},
 }
 HEAD_DIMS = (64, 128)
+ROOT = Path(__file__).parents[2]
 
 
 def test_compiles(wrapper, example, subtests):
@@ -114,3 +116,20 @@ def launcher_arguments(traced, head_dim):
         p.tensor.name if p.tensor is not None else p.name: inputs[p.name] if p.item is None else inputs[p.name][p.item]
         for p in given
     }
+
+
+@pytest.mark.parametrize("name", ["alibi", "alibi_causal", "alibi_symmetric"])
+def test_products_do_not_start_from_distances(name, monkeypatch):
+    """Triton lets a product start from what is added to it: 16 roundings of float32 at the size of the distances."""
+    from flashlight import arguments, inspect
+
+    path = ROOT / "generated" / "alibi_triton.py"
+    launcher = next(one for one in arguments.launchers(path.read_text(encoding="utf-8")) if one.name == name)
+    sizes = arguments.bound(launcher, 16, {"length": 100})
+    module = arguments.load(path)
+    (call,) = inspect.launches(module, name, arguments.make(launcher, sizes, {}, "float32"), "sm_80")
+    made = []
+    monkeypatch.setattr(inspect, "_report", lambda call, architecture, compiled: made.append(compiled.asm["ttir"]))
+    inspect.compile_call(call, "sm_80")
+    starts = re.findall(r"tt\.dot %query\w*, %\w+, %(\w+)", made[0])
+    assert len(starts) == 2 and all(start.startswith("cst") for start in starts), starts

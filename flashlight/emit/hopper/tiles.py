@@ -21,6 +21,7 @@ class HopperTiles(TileWriter):
 
     joint = True
     sided = True
+    starts_from_terms = False
 
     def __init__(self, *given: object) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
