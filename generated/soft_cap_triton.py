@@ -850,8 +850,11 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to.
+    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
+    tensors have no addresses: there pointers read them.
     """
+    if torch.compiler.is_compiling():
+        return False
     if not architecture(tensors[0].device).startswith(("sm_9", "sm_1")):
         return False
     for tensor in tensors:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,47 @@ def test_a_thousand_shapes_do_not_pile_up(launch: Callable[..., None]) -> None:
     for length in range(10000):
         launch(kernel, 1, (a, a), (length,), (0.5,), WIDTH=32, BLOCK=64, num_warps=4)
     assert kernel.compiled == 10000 and len(kept) <= 4096
+
+
+TRACED = """
+import sys, warnings
+import torch
+import torch.utils._triton
+
+torch.utils._triton.has_triton = lambda *given: True  # before torch._dynamo asks
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[1])
+import causal_triton, packed_documents_triton
+
+graphs = []
+
+
+def backend(module, inputs):
+    graphs.append([str(node.target) for node in module.graph.nodes if node.op == "call_function"])
+    return module.forward
+
+
+for module in (causal_triton, packed_documents_triton):
+    module.architecture, module.precision = lambda device: "sm_90", lambda tensor: "bf16x6"
+q, k, v = torch.zeros(3, 1, 2, 2048, 64, dtype=torch.bfloat16)
+ids = torch.zeros(1, 2048, dtype=torch.int64)
+for function, given in ((causal_triton.causal, (q, k, v)), (packed_documents_triton.packed_documents, (q, k, v, ids))):
+    torch._dynamo.reset()
+    try:
+        with torch.no_grad():
+            torch.compile(function, fullgraph=True, backend=backend)(*given)
+    except RuntimeError as error:  # there is no GPU to launch them on
+        print(type(error).__name__, error, file=sys.stderr)
+    print(sum("triton_kernel_wrapper" in target for target in graphs.pop()))
+"""
+
+
+def test_torch_compile_traces_launches_without_a_break() -> None:
+    """As on a Hopper GPU, in bfloat16: the launches are in one graph, also of a kernel that would have descriptors."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", TRACED, str(GENERATED)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.split() == ["1", "2"], done.stdout + done.stderr
 
 
 @pytest.mark.interpret
