@@ -741,11 +741,11 @@ def tile_for(
 def hopper_tile(function, widest, length, *tensors):
     """What the Hopper kernel of a function is launched with; None if no tile of it was tuned or it cannot read these.
 
-    `torch.compile` traces launches of Triton kernels, not of Gluon's.
+    `torch.compile` traces launches of Triton kernels, not of Gluon's; to it no tensor is `describable`.
     """
     device, size = tensors[0].device, tensors[0].element_size()
     tile = tuned_for_hopper(function, architecture(device), padded(widest), size, padded(length))
-    if tile is None or torch.compiler.is_compiling() or not describable(*tensors) or hopper_kernels() is None:
+    if tile is None or not describable(*tensors) or hopper_kernels() is None:
         return None
     for tensor in tensors:
         if 0 in tensor.stride():

@@ -333,12 +333,16 @@ class TileWriter:
         for product, tile in (expr.args[::-1], expr.args):
             free = product not in self.bound and not self.deserves_variable(product)
             if isinstance(product, Reduce) and free and self.tile_axes(tile) == axes == self.order(product):
-                if not any(isinstance(node, (Load, Reduce)) and self.tile_axes(node) for node in walk(tile)):
+                if self._is_of_positions(tile):
                     return None
                 started = self.value(tile).widened()
                 if started.axes == axes and product.op == "sum":
                     return self.dot(product.arg, product.axis, started.text)
         return None
+
+    def _is_of_positions(self, tile: Expr) -> bool:
+        """Whether no value of a tile comes from memory or a product: positions are all that it is made of."""
+        return not any(isinstance(node, (Load, Reduce)) and self.tile_axes(node) for node in walk(tile))
 
     def _subtracted(self, expr: Map) -> Map:
         """A product plus multiples of distances, as the product less their negatives.
@@ -350,8 +354,7 @@ class TileWriter:
         for product, tile in (expr.args[::-1], expr.args):
             if not (isinstance(product, Reduce) and product.op == "sum" and self._sides(product.arg, product.axis)):
                 continue
-            computed = not any(isinstance(node, (Load, Reduce)) and self.tile_axes(node) for node in walk(tile))
-            if computed and self.tile_axes(tile) == self.order(product):
+            if self._is_of_positions(tile) and self.tile_axes(tile) == self.order(product):
                 less = build.op("sub", product, _negated(tile), dtype=expr.dtype)
                 assert isinstance(less, Map)
                 if not any(map(_is_negative, (tile, *tile.children))):
