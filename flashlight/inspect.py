@@ -105,6 +105,13 @@ def compile_call(call: Call, architecture: str) -> Compiled:
     """Compile a recorded launch for an architecture."""
     import triton
     from triton.backends.compiler import GPUTarget
+
+    compiled = triton.compile(source(call), target=GPUTarget(*TARGETS[architecture]), options=dict(call.options))
+    return _report(call, architecture, compiled)
+
+
+def source(call: Call) -> Any:
+    """What Triton compiles for a recorded launch: the kernel with the types of its arguments."""
     from triton.compiler import ASTSource
 
     signature: dict[str, str] = {}
@@ -128,9 +135,7 @@ def compile_call(call: Call, architecture: str) -> Compiled:
             attributes[(position,)] = [["tt.divisibility", 16]]
     if call.kernel.is_gluon():
         from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
-    source = ASTSource(call.kernel, signature, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget(*TARGETS[architecture]), options=dict(call.options))
-    return _report(call, architecture, compiled)
+    return ASTSource(call.kernel, signature, constants, attributes)
 
 
 def _element(dtype: Any) -> str:

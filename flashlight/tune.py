@@ -187,6 +187,7 @@ class Prepared:
         self.own_hopper = self.module.hopper_tile if hopper is not None else None
         self.asked: tuple[Any, ...] | None = None
         self.before: Tile = (0, 0, 0, 0, False)
+        self.chosen: tuple[Tile | None, ...] = ()
         kernel = getattr(self.module, f"{job.function}_kernel", None)
         self.describes = "DESCRIPTORS" in getattr(kernel, "arg_names", ())
 
@@ -203,6 +204,9 @@ class Prepared:
     def choose(self, tile: Tile | None) -> None:
         """Have launches take a tile; the file's own where it is None, which is then in ``before``."""
         module: Any = self.module
+        if (tile,) != self.chosen:
+            module.LAUNCHED.clear()  # what a launcher repeats without a question
+            self.chosen = (tile,)
         for name, own in self.own.items():
             recorded = functools.partial(self._recorded, own)
             setattr(module, name, recorded if tile is None else lambda *_, **load: tile)
@@ -230,6 +234,8 @@ class Prepared:
             raise _Asked
 
         module: Any = self.module
+        module.LAUNCHED.clear()
+        self.chosen = ()
         vars(module).update({name: functools.partial(asked, own) for name, own in self.own.items()})
         module.hopper_tile = lambda *_: None
         try:

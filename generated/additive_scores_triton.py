@@ -182,12 +182,16 @@ def bahdanau(query, key, value, w_v):
     B, S_q, D = query.shape
     _, S_k, _ = key.shape
     _, _, D_v = value.shape
+    output = query.new_empty((B, S_q, D_v))
+    alike = layouts((query, key, value, w_v), "bahdanau", precision(query))
+    if relaunch(alike, query, key, value, w_v, output):
+        return output
+
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D_v), (query.dtype,), query.device)
     expect("w_v", w_v, (D,), (query.dtype,), query.device)
 
-    output = query.new_empty((B, S_q, D_v))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "bahdanau", query, max(D, D_v), S_k, accumulators=1, scores=4, depth=padded(D), row_count=padded(S_q)
     )
@@ -198,6 +202,7 @@ def bahdanau(query, key, value, w_v):
         (query, key, value, w_v, output),
         (*query.stride(), *key.stride(), *value.stride(), w_v.stride(0), *output.stride(), S_q, S_k),
         (),
+        alike,
         D=D,
         BLOCK_D=padded(D),
         D_v=D_v,
@@ -355,6 +360,11 @@ def graph_attention_kernel(
 def graph_attention(h, adjacency, a_source, a_target):
     """Launch `graph_attention_kernel` on tensors of one device."""
     B, N, H, D = h.shape
+    output = h.new_empty((B, N, H, D))
+    alike = layouts((h, adjacency, a_source, a_target), "graph_attention", precision(h))
+    if relaunch(alike, h, adjacency, a_source, a_target, output):
+        return output
+
     expect("h", h, (B, N, H, D), (torch.float16, torch.bfloat16, torch.float32), h.device)
     adjacency = spread("adjacency", adjacency, (B, N, N))
     expect("adjacency", adjacency, (B, N, N), (torch.bool,), h.device)
@@ -363,7 +373,6 @@ def graph_attention(h, adjacency, a_source, a_target):
     a_target = a_target.expand(H, D)
     expect("a_target", a_target, (H, D), (h.dtype,), h.device)
 
-    output = h.new_empty((B, N, H, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "graph_attention", h, D, N, accumulators=1, scores=7
     )
@@ -374,6 +383,7 @@ def graph_attention(h, adjacency, a_source, a_target):
         (h, adjacency, a_source, a_target, output),
         (*h.stride(), *adjacency.stride(), *a_source.stride(), *a_target.stride(), *output.stride(), N, H),
         (),
+        alike,
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -505,11 +515,15 @@ def graph_attention_scores(source, target, features):
     """Launch `graph_attention_scores_kernel` on tensors of one device."""
     B, H, N = source.shape
     _, _, _, D = features.shape
+    output = source.new_empty((B, H, N, D))
+    alike = layouts((source, target, features), "graph_attention_scores", precision(source))
+    if relaunch(alike, source, target, features, output):
+        return output
+
     expect("source", source, (B, H, N), (torch.float16, torch.bfloat16, torch.float32), source.device)
     expect("target", target, (B, H, N), (source.dtype,), source.device)
     expect("features", features, (B, H, N, D), (source.dtype,), source.device)
 
-    output = source.new_empty((B, H, N, D))
     hopper = hopper_tile("graph_attention_scores", D, N, target, features, output)
     if hopper is not None:
         launch(
@@ -518,6 +532,7 @@ def graph_attention_scores(source, target, features):
             (source, target, features, output),
             (*source.stride(), *target.stride()[:-1], *features.stride()[:-1], *output.stride()[:-1], H, B, N),
             (),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -534,6 +549,7 @@ def graph_attention_scores(source, target, features):
             (source, target, features, output),
             (*source.stride(), *target.stride(), *features.stride(), *output.stride(), N, H),
             (),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -570,34 +586,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def spread(name, tensor, shape):
@@ -746,8 +790,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -756,7 +799,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -768,7 +810,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

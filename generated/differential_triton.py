@@ -77,6 +77,10 @@ def diff_attn_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    lam = tl.cast(lam, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -214,12 +218,16 @@ def diff_attn(q, k, v, lam):
     """Launch `diff_attn_kernel` on tensors of one device."""
     B, _, S, D = q.shape
     _, H, _, _ = v.shape
+    lam = number("lam", lam)
+    output = q.new_empty((B, H, S, D * 2))
+    alike = layouts((q, k, v), "diff_attn", lam, precision(q))
+    if relaunch(alike, q, k, v, output):
+        return output
+
     expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D * 2), (q.dtype,), q.device)
-    lam = number("lam", lam)
 
-    output = q.new_empty((B, H, S, D * 2))
     D_2 = D * 2
     hopper = hopper_tile("diff_attn", max(D, D_2), S, q, k, v, output)
     if hopper is not None:
@@ -229,6 +237,7 @@ def diff_attn(q, k, v, lam):
             (q, k, v, output),
             (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S),
             (D ** (-0.5) * math.log2(math.e), lam),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_D_2=padded(D_2),
@@ -246,6 +255,7 @@ def diff_attn(q, k, v, lam):
             (q, k, v, output),
             (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e), lam),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_D_2=padded(D_2),
@@ -298,6 +308,9 @@ def diff_attn_chunk_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -431,13 +444,17 @@ def diff_attn_chunk(q, k, v, lambda_full):
     """Launch `diff_attn_chunk_kernel` on tensors of one device."""
     B, _, S, D = q.shape
     _, H, _, D_v = v.shape
+    output = q.new_empty((B, H, S, D_v))
+    alike = layouts((q, k, v, lambda_full), "diff_attn_chunk", precision(q))
+    if relaunch(alike, q, k, v, lambda_full, output):
+        return output
+
     expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
     lambda_full = spread("lambda_full", lambda_full, (H,))
     expect("lambda_full", lambda_full, (H,), (q.dtype,), q.device)
 
-    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("diff_attn_chunk", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
@@ -455,6 +472,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
                 S,
             ),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -473,6 +491,7 @@ def diff_attn_chunk(q, k, v, lambda_full):
             (q, k, v, lambda_full, output),
             (*q.stride(), *k.stride(), *v.stride(), lambda_full.stride(0), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -528,6 +547,12 @@ def diff_attn_norm_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    lam = tl.cast(lam, tl.float32)
+    scale_2 = tl.cast(scale_2, tl.float32)
+    scale_3 = tl.cast(scale_3, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -672,6 +697,13 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
     """Launch `diff_attn_norm_kernel` on tensors of one device."""
     B, _, S, D = q.shape
     _, H, _, D_v = v.shape
+    lam = number("lam", lam)
+    lambda_init = number("lambda_init", lambda_init)
+    output = q.new_empty((B, H, S, D_v))
+    alike = layouts((q, k, v, weight), "diff_attn_norm", lam, lambda_init, precision(q))
+    if relaunch(alike, q, k, v, weight, output):
+        return output
+
     expect("q", q, (B, H * 2, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H * 2, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
@@ -679,10 +711,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
         D_v,
     )
     expect("weight", weight, (D_v,), (q.dtype,), q.device)
-    lam = number("lam", lam)
-    lambda_init = number("lambda_init", lambda_init)
 
-    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("diff_attn_norm", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
@@ -691,6 +720,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
             (q, k, v, weight, output),
             (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], weight.stride(0), *output.stride()[:-1], H, B, S),
             (D ** (-0.5) * math.log2(math.e), lam, 1.0 / D_v, 1.0 - lambda_init),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -709,6 +739,7 @@ def diff_attn_norm(q, k, v, weight, lam, lambda_init):
             (q, k, v, weight, output),
             (*q.stride(), *k.stride(), *v.stride(), weight.stride(0), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e), lam, 1.0 / D_v, 1.0 - lambda_init),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -766,6 +797,11 @@ def multihead_diff_attn_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    scale_2 = tl.cast(scale_2, tl.float32)
+    scale_3 = tl.cast(scale_3, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -914,14 +950,18 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
     """Launch `multihead_diff_attn_kernel` on tensors of one device."""
     B, S, _, D = q.shape
     _, _, H, D_v = v.shape
+    lambda_init = number("lambda_init", lambda_init)
+    output = q.new_empty((B, S, H, D_v))
+    alike = layouts((q, k, v, lambda_full), "multihead_diff_attn", lambda_init, precision(q))
+    if relaunch(alike, q, k, v, lambda_full, output):
+        return output.view(B, S, D_v * H)
+
     expect("q", q, (B, S, H * 2, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, S, H * 2, D), (q.dtype,), q.device)
     expect("v", v, (B, S, H, D_v), (q.dtype,), q.device)
     lambda_full = lambda_full.expand(())
     expect("lambda_full", lambda_full, (), (torch.float32,), q.device)
-    lambda_init = number("lambda_init", lambda_init)
 
-    output = q.new_empty((B, S, H, D_v))
     hopper = hopper_tile("multihead_diff_attn", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
@@ -930,6 +970,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
             (q, k, v, lambda_full, output),
             (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S),
             (D ** (-0.5) * math.log2(math.e), 1.0 / D_v, 1.0 - lambda_init),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -948,6 +989,7 @@ def multihead_diff_attn(q, k, v, lambda_full, lambda_init):
             (q, k, v, lambda_full, output),
             (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e), 1.0 / D_v, 1.0 - lambda_init),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -986,34 +1028,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def spread(name, tensor, shape):
@@ -1169,8 +1239,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1179,7 +1248,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1191,7 +1259,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

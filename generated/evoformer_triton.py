@@ -104,6 +104,9 @@ def row_attention_kernel(
     One program for each b, n, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -233,6 +236,11 @@ def row_attention_kernel(
 def row_attention(q, k, v, gate, mask_bias, pair_bias):
     """Launch `row_attention_kernel` on tensors of one device."""
     B, N, S, H, D = q.shape
+    output = q.new_empty((B, N, S, H, D))
+    alike = layouts((q, k, v, gate, mask_bias, pair_bias), "row_attention", precision(q))
+    if relaunch(alike, q, k, v, gate, mask_bias, pair_bias, output):
+        return output
+
     expect("q", q, (B, N, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, N, S, H, D), (q.dtype,), q.device)
     expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
@@ -243,7 +251,6 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
     pair_bias = pair_bias.expand(B, 1, H, S, S)
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
-    output = q.new_empty((B, N, S, H, D))
     hopper = hopper_tile("row_attention", D, S, q, k, mask_bias, pair_bias, v, gate, output)
     if hopper is not None:
         launch(
@@ -264,6 +271,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 S,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -297,6 +305,7 @@ def row_attention(q, k, v, gate, mask_bias, pair_bias):
                 N,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -348,6 +357,9 @@ def row_attention_with_mask_kernel(
     One program for each b, n, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -478,6 +490,11 @@ def row_attention_with_mask_kernel(
 def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
     """Launch `row_attention_with_mask_kernel` on tensors of one device."""
     B, N, S, H, D = q.shape
+    output = q.new_empty((B, N, S, H, D))
+    alike = layouts((q, k, v, gate, msa_mask, pair_bias), "row_attention_with_mask", precision(q))
+    if relaunch(alike, q, k, v, gate, msa_mask, pair_bias, output):
+        return output
+
     expect("q", q, (B, N, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, N, S, H, D), (q.dtype,), q.device)
     expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
@@ -488,7 +505,6 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
     pair_bias = pair_bias.expand(B, 1, H, S, S)
     expect("pair_bias", pair_bias, (B, 1, H, S, S), (q.dtype,), q.device)
 
-    output = q.new_empty((B, N, S, H, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "row_attention_with_mask", q, D, S, accumulators=1, scores=5, exact=True
     )
@@ -513,6 +529,7 @@ def row_attention_with_mask(q, k, v, gate, msa_mask, pair_bias):
             N,
         ),
         (1.0 / math.sqrt(D),),
+        alike,
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -562,6 +579,9 @@ def column_attention_kernel(
     One program for each b, s, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(N, BLOCK_ROWS)
@@ -679,6 +699,11 @@ def column_attention_kernel(
 def column_attention(q, k, v, gate, mask_bias):
     """Launch `column_attention_kernel` on tensors of one device."""
     B, N, S, H, D = q.shape
+    output = q.new_empty((B, N, S, H, D))
+    alike = layouts((q, k, v, gate, mask_bias), "column_attention", precision(q))
+    if relaunch(alike, q, k, v, gate, mask_bias, output):
+        return output
+
     expect("q", q, (B, N, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, N, S, H, D), (q.dtype,), q.device)
     expect("v", v, (B, N, S, H, D), (q.dtype,), q.device)
@@ -686,7 +711,6 @@ def column_attention(q, k, v, gate, mask_bias):
     mask_bias = mask_bias.expand(B, S, 1, 1, N)
     expect("mask_bias", mask_bias, (B, S, 1, 1, N), (q.dtype,), q.device)
 
-    output = q.new_empty((B, N, S, H, D))
     hopper = hopper_tile("column_attention", D, N, q, k, mask_bias, v, gate, output)
     if hopper is not None:
         launch(
@@ -706,6 +730,7 @@ def column_attention(q, k, v, gate, mask_bias):
                 N,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -735,6 +760,7 @@ def column_attention(q, k, v, gate, mask_bias):
                 S,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -785,6 +811,9 @@ def triangle_attention_starting_node_kernel(
     One program for each b, s, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -911,6 +940,11 @@ def triangle_attention_starting_node_kernel(
 def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     """Launch `triangle_attention_starting_node_kernel` on tensors of one device."""
     B, S, _, H, D = q.shape
+    output = q.new_empty((B, S, S, H, D))
+    alike = layouts((q, k, v, gate, mask, triangle_bias), "triangle_attention_starting_node", precision(q))
+    if relaunch(alike, q, k, v, gate, mask, triangle_bias, output):
+        return output
+
     expect("q", q, (B, S, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, S, S, H, D), (q.dtype,), q.device)
     expect("v", v, (B, S, S, H, D), (q.dtype,), q.device)
@@ -920,7 +954,6 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
     expect("mask", mask, (B, S, S), (torch.bool,), q.device)
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
-    output = q.new_empty((B, S, S, H, D))
     hopper = hopper_tile("triangle_attention_starting_node", D, S, q, k, v, gate, output)
     if hopper is not None:
         launch(
@@ -940,6 +973,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 B,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -967,6 +1001,7 @@ def triangle_attention_starting_node(q, k, v, gate, mask, triangle_bias):
                 H,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1018,6 +1053,9 @@ def triangle_attention_ending_node_kernel(
     One program for each b, s_2, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -1144,6 +1182,11 @@ def triangle_attention_ending_node_kernel(
 def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     """Launch `triangle_attention_ending_node_kernel` on tensors of one device."""
     B, S, _, H, D = q.shape
+    output = q.new_empty((B, S, S, H, D))
+    alike = layouts((q, k, v, gate, mask, triangle_bias), "triangle_attention_ending_node", precision(q))
+    if relaunch(alike, q, k, v, gate, mask, triangle_bias, output):
+        return output
+
     expect("q", q, (B, S, S, H, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, S, S, H, D), (q.dtype,), q.device)
     expect("v", v, (B, S, S, H, D), (q.dtype,), q.device)
@@ -1152,7 +1195,6 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
     expect("mask", mask, (B, S, S), (torch.bool,), q.device)
     expect("triangle_bias", triangle_bias, (B, S, S, H), (q.dtype,), q.device)
 
-    output = q.new_empty((B, S, S, H, D))
     hopper = hopper_tile("triangle_attention_ending_node", D, S, q, k, v, gate, output)
     if hopper is not None:
         launch(
@@ -1172,6 +1214,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 B,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(q),
@@ -1199,6 +1242,7 @@ def triangle_attention_ending_node(q, k, v, gate, mask, triangle_bias):
                 H,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1236,34 +1280,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def spread(name, tensor, shape):
@@ -1412,8 +1484,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1422,7 +1493,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1434,7 +1504,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

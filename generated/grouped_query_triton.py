@@ -80,6 +80,9 @@ def grouped_query_view_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -179,13 +182,17 @@ def grouped_query_view(query, key, value):
     """Launch `grouped_query_view_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, H_kv, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "grouped_query_view", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S_k, D), (query.dtype,), query.device)
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_view was transpiled for sizes with H % H_kv == 0")
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("grouped_query_view", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -204,6 +211,7 @@ def grouped_query_view(query, key, value):
                 H_kv,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -220,6 +228,7 @@ def grouped_query_view(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, H_kv, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -264,6 +273,9 @@ def grouped_query_repeat_interleave_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -363,13 +375,17 @@ def grouped_query_repeat_interleave(query, key, value):
     """Launch `grouped_query_repeat_interleave_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, H_kv, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "grouped_query_repeat_interleave", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S_k, D), (query.dtype,), query.device)
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_repeat_interleave was transpiled for sizes with H % H_kv == 0")
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("grouped_query_repeat_interleave", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -388,6 +404,7 @@ def grouped_query_repeat_interleave(query, key, value):
                 H_kv,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -404,6 +421,7 @@ def grouped_query_repeat_interleave(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, H_kv, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -449,6 +467,9 @@ def grouped_query_expand_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -548,14 +569,18 @@ def grouped_query_expand(query, key, value, scaling):
     """Launch `grouped_query_expand_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, H_kv, S_k, _ = key.shape
+    scaling = number("scaling", scaling)
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "grouped_query_expand", scaling, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S_k, D), (query.dtype,), query.device)
-    scaling = number("scaling", scaling)
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_expand was transpiled for sizes with H % H_kv == 0")
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("grouped_query_expand", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -574,6 +599,7 @@ def grouped_query_expand(query, key, value, scaling):
                 H_kv,
             ),
             (scaling * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -590,6 +616,7 @@ def grouped_query_expand(query, key, value, scaling):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, H_kv, S_k),
             (scaling * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -635,6 +662,9 @@ def grouped_query_causal_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -726,13 +756,17 @@ def grouped_query_causal(query, key, value):
     """Launch `grouped_query_causal_kernel` on tensors of one device."""
     B, H, S, D = query.shape
     _, H_kv, _, _ = key.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "grouped_query_causal", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S, D), (query.dtype,), query.device)
     if not (H % H_kv == 0):
         raise ValueError("grouped_query_causal was transpiled for sizes with H % H_kv == 0")
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("grouped_query_causal", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -741,6 +775,7 @@ def grouped_query_causal(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S, H_kv),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -757,6 +792,7 @@ def grouped_query_causal(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, H_kv),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -800,6 +836,9 @@ def multi_query_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -896,11 +935,15 @@ def multi_query(query, key, value):
     """Launch `multi_query_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "multi_query", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("multi_query", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -909,6 +952,7 @@ def multi_query(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -925,6 +969,7 @@ def multi_query(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -968,6 +1013,9 @@ def multi_query_broadcast_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1066,11 +1114,15 @@ def multi_query_broadcast(query, key, value):
     """Launch `multi_query_broadcast_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "multi_query_broadcast", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, 1, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, 1, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("multi_query_broadcast", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -1079,6 +1131,7 @@ def multi_query_broadcast(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1107,6 +1160,7 @@ def multi_query_broadcast(query, key, value):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1143,34 +1197,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def number(name, value):
@@ -1319,8 +1401,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1329,7 +1410,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1341,7 +1421,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -106,6 +106,10 @@ def invariant_point_attention_kernel(
     One program for each b and block of h and i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    scale_2 = tl.cast(scale_2, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     head_blocks = tl.cdiv(H, BLOCK_H)
@@ -593,13 +597,17 @@ def point_attention(q_points, k_points, v, gamma):
     """Launch `point_attention_kernel` on tensors of one device."""
     B, H, N, C = q_points.shape
     _, _, _, D = v.shape
+    output = q_points.new_empty((B, H, N, D))
+    alike = layouts((q_points, k_points, v, gamma), "point_attention", precision(q_points))
+    if relaunch(alike, q_points, k_points, v, gamma, output):
+        return output
+
     expect("q_points", q_points, (B, H, N, C), (torch.float16, torch.bfloat16, torch.float32), q_points.device)
     expect("k_points", k_points, (B, H, N, C), (q_points.dtype,), q_points.device)
     expect("v", v, (B, H, N, D), (q_points.dtype,), q_points.device)
     gamma = spread("gamma", gamma, (H,))
     expect("gamma", gamma, (H,), (q_points.dtype,), q_points.device)
 
-    output = q_points.new_empty((B, H, N, D))
     expand = expandable(q_points)
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "point_attention",
@@ -618,6 +626,7 @@ def point_attention(q_points, k_points, v, gamma):
         (q_points, k_points, v, gamma, output),
         (*q_points.stride(), *k_points.stride(), *v.stride(), gamma.stride(0), *output.stride(), N, H),
         (),
+        alike,
         C=C,
         BLOCK_C=padded(C),
         D=D,
@@ -657,34 +666,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def spread(name, tensor, shape):
@@ -810,8 +847,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -820,7 +856,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -841,7 +876,7 @@ def vector_width(*tensors):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -72,6 +72,9 @@ def key_lengths_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -165,13 +168,17 @@ def key_lengths(query, key, value, lengths):
     """Launch `key_lengths_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, lengths), "key_lengths", precision(query))
+    if relaunch(alike, query, key, value, lengths, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("key_lengths", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -190,6 +197,7 @@ def key_lengths(query, key, value, lengths):
                 S_q,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -206,6 +214,7 @@ def key_lengths(query, key, value, lengths):
             (query, key, value, lengths, output),
             (*query.stride(), *key.stride(), *value.stride(), lengths.stride(0), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -251,6 +260,9 @@ def key_padding_mask_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -361,13 +373,17 @@ def key_padding_mask(query, key, value, key_padding_mask):
     """Launch `key_padding_mask_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, key_padding_mask), "key_padding_mask", precision(query))
+    if relaunch(alike, query, key, value, key_padding_mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     key_padding_mask = spread("key_padding_mask", key_padding_mask, (B, S_k))
     expect("key_padding_mask", key_padding_mask, (B, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("key_padding_mask", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -386,6 +402,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
                 S_q,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -411,6 +428,7 @@ def key_padding_mask(query, key, value, key_padding_mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -459,6 +477,9 @@ def extended_attention_mask_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -563,13 +584,17 @@ def extended_attention_mask_kernel(
 def extended_attention_mask(query, key, value, attention_mask):
     """Launch `extended_attention_mask_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value, attention_mask), "extended_attention_mask", precision(query))
+    if relaunch(alike, query, key, value, attention_mask, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     attention_mask = spread("attention_mask", attention_mask, (B, S))
     expect("attention_mask", attention_mask, (B, S), (torch.int64, torch.int32), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("extended_attention_mask", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -587,6 +612,7 @@ def extended_attention_mask(query, key, value, attention_mask):
                 S,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -603,6 +629,7 @@ def extended_attention_mask(query, key, value, attention_mask):
             (query, key, value, attention_mask, output),
             (*query.stride(), *key.stride(), *value.stride(), *attention_mask.stride(), *output.stride(), S, H),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -650,6 +677,9 @@ def causal_key_lengths_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -744,13 +774,17 @@ def causal_key_lengths_kernel(
 def causal_key_lengths(query, key, value, lengths):
     """Launch `causal_key_lengths_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value, lengths), "causal_key_lengths", precision(query))
+    if relaunch(alike, query, key, value, lengths, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     lengths = spread("lengths", lengths, (B,))
     expect("lengths", lengths, (B,), (torch.int64, torch.int32), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("causal_key_lengths", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -768,6 +802,7 @@ def causal_key_lengths(query, key, value, lengths):
                 S,
             ),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -784,6 +819,7 @@ def causal_key_lengths(query, key, value, lengths):
             (query, key, value, lengths, output),
             (*query.stride(), *key.stride(), *value.stride(), lengths.stride(0), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -819,34 +855,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def spread(name, tensor, shape):
@@ -995,8 +1059,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1005,7 +1068,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1017,7 +1079,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

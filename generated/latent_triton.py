@@ -64,6 +64,9 @@ def latent_attention_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -184,13 +187,17 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
     B, H, S_q, C = q_latent.shape
     _, _, _, R = q_rope.shape
     _, S_k, _ = kv_latent.shape
+    softmax_scale = number("softmax_scale", softmax_scale)
+    output = q_latent.new_empty((B, H, S_q, C))
+    alike = layouts((q_latent, q_rope, kv_latent, k_rope), "latent_attention", softmax_scale, precision(q_latent))
+    if relaunch(alike, q_latent, q_rope, kv_latent, k_rope, output):
+        return output
+
     expect("q_latent", q_latent, (B, H, S_q, C), (torch.float16, torch.bfloat16, torch.float32), q_latent.device)
     expect("q_rope", q_rope, (B, H, S_q, R), (q_latent.dtype,), q_latent.device)
     expect("kv_latent", kv_latent, (B, S_k, C), (q_latent.dtype,), q_latent.device)
     expect("k_rope", k_rope, (B, S_k, R), (q_latent.dtype,), q_latent.device)
-    softmax_scale = number("softmax_scale", softmax_scale)
 
-    output = q_latent.new_empty((B, H, S_q, C))
     hopper = hopper_tile("latent_attention", max(R, C), S_k, q_latent, q_rope, kv_latent, k_rope, output)
     if hopper is not None:
         launch(
@@ -209,6 +216,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
                 S_q,
             ),
             (softmax_scale * math.log2(math.e),),
+            alike,
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -236,6 +244,7 @@ def latent_attention(q_latent, q_rope, kv_latent, k_rope, softmax_scale):
                 S_k,
             ),
             (softmax_scale * math.log2(math.e),),
+            alike,
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -285,6 +294,9 @@ def latent_attention_decode_kernel(
     One program for each b, s_q and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(H, BLOCK_ROWS)
@@ -408,12 +420,16 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
     B, S_q, H, C = q_nope.shape
     _, _, _, R = q_pe.shape
     _, S_k, _ = kv_cache.shape
+    output = q_nope.new_empty((B, S_q, H, C))
+    alike = layouts((q_nope, q_pe, kv_cache, pe_cache), "latent_attention_decode", precision(q_nope))
+    if relaunch(alike, q_nope, q_pe, kv_cache, pe_cache, output):
+        return output
+
     expect("q_nope", q_nope, (B, S_q, H, C), (torch.float16, torch.bfloat16, torch.float32), q_nope.device)
     expect("q_pe", q_pe, (B, S_q, H, R), (q_nope.dtype,), q_nope.device)
     expect("kv_cache", kv_cache, (B, S_k, C), (q_nope.dtype,), q_nope.device)
     expect("pe_cache", pe_cache, (B, S_k, R), (q_nope.dtype,), q_nope.device)
 
-    output = q_nope.new_empty((B, S_q, H, C))
     hopper = hopper_tile("latent_attention_decode", max(R, C), S_k, q_nope, q_pe, kv_cache, pe_cache, output)
     if hopper is not None:
         launch(
@@ -432,6 +448,7 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
                 H,
             ),
             ((C + R) ** (-0.5) * math.log2(math.e),),
+            alike,
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -450,6 +467,7 @@ def latent_attention_decode(q_nope, q_pe, kv_cache, pe_cache):
             (q_nope, q_pe, kv_cache, pe_cache, output),
             (*q_nope.stride(), *q_pe.stride(), *kv_cache.stride(), *pe_cache.stride(), *output.stride(), H, S_q, S_k),
             ((C + R) ** (-0.5) * math.log2(math.e),),
+            alike,
             R=R,
             BLOCK_R=padded(R),
             C=C,
@@ -487,34 +505,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def number(name, value):
@@ -663,8 +709,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -673,7 +718,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -685,7 +729,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -65,6 +65,9 @@ def gpt_layer_kernel(
     PyTorch computes h_w_qkv beforehand.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -169,6 +172,7 @@ def gpt_layer_kernel(
 def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
     """Launch `gpt_layer_kernel` on tensors of one device."""
     B, S, E = x.shape
+    n_head = integer("n_head", n_head)
     expect("x", x, (B, S, E), (torch.float16, torch.bfloat16, torch.float32), x.device)
     expect("w_qkv", w_qkv, (E * 3, E), (x.dtype,), x.device)
     expect("b_qkv", b_qkv, (E * 3,), (x.dtype,), x.device)
@@ -176,7 +180,6 @@ def gpt_layer(x, w_qkv, b_qkv, w_o, b_o, ln_weight, ln_bias, n_head):
     expect("b_o", b_o, (E,), (x.dtype,), x.device)
     expect("ln_weight", ln_weight, (E,), (x.dtype,), x.device)
     expect("ln_bias", ln_bias, (E,), (x.dtype,), x.device)
-    n_head = integer("n_head", n_head)
     if not (E % n_head == 0):
         raise ValueError("gpt_layer was transpiled for sizes with E % n_head == 0")
 
@@ -261,6 +264,9 @@ def llama_layer_kernel(
     PyTorch computes q, v, k_2 beforehand.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -397,6 +403,8 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
     """Launch `llama_layer_kernel` on tensors of one device."""
     B, S, E = hidden_states.shape
     _, D = cos.shape
+    H = integer("H", H)
+    H_kv = integer("H_kv", H_kv)
     expect(
         "hidden_states", hidden_states, (B, S, E), (torch.float16, torch.bfloat16, torch.float32), hidden_states.device
     )
@@ -406,8 +414,6 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
     expect("w_o", w_o, (E, D * H), (hidden_states.dtype,), hidden_states.device)
     expect("cos", cos, (S, D), (hidden_states.dtype,), hidden_states.device)
     expect("sin", sin, (S, D), (hidden_states.dtype,), hidden_states.device)
-    H = integer("H", H)
-    H_kv = integer("H_kv", H_kv)
     if not (D % 2 == 0):
         raise ValueError("llama_layer was transpiled for sizes with D % 2 == 0")
     if not (H % H_kv == 0):
@@ -755,34 +761,54 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def quotient(a, b):
@@ -936,8 +962,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -946,7 +971,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -958,7 +982,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

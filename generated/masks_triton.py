@@ -83,6 +83,9 @@ def boolean_mask_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -191,13 +194,17 @@ def boolean_mask(query, key, value, mask):
     """Launch `boolean_mask_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, mask), "boolean_mask", precision(query))
+    if relaunch(alike, query, key, value, mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     mask = mask.expand(B, H, S_q, S_k)
     expect("mask", mask, (B, H, S_q, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -216,6 +223,7 @@ def boolean_mask(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -232,6 +240,7 @@ def boolean_mask(query, key, value, mask):
             (query, key, value, mask, output),
             (*query.stride(), *key.stride(), *value.stride(), *mask.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -279,6 +288,10 @@ def boolean_mask_per_batch_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    fill = tl.cast(fill, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -386,13 +399,17 @@ def boolean_mask_per_batch(query, key, value, mask):
     """Launch `boolean_mask_per_batch_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, mask), "boolean_mask_per_batch", precision(query))
+    if relaunch(alike, query, key, value, mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     mask = mask.expand(B, 1, S_q, S_k)
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask_per_batch", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -413,6 +430,7 @@ def boolean_mask_per_batch(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e), max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -440,6 +458,7 @@ def boolean_mask_per_batch(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e), max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -485,6 +504,9 @@ def boolean_mask_shared_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -595,13 +617,17 @@ def boolean_mask_shared(query, key, value, hidden):
     """Launch `boolean_mask_shared_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, hidden), "boolean_mask_shared", precision(query))
+    if relaunch(alike, query, key, value, hidden, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     hidden = hidden.expand(S_q, S_k)
     expect("hidden", hidden, (S_q, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask_shared", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -620,6 +646,7 @@ def boolean_mask_shared(query, key, value, hidden):
                 S_k,
             ),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -636,6 +663,7 @@ def boolean_mask_shared(query, key, value, hidden):
             (query, key, value, hidden, output),
             (*query.stride(), *key.stride(), *value.stride(), *hidden.stride(), *output.stride(), S_q, H, S_k),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -682,6 +710,9 @@ def boolean_mask_optional_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -791,13 +822,17 @@ def boolean_mask_optional(query, key, value, mask):
     """Launch `boolean_mask_optional_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, mask), "boolean_mask_optional", precision(query))
+    if relaunch(alike, query, key, value, mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     mask = spread("mask", mask, (B, S_q, S_k))
     expect("mask", mask, (B, S_q, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("boolean_mask_optional", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -816,6 +851,7 @@ def boolean_mask_optional(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -832,6 +868,7 @@ def boolean_mask_optional(query, key, value, mask):
             (query, key, value, mask, output),
             (*query.stride(), *key.stride(), *value.stride(), *mask.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -879,6 +916,9 @@ def additive_mask_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scaling = tl.cast(scaling, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -991,14 +1031,18 @@ def additive_mask(query, key, value, attention_mask, scaling):
     """Launch `additive_mask_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    scaling = number("scaling", scaling)
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, attention_mask), "additive_mask", scaling, precision(query))
+    if relaunch(alike, query, key, value, attention_mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     attention_mask = attention_mask.expand(B, 1, S_q, S_k)
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
-    scaling = number("scaling", scaling)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("additive_mask", D, S_k, query, key, attention_mask, value, output)
     if hopper is not None:
         launch(
@@ -1017,6 +1061,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
                 S_q,
             ),
             (scaling,),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1044,6 +1089,7 @@ def additive_mask(query, key, value, attention_mask, scaling):
                 S_k,
             ),
             (scaling,),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1090,6 +1136,9 @@ def additive_bias_per_head_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1199,13 +1248,17 @@ def additive_bias_per_head(query, key, value, bias):
     """Launch `additive_bias_per_head_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, bias), "additive_bias_per_head", precision(query))
+    if relaunch(alike, query, key, value, bias, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     bias = bias.expand(H, S_q, S_k)
     expect("bias", bias, (H, S_q, S_k), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("additive_bias_per_head", D, S_k, query, key, bias, value, output)
     if hopper is not None:
         launch(
@@ -1224,6 +1277,7 @@ def additive_bias_per_head(query, key, value, bias):
                 S_q,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1240,6 +1294,7 @@ def additive_bias_per_head(query, key, value, bias):
             (query, key, value, bias, output),
             (*query.stride(), *key.stride(), *value.stride(), *bias.stride(), *output.stride(), S_q, H, S_k),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1286,6 +1341,9 @@ def additive_mask_keys_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1387,13 +1445,17 @@ def additive_mask_keys(query, key, value, mask):
     """Launch `additive_mask_keys_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, mask), "additive_mask_keys", precision(query))
+    if relaunch(alike, query, key, value, mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     mask = mask.expand(B, 1, 1, S_k)
     expect("mask", mask, (B, 1, 1, S_k), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("additive_mask_keys", D, S_k, query, key, mask, value, output)
     if hopper is not None:
         launch(
@@ -1412,6 +1474,7 @@ def additive_mask_keys(query, key, value, mask):
                 S_q,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1438,6 +1501,7 @@ def additive_mask_keys(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1485,6 +1549,9 @@ def additive_pair_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -1596,6 +1663,11 @@ def additive_pair_kernel(
 def additive_pair(query, key, value, mask_bias, pair_bias):
     """Launch `additive_pair_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value, mask_bias, pair_bias), "additive_pair", precision(query))
+    if relaunch(alike, query, key, value, mask_bias, pair_bias, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
@@ -1604,7 +1676,6 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
     pair_bias = pair_bias.expand(1, H, S, S)
     expect("pair_bias", pair_bias, (1, H, S, S), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("additive_pair", D, S, query, key, mask_bias, pair_bias, value, output)
     if hopper is not None:
         launch(
@@ -1623,6 +1694,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 S,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1651,6 +1723,7 @@ def additive_pair(query, key, value, mask_bias, pair_bias):
                 H,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1687,34 +1760,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def spread(name, tensor, shape):
@@ -1870,8 +1971,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1880,7 +1980,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1892,7 +1991,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -77,6 +77,9 @@ def multi_head_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -175,11 +178,15 @@ def multi_head(query, key, value):
     """Launch `multi_head_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "multi_head", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("multi_head", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -188,6 +195,7 @@ def multi_head(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -204,6 +212,7 @@ def multi_head(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -248,6 +257,9 @@ def multi_head_by_name_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -346,11 +358,15 @@ def multi_head_by_name(q, k, v):
     B, H, S, D = q.shape
     _, _, S_kv, _ = k.shape
     _, _, _, D_v = v.shape
+    output = q.new_empty((B, H, S, D_v))
+    alike = layouts((q, k, v), "multi_head_by_name", precision(q))
+    if relaunch(alike, q, k, v, output):
+        return output
+
     expect("q", q, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H, S_kv, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
-    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("multi_head_by_name", max(D, D_v), S_kv, q, k, v, output)
     if hopper is not None:
         launch(
@@ -359,6 +375,7 @@ def multi_head_by_name(q, k, v):
             (q, k, v, output),
             (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S_kv, S),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -377,6 +394,7 @@ def multi_head_by_name(q, k, v):
             (q, k, v, output),
             (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H, S_kv),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -424,6 +442,9 @@ def multi_head_scaled_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale_2 = tl.cast(scale_2, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -522,12 +543,16 @@ def multi_head_scaled(query, key, value, scale):
     """Launch `multi_head_scaled_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    scale = number("scale", scale)
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "multi_head_scaled", scale, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    scale = number("scale", scale)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("multi_head_scaled", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -536,6 +561,7 @@ def multi_head_scaled(query, key, value, scale):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (scale * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -552,6 +578,7 @@ def multi_head_scaled(query, key, value, scale):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (scale * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -596,6 +623,9 @@ def multi_head_sequence_first_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -694,11 +724,15 @@ def multi_head_sequence_first(query, key, value):
     """Launch `multi_head_sequence_first_kernel` on tensors of one device."""
     B, S_q, H, D = query.shape
     _, S_k, _, _ = key.shape
+    output = query.new_empty((B, S_q, H, D))
+    alike = layouts((query, key, value), "multi_head_sequence_first", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output.view(B, S_q, D * H)
+
     expect("query", query, (B, S_q, H, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, H, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, S_q, H, D))
     hopper = hopper_tile("multi_head_sequence_first", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -707,6 +741,7 @@ def multi_head_sequence_first(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -723,6 +758,7 @@ def multi_head_sequence_first(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -768,6 +804,9 @@ def multi_head_split_scale_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -865,11 +904,15 @@ def multi_head_split_scale_kernel(
 def multi_head_split_scale(query, key, value):
     """Launch `multi_head_split_scale_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "multi_head_split_scale", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("multi_head_split_scale", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -878,6 +921,7 @@ def multi_head_split_scale(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S),
             (D ** (-0.25) * D ** (-0.25) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -894,6 +938,7 @@ def multi_head_split_scale(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
             (D ** (-0.25) * D ** (-0.25) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -930,34 +975,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def number(name, value):
@@ -1106,8 +1179,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1116,7 +1188,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1128,7 +1199,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -193,12 +193,16 @@ def bucketed_bias(query, key, value, bias_table):
     """Launch `bucketed_bias_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, bias_table), "bucketed_bias", precision(query))
+    if relaunch(alike, query, key, value, bias_table, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("bias_table", bias_table, (32, H), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("bucketed_bias", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -217,6 +221,7 @@ def bucketed_bias(query, key, value, bias_table):
                 S_q,
             ),
             (),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -233,6 +238,7 @@ def bucketed_bias(query, key, value, bias_table):
             (query, key, value, bias_table, output),
             (*query.stride(), *key.stride(), *value.stride(), *bias_table.stride(), *output.stride(), S_q, H, S_k),
             (),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -281,6 +287,9 @@ def window_bias_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -404,13 +413,19 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
     """Launch `window_bias_kernel` on tensors of one device."""
     B, H, S, D = query.shape
     T, _ = relative_position_bias_table.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts(
+        (query, key, value, relative_position_bias_table, relative_position_index), "window_bias", precision(query)
+    )
+    if relaunch(alike, query, key, value, relative_position_bias_table, relative_position_index, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     expect("relative_position_bias_table", relative_position_bias_table, (T, H), (query.dtype,), query.device)
     expect("relative_position_index", relative_position_index, (S, S), (torch.int64, torch.int32), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("window_bias", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -430,6 +445,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
                 T,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -456,6 +472,7 @@ def window_bias(query, key, value, relative_position_bias_table, relative_positi
                 T,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -501,6 +518,9 @@ def window_bias_by_coordinates_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(49, BLOCK_ROWS)
@@ -609,12 +629,16 @@ def window_bias_by_coordinates_kernel(
 def window_bias_by_coordinates(query, key, value, table):
     """Launch `window_bias_by_coordinates_kernel` on tensors of one device."""
     B, H, _, D = query.shape
+    output = query.new_empty((B, H, 49, D))
+    alike = layouts((query, key, value, table), "window_bias_by_coordinates", precision(query))
+    if relaunch(alike, query, key, value, table, output):
+        return output
+
     expect("query", query, (B, H, 49, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, 49, D), (query.dtype,), query.device)
     expect("value", value, (B, H, 49, D), (query.dtype,), query.device)
     expect("table", table, (13, 13, H), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, 49, D))
     hopper = hopper_tile("window_bias_by_coordinates", D, 49, query, key, value, output)
     if hopper is not None:
         launch(
@@ -631,6 +655,7 @@ def window_bias_by_coordinates(query, key, value, table):
                 B,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -647,6 +672,7 @@ def window_bias_by_coordinates(query, key, value, table):
             (query, key, value, table, output),
             (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), H),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -692,6 +718,9 @@ def clipped_distance_bias_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -800,12 +829,16 @@ def clipped_distance_bias_kernel(
 def clipped_distance_bias(query, key, value, table):
     """Launch `clipped_distance_bias_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value, table), "clipped_distance_bias", precision(query))
+    if relaunch(alike, query, key, value, table, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     expect("table", table, (H, 65), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("clipped_distance_bias", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -823,6 +856,7 @@ def clipped_distance_bias(query, key, value, table):
                 S,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -839,6 +873,7 @@ def clipped_distance_bias(query, key, value, table):
             (query, key, value, table, output),
             (*query.stride(), *key.stride(), *value.stride(), *table.stride(), *output.stride(), S, H),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -875,34 +910,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def configuration(function, tensor, widest, length, **load):
@@ -1044,8 +1107,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1054,7 +1116,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1066,7 +1127,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -87,6 +87,9 @@ def sdpa_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -187,11 +190,15 @@ def sdpa(query, key, value):
     B, H, S, D = query.shape
     _, _, S_kv, _ = key.shape
     _, _, _, D_v = value.shape
+    output = query.new_empty((B, H, S, D_v))
+    alike = layouts((query, key, value), "sdpa", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_kv, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_kv, D_v), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D_v))
     hopper = hopper_tile("sdpa", max(D, D_v), S_kv, query, key, value, output)
     if hopper is not None:
         launch(
@@ -200,6 +207,7 @@ def sdpa(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_kv, S),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -218,6 +226,7 @@ def sdpa(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, S_kv),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -264,6 +273,9 @@ def sdpa_causal_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -356,11 +368,15 @@ def sdpa_causal(query, key, value):
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
     _, _, _, D_v = value.shape
+    output = query.new_empty((B, H, S_q, D_v))
+    alike = layouts((query, key, value), "sdpa_causal", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D_v), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D_v))
     hopper = hopper_tile("sdpa_causal", max(D, D_v), S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -369,6 +385,7 @@ def sdpa_causal(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -387,6 +404,7 @@ def sdpa_causal(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -435,6 +453,9 @@ def sdpa_boolean_mask_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -542,12 +563,16 @@ def sdpa_boolean_mask(query, key, value, mask):
     """Launch `sdpa_boolean_mask_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, mask), "sdpa_boolean_mask", precision(query))
+    if relaunch(alike, query, key, value, mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sdpa_boolean_mask", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -568,6 +593,7 @@ def sdpa_boolean_mask(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -595,6 +621,7 @@ def sdpa_boolean_mask(query, key, value, mask):
                 S_k,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -641,6 +668,9 @@ def sdpa_additive_mask_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -749,12 +779,16 @@ def sdpa_additive_mask(query, key, value, bias):
     """Launch `sdpa_additive_mask_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, bias), "sdpa_additive_mask", precision(query))
+    if relaunch(alike, query, key, value, bias, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sdpa_additive_mask", D, S_k, query, key, bias, value, output)
     if hopper is not None:
         launch(
@@ -773,6 +807,7 @@ def sdpa_additive_mask(query, key, value, bias):
                 S_q,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -789,6 +824,7 @@ def sdpa_additive_mask(query, key, value, bias):
             (query, key, value, bias, output),
             (*query.stride(), *key.stride(), *value.stride(), *bias.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -834,6 +870,9 @@ def sdpa_scale_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale_2 = tl.cast(scale_2, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -932,12 +971,16 @@ def sdpa_scale(query, key, value, scale):
     """Launch `sdpa_scale_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    scale = number("scale", scale)
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "sdpa_scale", scale, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    scale = number("scale", scale)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sdpa_scale", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -946,6 +989,7 @@ def sdpa_scale(query, key, value, scale):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (scale * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -962,6 +1006,7 @@ def sdpa_scale(query, key, value, scale):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (scale * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1007,6 +1052,9 @@ def sdpa_grouped_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -1098,13 +1146,17 @@ def sdpa_grouped(query, key, value):
     """Launch `sdpa_grouped_kernel` on tensors of one device."""
     B, H, S, D = query.shape
     _, H_kv, _, _ = key.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "sdpa_grouped", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H_kv, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H_kv, S, D), (query.dtype,), query.device)
     if not (H % H_kv == 0):
         raise ValueError("sdpa_grouped was transpiled for sizes with H % H_kv == 0")
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("sdpa_grouped", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -1113,6 +1165,7 @@ def sdpa_grouped(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S, H_kv),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1129,6 +1182,7 @@ def sdpa_grouped(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, H_kv),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1175,6 +1229,9 @@ def sdpa_merged_heads_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -1282,12 +1339,16 @@ def sdpa_merged_heads_kernel(
 def sdpa_merged_heads(query, key, value, key_padding_mask):
     """Launch `sdpa_merged_heads_kernel` on tensors of one device."""
     B, S, H, D = query.shape
+    output = query.new_empty((B, S, H, D))
+    alike = layouts((query, key, value, key_padding_mask), "sdpa_merged_heads", precision(query))
+    if relaunch(alike, query, key, value, key_padding_mask, output):
+        return output.view(B, S, D * H)
+
     expect("query", query, (B, S, H, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S, H, D), (query.dtype,), query.device)
     expect("value", value, (B, S, H, D), (query.dtype,), query.device)
     expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
 
-    output = query.new_empty((B, S, H, D))
     hopper = hopper_tile("sdpa_merged_heads", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -1305,6 +1366,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
                 S,
             ),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1321,6 +1383,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
             (query, key, value, key_padding_mask, output),
             (*query.stride(), *key.stride(), *value.stride(), *key_padding_mask.stride(), *output.stride(), S, H),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1357,34 +1420,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def number(name, value):
@@ -1533,8 +1624,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1543,7 +1633,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1555,7 +1644,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -82,6 +82,9 @@ def attention_with_sinks_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -176,12 +179,16 @@ def attention_with_sinks_kernel(
 def attention_with_sinks(query, key, value, sinks):
     """Launch `attention_with_sinks_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value, sinks), "attention_with_sinks", precision(query))
+    if relaunch(alike, query, key, value, sinks, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
     expect("sinks", sinks, (H,), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("attention_with_sinks", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -199,6 +206,7 @@ def attention_with_sinks(query, key, value, sinks):
                 S,
             ),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -215,6 +223,7 @@ def attention_with_sinks(query, key, value, sinks):
             (query, key, value, sinks, output),
             (*query.stride(), *key.stride(), *value.stride(), sinks.stride(0), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -259,6 +268,9 @@ def softmax_off_by_one_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -358,11 +370,15 @@ def softmax_off_by_one_kernel(
 def softmax_off_by_one(query, key, value):
     """Launch `softmax_off_by_one_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "softmax_off_by_one", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("softmax_off_by_one", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -371,6 +387,7 @@ def softmax_off_by_one(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -387,6 +404,7 @@ def softmax_off_by_one(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -436,6 +454,10 @@ def attention_with_null_key_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    fill = tl.cast(fill, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -551,13 +573,17 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
     """Launch `attention_with_null_key_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, null_key_value, key_mask), "attention_with_null_key", precision(query))
+    if relaunch(alike, query, key, value, null_key_value, key_mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     expect("null_key_value", null_key_value, (2, H, D), (query.dtype,), query.device)
     expect("key_mask", key_mask, (B, S_k), (torch.bool,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("attention_with_null_key", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -577,6 +603,7 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
                 S_q,
             ),
             (D ** (-0.5) * math.log2(math.e), max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -603,6 +630,7 @@ def attention_with_null_key(query, key, value, null_key_value, key_mask):
                 S_k,
             ),
             (D ** (-0.5) * math.log2(math.e), max(-torch.finfo(query.dtype).max * math.log2(math.e), -3.3895e38)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -639,34 +667,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def configuration(function, tensor, widest, length, **load):
@@ -808,8 +864,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -818,7 +873,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -830,7 +884,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -76,6 +76,9 @@ def sliding_window_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -170,12 +173,16 @@ def sliding_window_kernel(
 def sliding_window(query, key, value, window):
     """Launch `sliding_window_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    window = integer("window", window)
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "sliding_window", window, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    window = integer("window", window)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("sliding_window", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -184,6 +191,7 @@ def sliding_window(query, key, value, window):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S, window),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -200,6 +208,7 @@ def sliding_window(query, key, value, window):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, window),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -245,6 +254,10 @@ def sliding_window_symmetric_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    fill = tl.cast(fill, tl.float32)
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -361,12 +374,16 @@ def sliding_window_symmetric_kernel(
 def sliding_window_symmetric(query, key, value, radius):
     """Launch `sliding_window_symmetric_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    radius = integer("radius", radius)
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "sliding_window_symmetric", radius, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
-    radius = integer("radius", radius)
 
-    output = query.new_empty((B, H, S, D))
     block_rows, block_keys, warps, stages, descriptors = configuration(
         "sliding_window_symmetric", query, D, S, accumulators=1, scores=2
     )
@@ -377,6 +394,7 @@ def sliding_window_symmetric(query, key, value, radius):
         (query, key, value, output),
         (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, radius),
         (max(torch.finfo(query.dtype).min * math.log2(math.e), -3.3895e38), D ** (-0.5) * math.log2(math.e)),
+        alike,
         D=D,
         BLOCK_D=padded(D),
         BLOCK_ROWS=block_rows,
@@ -420,6 +438,9 @@ def sliding_window_band_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -515,12 +536,16 @@ def sliding_window_band(q, k, v, window):
     """Launch `sliding_window_band_kernel` on tensors of one device."""
     B, H, S, D = q.shape
     _, _, _, D_v = v.shape
+    window = integer("window", window)
+    output = q.new_empty((B, H, S, D_v))
+    alike = layouts((q, k, v), "sliding_window_band", window, precision(q))
+    if relaunch(alike, q, k, v, output):
+        return output
+
     expect("q", q, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H, S, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S, D_v), (q.dtype,), q.device)
-    window = integer("window", window)
 
-    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("sliding_window_band", max(D, D_v), S, q, k, v, output)
     if hopper is not None:
         launch(
@@ -529,6 +554,7 @@ def sliding_window_band(q, k, v, window):
             (q, k, v, output),
             (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S, window),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -547,6 +573,7 @@ def sliding_window_band(q, k, v, window):
             (q, k, v, output),
             (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H, window),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -592,6 +619,9 @@ def sliding_window_bottom_right_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -685,11 +715,15 @@ def sliding_window_bottom_right(query, key, value):
     """Launch `sliding_window_bottom_right_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "sliding_window_bottom_right", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("sliding_window_bottom_right", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -698,6 +732,7 @@ def sliding_window_bottom_right(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -714,6 +749,7 @@ def sliding_window_bottom_right(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -749,34 +785,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def integer(name, value):
@@ -925,8 +989,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -935,7 +998,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -947,7 +1009,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

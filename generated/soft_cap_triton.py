@@ -91,6 +91,10 @@ def soft_cap_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    scaled_cap = tl.cast(scaled_cap, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -195,12 +199,16 @@ def soft_cap(query, key, value, cap):
     """Launch `soft_cap_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    cap = number("cap", cap)
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "soft_cap", cap, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
-    cap = number("cap", cap)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("soft_cap", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -209,6 +217,7 @@ def soft_cap(query, key, value, cap):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * quotient(1.0, abs(cap)), max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -228,6 +237,7 @@ def soft_cap(query, key, value, cap):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * quotient(1.0, abs(cap)), max(abs(cap), 1.1754943508222875e-38) * math.log2(math.e)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -279,6 +289,9 @@ def soft_cap_causal_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes: later rows see more keys, and start first
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -384,11 +397,15 @@ def soft_cap_causal_kernel(
 def soft_cap_causal(query, key, value):
     """Launch `soft_cap_causal_kernel` on tensors of one device."""
     B, H, S, D = query.shape
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "soft_cap_causal", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("soft_cap_causal", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -397,6 +414,7 @@ def soft_cap_causal(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S),
             (D ** (-0.5) * 0.03333333333333333,),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -415,6 +433,7 @@ def soft_cap_causal(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H),
             (D ** (-0.5) * 0.03333333333333333,),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -463,6 +482,10 @@ def soft_cap_sliding_window_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+    scaled_softcap = tl.cast(scaled_softcap, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -577,16 +600,20 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
     """Launch `soft_cap_sliding_window_kernel` on tensors of one device."""
     B, H, S, D = query.shape
     _, H_kv, _, _ = key.shape
-    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
-    expect("key", key, (B, H_kv, S, D), (query.dtype,), query.device)
-    expect("value", value, (B, H_kv, S, D), (query.dtype,), query.device)
     scaling = number("scaling", scaling)
     softcap = number("softcap", softcap)
     window = integer("window", window)
+    output = query.new_empty((B, H, S, D))
+    alike = layouts((query, key, value), "soft_cap_sliding_window", scaling, softcap, window, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
+    expect("query", query, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
+    expect("key", key, (B, H_kv, S, D), (query.dtype,), query.device)
+    expect("value", value, (B, H_kv, S, D), (query.dtype,), query.device)
     if not (H % H_kv == 0):
         raise ValueError("soft_cap_sliding_window was transpiled for sizes with H % H_kv == 0")
 
-    output = query.new_empty((B, H, S, D))
     hopper = hopper_tile("soft_cap_sliding_window", D, S, query, key, value, output)
     if hopper is not None:
         launch(
@@ -605,6 +632,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
                 H_kv,
             ),
             (scaling * quotient(1.0, abs(softcap)), max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             APPROXIMATE=approximate(query),
@@ -624,6 +652,7 @@ def soft_cap_sliding_window(query, key, value, scaling, softcap, window):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S, H, H_kv, window),
             (scaling * quotient(1.0, abs(softcap)), max(abs(softcap), 1.1754943508222875e-38) * math.log2(math.e)),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -662,34 +691,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def number(name, value):
@@ -850,8 +907,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -860,7 +916,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -872,7 +927,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

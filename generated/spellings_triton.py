@@ -81,6 +81,9 @@ def with_einsum_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -179,11 +182,15 @@ def with_einsum(query, key, value):
     """Launch `with_einsum_kernel` on tensors of one device."""
     B, S_q, H, D = query.shape
     _, S_k, _, _ = key.shape
+    output = query.new_empty((B, S_q, H, D))
+    alike = layouts((query, key, value), "with_einsum", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, S_q, H, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, H, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, H, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, S_q, H, D))
     hopper = hopper_tile("with_einsum", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -192,6 +199,7 @@ def with_einsum(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -208,6 +216,7 @@ def with_einsum(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -252,6 +261,9 @@ def with_einsum_dots_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S, BLOCK_ROWS)
@@ -350,11 +362,15 @@ def with_einsum_dots(q, k, v):
     B, H, S, D = q.shape
     _, _, S_kv, _ = k.shape
     _, _, _, D_v = v.shape
+    output = q.new_empty((B, H, S, D_v))
+    alike = layouts((q, k, v), "with_einsum_dots", precision(q))
+    if relaunch(alike, q, k, v, output):
+        return output
+
     expect("q", q, (B, H, S, D), (torch.float16, torch.bfloat16, torch.float32), q.device)
     expect("k", k, (B, H, S_kv, D), (q.dtype,), q.device)
     expect("v", v, (B, H, S_kv, D_v), (q.dtype,), q.device)
 
-    output = q.new_empty((B, H, S, D_v))
     hopper = hopper_tile("with_einsum_dots", max(D, D_v), S_kv, q, k, v, output)
     if hopper is not None:
         launch(
@@ -363,6 +379,7 @@ def with_einsum_dots(q, k, v):
             (q, k, v, output),
             (*q.stride()[:-1], *k.stride()[:-1], *v.stride()[:-1], *output.stride()[:-1], H, B, S_kv, S),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -381,6 +398,7 @@ def with_einsum_dots(q, k, v):
             (q, k, v, output),
             (*q.stride(), *k.stride(), *v.stride(), *output.stride(), S, H, S_kv),
             (D ** (-0.5) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             D_v=D_v,
@@ -427,6 +445,9 @@ def with_at_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -525,11 +546,15 @@ def with_at(query, key, value):
     """Launch `with_at_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "with_at", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("with_at", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -538,6 +563,7 @@ def with_at(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -554,6 +580,7 @@ def with_at(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -599,6 +626,9 @@ def with_matmul_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -697,11 +727,15 @@ def with_matmul(query, key, value):
     """Launch `with_matmul_kernel` on tensors of one device."""
     S_q, B, H, D = query.shape
     S_k, _, _, _ = key.shape
+    output = query.new_empty((S_q, B, H, D))
+    alike = layouts((query, key, value), "with_matmul", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (S_q, B, H, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (S_k, B, H, D), (query.dtype,), query.device)
     expect("value", value, (S_k, B, H, D), (query.dtype,), query.device)
 
-    output = query.new_empty((S_q, B, H, D))
     hopper = hopper_tile("with_matmul", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -710,6 +744,7 @@ def with_matmul(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / D**0.5 * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -726,6 +761,7 @@ def with_matmul(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / D**0.5 * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -770,6 +806,9 @@ def with_bmm_kernel(
     One program for each b and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -865,11 +904,15 @@ def with_bmm(query, key, value):
     """Launch `with_bmm_kernel` on tensors of one device."""
     B, S_q, D = query.shape
     _, S_k, _ = key.shape
+    output = query.new_empty((B, S_q, D))
+    alike = layouts((query, key, value), "with_bmm", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, S_q, D))
     hopper = hopper_tile("with_bmm", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -878,6 +921,7 @@ def with_bmm(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -894,6 +938,7 @@ def with_bmm(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -941,6 +986,9 @@ def with_bmm_reshaped_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1053,13 +1101,17 @@ def with_bmm_reshaped(query, key, value, attention_mask):
     """Launch `with_bmm_reshaped_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value, attention_mask), "with_bmm_reshaped", precision(query))
+    if relaunch(alike, query, key, value, attention_mask, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
     attention_mask = attention_mask.expand(B, 1, S_q, S_k)
     expect("attention_mask", attention_mask, (B, 1, S_q, S_k), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("with_bmm_reshaped", D, S_k, query, key, attention_mask, value, output)
     if hopper is not None:
         launch(
@@ -1078,6 +1130,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
                 S_q,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1105,6 +1158,7 @@ def with_bmm_reshaped(query, key, value, attention_mask):
                 S_k,
             ),
             (D ** (-0.5),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1149,6 +1203,9 @@ def with_baddbmm_kernel(
     One program for each b and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale_2 = tl.cast(scale_2, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1244,12 +1301,16 @@ def with_baddbmm(query, key, value, scale):
     """Launch `with_baddbmm_kernel` on tensors of one device."""
     B, S_q, D = query.shape
     _, S_k, _ = key.shape
+    scale = number("scale", scale)
+    output = query.new_empty((B, S_q, D))
+    alike = layouts((query, key, value), "with_baddbmm", scale, precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
-    scale = number("scale", scale)
 
-    output = query.new_empty((B, S_q, D))
     hopper = hopper_tile("with_baddbmm", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -1258,6 +1319,7 @@ def with_baddbmm(query, key, value, scale):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], B, S_k, S_q),
             (scale * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1274,6 +1336,7 @@ def with_baddbmm(query, key, value, scale):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, S_k),
             (scale * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1319,6 +1382,9 @@ def with_baddbmm_bias_kernel(
     One program for each b and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1418,12 +1484,16 @@ def with_baddbmm_bias(query, key, value, alibi):
     """Launch `with_baddbmm_bias_kernel` on tensors of one device."""
     B, S_q, D = query.shape
     _, S_k, _ = key.shape
+    output = query.new_empty((B, S_q, D))
+    alike = layouts((query, key, value, alibi), "with_baddbmm_bias", precision(query))
+    if relaunch(alike, query, key, value, alibi, output):
+        return output
+
     expect("query", query, (B, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, S_k, D), (query.dtype,), query.device)
     expect("alibi", alibi, (B, 1, S_k), (query.dtype,), query.device)
 
-    output = query.new_empty((B, S_q, D))
     hopper = hopper_tile("with_baddbmm_bias", D, S_k, query, alibi, key, value, output)
     if hopper is not None:
         launch(
@@ -1441,6 +1511,7 @@ def with_baddbmm_bias(query, key, value, alibi):
                 S_q,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1466,6 +1537,7 @@ def with_baddbmm_bias(query, key, value, alibi):
                 S_k,
             ),
             (1.0 / math.sqrt(D),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1509,6 +1581,9 @@ def with_softmax_written_out_kernel(
     One program for each b, h and block of i; one pass over j in blocks.
     Exponentials are taken in base 2: exp(x) is exp2(x * log2(e)).
     """
+    # torch.compile passes numbers as float64
+    scale = tl.cast(scale, tl.float32)
+
     # Which tile this program computes
     program = tl.program_id(0)
     row_blocks = tl.cdiv(S_q, BLOCK_ROWS)
@@ -1607,11 +1682,15 @@ def with_softmax_written_out(query, key, value):
     """Launch `with_softmax_written_out_kernel` on tensors of one device."""
     B, H, S_q, D = query.shape
     _, _, S_k, _ = key.shape
+    output = query.new_empty((B, H, S_q, D))
+    alike = layouts((query, key, value), "with_softmax_written_out", precision(query))
+    if relaunch(alike, query, key, value, output):
+        return output
+
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
 
-    output = query.new_empty((B, H, S_q, D))
     hopper = hopper_tile("with_softmax_written_out", D, S_k, query, key, value, output)
     if hopper is not None:
         launch(
@@ -1620,6 +1699,7 @@ def with_softmax_written_out(query, key, value):
             (query, key, value, output),
             (*query.stride()[:-1], *key.stride()[:-1], *value.stride()[:-1], *output.stride()[:-1], H, B, S_k, S_q),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             num_warps=4,
@@ -1636,6 +1716,7 @@ def with_softmax_written_out(query, key, value):
             (query, key, value, output),
             (*query.stride(), *key.stride(), *value.stride(), *output.stride(), S_q, H, S_k),
             (1.0 / math.sqrt(D) * math.log2(math.e),),
+            alike,
             D=D,
             BLOCK_D=padded(D),
             BLOCK_ROWS=block_rows,
@@ -1672,34 +1753,62 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
+
+
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
 
 
 def number(name, value):
@@ -1848,8 +1957,7 @@ def architecture(device):
 def describable(*tensors):
     """Whether tensor descriptors can read the tensors: on sm_90 and later, rows dense and 16-byte aligned.
 
-    Sets the allocator by which Triton gets the memory that each program writes its descriptors to. To `torch.compile`
-    tensors have no addresses: there pointers read them.
+    To `torch.compile` tensors have no addresses: there pointers read them.
     """
     if torch.compiler.is_compiling():
         return False
@@ -1858,7 +1966,6 @@ def describable(*tensors):
     for tensor in tensors:
         if tensor.data_ptr() % 16 or not dense(tensor.stride(), tensor.element_size()):
             return False
-    triton.set_allocator(scratch)
     return True
 
 
@@ -1870,7 +1977,7 @@ def dense(strides, size):
 
 
 def scratch(size, alignment, stream):
-    """Memory for a launch, as Triton asks for it."""
+    """Memory for a launch, as Triton asks for it: programs write descriptors of tensors to it."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

@@ -26,6 +26,7 @@ import torch
 
 # Tiles
 TILES = {}
+LAUNCHED = {}
 
 
 def attend(query, key, lengths, window, scale):

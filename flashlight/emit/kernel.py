@@ -714,7 +714,11 @@ class KernelWriter:
         jit = f"@triton.jit(do_not_specialize={free!r})" if free else "@triton.jit"
         head = [jit, f"def {name}(", *(f"    {line}" for line in lines), "):"]
         quote = [f'    """{description}"""'] if description else []
-        return self._kernel(name, "\n".join([*head, *quote, *body]), signature)
+        floats = [number for number, expr in signature.numbers if is_float(expr)]
+        single = [f"    {number} = tl.cast({number}, tl.float32)" for number in floats]
+        if single:
+            single = ["    # torch.compile passes numbers as float64", *single, ""]
+        return self._kernel(name, "\n".join([*head, *quote, *single, *body]), signature)
 
     def _kernel(self, name: str, text: str, signature: Signature) -> Kernel:
         tiles = self.tiles

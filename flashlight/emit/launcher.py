@@ -41,37 +41,65 @@ def expect(name, tensor, shape, dtypes, device):
 LAUNCHED = {}  # what runs a kernel again, for each of the launches so far
 
 
-def launch(kernel, programs, tensors, sizes, numbers, **constants):
+def launch(kernel, programs, tensors, sizes, numbers, alike=None, **constants):
     """Run so many programs of a kernel on the device of its tensors, which come first, then integers, then floats.
 
     `kernel[(programs,)](...)` looks for what Triton has compiled by all of them. Here it is kept by what that may
     depend on, numbers apart: sizes and constants, dtypes, the last bits of addresses. To launch a kernel again takes
-    the host half the time. `torch.compile` traces launches by Triton itself.
+    the host half the time. For `relaunch` it is kept by what is `alike` too. `torch.compile` traces launches by
+    Triton itself.
     """
     device = tensors[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():  # on which Triton launches
         with torch.cuda.device(device):
-            launch(kernel, programs, tensors, sizes, numbers, **constants)
+            launch(kernel, programs, tensors, sizes, numbers, alike, **constants)
         return
     if torch.compiler.is_compiling():
         kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
         return
+    triton.set_allocator(scratch)
     numbers = tuple(map(float, numbers))
     kinds = [(tensor.dtype, tensor.data_ptr() % 128) for tensor in tensors]
-    alike = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
-    run, values = LAUNCHED.get(alike, (None, ()))
+    known = (kernel.fn, device, programs, sizes, *constants.values(), *kinds)
+    run, values = LAUNCHED.get(known, (None, ()))
     if run is not None:
         run(*tensors, *sizes, *numbers, *values)
-        return
-    compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        if len(LAUNCHED) == 4096:
-            LAUNCHED.clear()
-        values = [constants[name] for name in kernel.arg_names if name in constants]
-        LAUNCHED[alike] = compiled[(programs, 1, 1)], values
+    else:
+        compiled = kernel[(programs,)](*tensors, *sizes, *numbers, **constants)
+        if compiled is None:  # the interpreter compiles nothing
+            return
+        run, values = compiled[(programs, 1, 1)], [constants[name] for name in kernel.arg_names if name in constants]
+        keep(known, run, values)
+    if alike is not None:
+        keep(alike, run, (*sizes, *numbers, *values))
+
+
+def keep(known, run, values):
+    """Keep what runs a kernel, and what it is given after its tensors; of 4096 launches at most."""
+    if len(LAUNCHED) == 4096:
+        LAUNCHED.clear()
+    LAUNCHED[known] = run, values
 '''
 
-CHECKS = '''
+CALLED = '''
+def layouts(tensors, *values):
+    """What a launch follows from: how tensors lie in memory, and values; None while `torch.compile` traces it."""
+    if torch.compiler.is_compiling():
+        return None
+    laid = [(t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 128, t.requires_grad) for t in tensors]
+    return (*map(str, values), torch.is_grad_enabled(), *laid)  # as strings: -0.0 equals 0.0, and NaN nothing
+
+
+def relaunch(alike, *tensors):
+    """Launch what was launched when arguments were alike, and nothing if that is not known; whether it was."""
+    run, values = LAUNCHED.get(alike, (None, ()))
+    if run is None or tensors[0].get_device() != torch.cuda.current_device():
+        return False
+    triton.set_allocator(scratch)
+    run(*tensors, *values)
+    return True
+
+
 def spread(name, tensor, shape):
     """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
     if tensor.dim() != len(shape):
@@ -141,10 +169,34 @@ class _Body:
         self.after = self._after()
         given = {parameter.name for parameter in traced.parameters}
         self.unused = "_" if "_" not in given else "_unused"
+        used = {scalar.name for scalar in _scalars(*(expr for _, expr in self.kernel.numbers))} | self._needed()
+        self.scalars = [p.scalar for p in traced.parameters if p.scalar is not None and p.scalar.name in used]
+        # a launch that follows from the arguments alone, and from nothing computed on the way to it, can be repeated
+        names = _arguments(kernel)
+        assert hopper is None or _arguments(hopper) == names, names  # either is repeated with these
+        around = (*self.before, *self.after, *self.kernel.matched, *self._views())
+        self.alike = "" if around else "alike" if "alike" not in given else "alike_launch"
 
     def lines(self) -> list[str]:
-        around = [*self.before, *self._views(), *self._outputs(), *self._launch(), *self.after]
-        return [*self._sizes(), *self._checks(), "", *around, self._returned()]
+        checks, views = self._checks(), self._views()
+        if self.alike:
+            again = [*self._outputs(), *self._relaunch(), *checks, "", *self._launch()]
+        else:
+            again = [*checks, "", *self.before, *views, *self._outputs(), *self._launch(), *self.after]
+        return [*self._sizes(), *self._numbers(), *again, self._returned()]
+
+    def _relaunch(self) -> list[str]:
+        """The early return of a call with arguments that are alike those of one before."""
+        kernel = self.kernel
+        values = [f'"{self.program.name}"', *(scalar.name for scalar in self.scalars)]
+        values += [f"precision({self.first.name})"] * ("PRECISION" in kernel.text)
+        given = _tuple([parameter.tensor.name for parameter in self.parameters if parameter.tensor is not None])
+        return [
+            f"{self.alike} = layouts({given}, {', '.join(values)})",
+            f"if relaunch({self.alike}, {', '.join(_arguments(kernel))}):",
+            f"    {self._returned()}",
+            "",
+        ]
 
     def _sizes(self) -> list[str]:
         """Names for the sizes, taken from the first tensor that has each."""
@@ -219,13 +271,6 @@ class _Body:
                 lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
             dtypes, device = self._dtypes(tensor), f"{self.first.name}.device"
             lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {dtypes}, {device})')
-        used = self._needed() | {
-            node.name for _, expr in self.kernel.numbers for node in walk(expr) if isinstance(node, Scalar)
-        }
-        for parameter in self.traced.parameters:
-            if parameter.scalar is not None and parameter.scalar.name in used:
-                kind = "number" if is_float(parameter.scalar) else "integer"
-                lines.append(f'{parameter.name} = {kind}("{parameter.name}", {parameter.name})')
         keys = self.schedule.stream.extent
         if not integers.known_size(keys):
             lines.append(f"if {python(keys, 5)} < 1:")
@@ -236,6 +281,11 @@ class _Body:
             message = f"{self.program.name} was transpiled for sizes with {show(assumption)}"
             lines.append(f'    raise ValueError("{message}")')
         return lines
+
+    def _numbers(self) -> list[str]:
+        """The numbers among the arguments, as kernels take them."""
+        kinds = [(scalar.name, "number" if is_float(scalar) else "integer") for scalar in self.scalars]
+        return [f'{name} = {kind}("{name}", {name})' for name, kind in kinds]
 
     def _views(self) -> list[str]:
         """Tensors of which the kernel reads several dimensions as one."""
@@ -326,7 +376,7 @@ class _Body:
 
     def _call(self, kernel: Kernel, name: str, programs: str, rows: str, keys: str) -> list[str]:
         """A launch up to the widths of tiles."""
-        arguments = [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
+        arguments = _arguments(kernel)
         for _, match in kernel.matched:
             values = ((match.row_value, self.schedule.roles.rows), (match.key_value, self.schedule.stream))
             both = ", ".join(rows_code(value, match.axes, last, self.first.name) for value, last in values)
@@ -337,7 +387,14 @@ class _Body:
         sizes = [*self._strides(kernel), *(size.name for size in kernel.sizes)]
         sizes += [self._number(expr) for _, expr in kernel.numbers if not is_float(expr)]
         floats = [self._number(expr) for _, expr in kernel.numbers if is_float(expr)]
-        positional = (name, programs, _tuple(arguments), _tuple(sizes), _tuple(floats))
+        positional = [
+            name,
+            programs,
+            _tuple(arguments),
+            _tuple(sizes),
+            _tuple(floats),
+            *[self.alike] * bool(self.alike),
+        ]
         call = ["launch(", *(f"    {text}," for text in positional)]
         plain = {axis.extent for axis in kernel.widths}
         inner = [f"{s.name}={s.name}," for s in parts_of(kernel.widths) if s not in plain]
@@ -450,6 +507,11 @@ class _Body:
         for limit in ("min", "max", "tiny", "eps"):
             text = text.replace(f"finfo_{limit}", f"torch.finfo({self.first.name}.dtype).{limit}")
         return text
+
+
+def _arguments(kernel: Kernel) -> list[str]:
+    """The tensors that a launch is given, but for what the launcher makes for it alone."""
+    return [*(tensor.name for tensor in kernel.tensors), *(output.name for output in kernel.outputs)]
 
 
 def _flattened(name: str, given: list[Expr], wanted: list[Expr]) -> list[str]:

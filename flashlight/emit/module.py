@@ -50,7 +50,8 @@ def kernel_modules(units: Sequence[Unit], provenance: str, source_name: str) -> 
     before = frozenset().union(*(kernel.helpers for kernel in hoppers)) & LAUNCHED
     helpers = before.union(*(kernel.helpers for kernel in kernels))
     parts = [f'"""Triton kernels for {source_name}.\n\n{provenance}\n"""']
-    called = (_used(text.strip().split("\n\n\n"), "\n".join(launchers)) for text in (launcher.CHECKS, tuning.MODEL))
+    callers = "\n".join([launcher.HELPERS, *launchers])
+    called = (_used(text.strip().split("\n\n\n"), callers) for text in (launcher.CALLED, tuning.MODEL))
     needed = [function for functions in called for function in functions]
     needs_math = "math." in "\n".join([*launchers, *needed])
     imports = ["import functools", *["import importlib.util"] * bool(hoppers)]

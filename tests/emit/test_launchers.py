@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -36,6 +37,9 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(path: Path) -> None:
                 isinstance(node.func, ast.Subscript) for node in ast.walk(first) if isinstance(node, ast.Call)
             )
             assert len(by_triton) == 2
+        elif function.name == "relaunch":
+            assert "get_device() != torch.cuda.current_device()" in ast.unparse(function.body[2].test)
+            assert not by_triton
         else:
             assert not by_triton, function.name
     assert launched > 0
@@ -118,6 +122,115 @@ def test_a_thousand_shapes_do_not_pile_up(launch: Callable[..., None]) -> None:
     for length in range(10000):
         launch(kernel, 1, (a, a), (length,), (0.5,), WIDTH=32, BLOCK=64, num_warps=4)
     assert kernel.compiled == 10000 and len(kept) <= 4096
+
+
+def aligned(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Two tensors at multiples of 128 bytes, as on a GPU: those of a CPU start at multiples of 64."""
+    pool = torch.zeros(2 * math.prod(shape) + 32, dtype=dtype)
+    start = -pool.data_ptr() % 128 // pool.element_size()
+    return pool[start : start + 2 * math.prod(shape)].view(2, *shape).unbind()
+
+
+class Again:
+    """Repeats launches as `relaunch` has it, on tensors of a device that stands for the current one."""
+
+    def __init__(self) -> None:
+        self.module = load(GENERATED / "soft_cap_triton.py")
+        self.kernel = Kernel()
+        self.tensors = aligned(64, 32)
+        self.launch(self.alike(), self.tensors)
+
+    def alike(self, *tensors: torch.Tensor, value: float = 0.5) -> tuple[object, ...] | None:
+        alike: tuple[object, ...] | None = self.module.layouts(tensors or self.tensors, "attend", value)
+        return alike
+
+    def launch(self, alike: tuple[object, ...] | None, tensors: tuple[torch.Tensor, ...]) -> None:
+        self.module.launch(self.kernel, 3, tensors, (4,), (0.5,), alike, num_warps=4, BLOCK=64, WIDTH=32)
+
+    def relaunch(self, alike: tuple[object, ...] | None, *tensors: torch.Tensor) -> bool:
+        done: bool = self.module.relaunch(alike, *(tensors or self.tensors))
+        return done
+
+
+@pytest.fixture()
+def again(monkeypatch: pytest.MonkeyPatch) -> Again:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)  # which tensors of the CPU are on
+    return Again()
+
+
+def test_a_call_with_arguments_alike_repeats_the_launch(again: Again) -> None:
+    (_, _, *first), other = again.kernel.launched[0], aligned(64, 32)
+    assert again.relaunch(again.alike(*other), *other)
+    programs, a, b, *second = again.kernel.launched[1]
+    assert a is other[0] and b is other[1] and programs == 3 and second == first[1:]
+    assert again.kernel.compiled == 1
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        aligned(64, 32, dtype=torch.int32),
+        aligned(32, 32),
+        tuple(one.mT for one in aligned(32, 64)),
+        tuple(one[:, :32] for one in aligned(64, 64)),
+        tuple(one[1:] for one in aligned(65, 32)),
+        tuple(one[1 : 64 * 32 + 1].view(64, 32) for one in aligned(65 * 32)),
+        torch.zeros(2, 64, 32, device="meta").unbind(),
+        torch.zeros(2, 64, 32, requires_grad=True).unbind(),
+    ],
+    ids=["dtype", "shape", "transposed", "strides", "offset", "alignment", "device", "gradient"],
+)
+def test_whatever_a_launch_follows_from_is_told_apart(
+    again: Again, tensors: tuple[torch.Tensor, ...], request: pytest.FixtureRequest
+) -> None:
+    expected = "offset" in request.node.callspec.id  # of whole rows of 128 bytes: laid out the same
+    with torch.enable_grad():
+        assert again.relaunch(again.alike(*tensors), *tensors) is expected
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0, -0.0), (1.0, 2.0), (1.0, 1.0000000000000002)])
+def test_numbers_are_told_apart(again: Again, first: float, second: float) -> None:
+    again.launch(again.alike(value=first), again.tensors)
+    assert again.relaunch(again.alike(value=first)) and not again.relaunch(again.alike(value=second))
+
+
+def test_what_is_not_a_number_is_alike(again: Again) -> None:
+    again.launch(again.alike(value=float("nan")), again.tensors)
+    assert again.relaunch(again.alike(value=float("nan")))
+
+
+def test_another_current_device_is_left_to_launch(again: Again, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert not again.relaunch(again.alike())
+
+
+def test_nothing_is_repeated_while_torch_compile_traces(again: Again, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert again.alike() is None and not again.relaunch(again.alike())
+
+
+@pytest.mark.parametrize("path", sorted(GENERATED.glob("*_triton.py")), ids=lambda path: path.stem)
+def test_what_is_repeated_is_what_is_launched(path: Path) -> None:
+    """The early return names the tensors of every launch below it, in their order, and all arguments are in its key."""
+    for function in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        named = {node.func.id: node for node in calls if isinstance(node.func, ast.Name)}
+        if "relaunch" not in named:
+            continue
+        key, *repeated = map(ast.unparse, named["relaunch"].args)
+        launches = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "launch"]
+        assert 1 <= len(launches) <= 2
+        for launch in launches:
+            assert isinstance(launch.args[2], ast.Tuple)
+            assert [ast.unparse(node) for node in launch.args[2].elts] == repeated
+            assert ast.unparse(launch.args[5]) == key
+        read = {node.id for node in ast.walk(named["layouts"]) if isinstance(node, ast.Name)}
+        used = {node.id for launch in launches for node in ast.walk(launch) if isinstance(node, ast.Name)}
+        assert {argument.arg for argument in function.args.args} & used <= read
+        if "precision" in used:
+            assert "precision" in read
 
 
 TRACED = """

@@ -133,3 +133,28 @@ def test_products_do_not_start_from_distances(name, monkeypatch):
     inspect.compile_call(call, "sm_80")
     starts = re.findall(r"tt\.dot %query\w*, %\w+, %(\w+)", made[0])
     assert len(starts) == 2 and all(start.startswith("cst") for start in starts), starts
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["causal.causal", "soft_cap.soft_cap", "alibi.alibi", "differential.diff_attn_norm"],
+)
+def test_numbers_may_be_float64(name):
+    """As `torch.compile` has them in its graphs, whose types are those of Python."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    from flashlight import arguments, inspect
+
+    stem, function = name.split(".")
+    path = ROOT / "generated" / f"{stem}_triton.py"
+    launcher = next(one for one in arguments.launchers(path.read_text(encoding="utf-8")) if one.name == function)
+    module = arguments.load(path)
+    given = arguments.make(launcher, arguments.bound(launcher, 64, {"length": 100}), {}, "bfloat16")
+    (call,) = inspect.launches(module, function, given, "sm_80")
+    source = inspect.source(call)
+    floats = [name for name, kind in source.signature.items() if kind == "fp32"]
+    assert floats
+    source.signature |= dict.fromkeys(floats, "fp64")
+    compiled = triton.compile(source, target=GPUTarget(*inspect.TARGETS["sm_80"]), options=dict(call.options))
+    assert not re.search(r"tensor<[^>]*f64", compiled.asm["ttir"])
