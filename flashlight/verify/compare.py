@@ -16,11 +16,15 @@ The floor allows for eager's luck: with one key, say, eager is exact and nothing
 
 - ``2 eps(dtype) max |reference|``: storing the output rounds;
 - how far the reference itself moves when the floating-point inputs move by 4 eps(float32), relatively: the least that
-  any algorithm with float32 accumulation can be asked for on inputs as ill-conditioned as these.
+  any algorithm with float32 accumulation can be asked for on inputs as ill-conditioned as these. By more where sums
+  may have over n = 128 terms: sqrt(n/8) eps. Let terms of size t have random signs. The sum of the first i is about
+  sqrt(i) t, and adding another errs by up to eps/2 of it; over n that is eps t n / sqrt(8), where random changes of
+  the terms by w of their size come to w t sqrt(n). A kernel adds one key after another; eager may add in a tree.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,9 +181,10 @@ def upcast(arguments: Arguments) -> Arguments:
 
 
 def perturbed(arguments: Arguments, seed: int) -> Arguments:
-    """Float64 inputs moved at random by up to 4 eps(float32), relatively."""
+    """Float64 inputs moved at random by 4 eps(float32), relatively, or as sums over their longest dimension may err."""
     generator = torch.Generator().manual_seed(seed)
-    width = 4 * torch.finfo(torch.float32).eps
+    longest = max((size for tensor in flatten(list(arguments.values())) for size in tensor.shape), default=1)
+    width = max(4.0, math.sqrt(longest / 8)) * torch.finfo(torch.float32).eps
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
