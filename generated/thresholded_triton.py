@@ -348,7 +348,7 @@ def with_entropy_kernel(
             # A row that has seen only -inf subtracts 0: -inf - -inf is NaN
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
             rescale = tl.exp2((running_max - finite_max) * scale)
-            probs = tl.exp2(scores * scale - (finite_max * scale)[:, None])  # thresholded.py:28
+            probs = tl.exp2((scores - finite_max[:, None]) * scale)  # thresholded.py:28
             if DESCRIPTORS:
                 value = value_blocks.load([key_start, 0])
             else:
@@ -365,7 +365,6 @@ def with_entropy_kernel(
     running_sum = tl.where((running_max == float("-inf")), float("nan"), running_sum)
 
     # What the pass before has settled
-    scaled_max = running_max * scale
     logarithm = tl.log(running_sum)
 
     running_sum_2 = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -392,7 +391,7 @@ def with_entropy_kernel(
             if part > 0:
                 visible_2 = keys < S_k
                 scores_2 = tl.where(visible_2[None, :], scores_2, float("-inf"))
-            probs_2 = tl.exp2(scores_2 * scale - scaled_max[:, None])  # thresholded.py:28
+            probs_2 = tl.exp2((scores_2 - running_max[:, None]) * scale)  # thresholded.py:28
             log_probs = (scores_2 - running_max[:, None]) * scale_2 - logarithm[:, None]  # thresholded.py:27
             scores_3 = probs_2 * log_probs
             if part > 0:

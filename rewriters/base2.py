@@ -11,6 +11,9 @@ that finds nothing to join stays outside.
 Finite constants saturate at the ends of float32 rather than overflow: a fill value must stay finite. What is read
 from memory for each score, a bias or a mask of numbers, may be as low as that too: then the factor stays outside of the
 whole power, where what overflows is far from the maximum, exp2((x - max) * log2(e)).
+Where the logarithm of their sum is wanted for each score, too, powers are differences times a factor: x * c - max * c
+is one multiply-add, but not zero for the greatest of the scores, by as much as max * c was rounded; the logarithm of a
+weight of one would be as far from zero.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from flashlight.ir.ops import COMPARISONS
 from flashlight.ir.program import Name, Program, is_const, mapped, rebuilt, rewrite
 from flashlight.ir.signs import is_positive
 from rewriters.common import slope_of
+from rewriters.scale import positive_factor
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
@@ -41,13 +45,15 @@ def base2(program: Program) -> Program:
         return program
     scanned = any(isinstance(node, Scan) and _of_scores(node) for node in nodes)
     whole = {node for node in nodes if not scanned and _is_exponential(node) and added_loads(node.children[0])}
+    whole |= {node for node in _logged(nodes) if not scanned}
     unscaled = {inner for node in whole for inner in walk(node) if _is_maximum(inner)}
     for node in nodes:
         new = rebuilt(node, tuple(done[child] for child in node.children))
         if isinstance(new, Map) and new.op == "exp" and new.axes:
             power = new.args[0]
             if node in whole:
-                power = build.op("mul", _widened(power), factor, dtype=FLOAT)
+                difference, number = _difference(_widened(power))
+                power = build.op("mul", difference, build.op("mul", number, factor, dtype=FLOAT), dtype=FLOAT)
             else:
                 power = scaled(power, factor, names)
             new = build.op("exp2", power, dtype=new.dtype)
@@ -204,6 +210,29 @@ def _widened(power: Expr) -> Expr:
     if isinstance(power, Map) and power.op == "sub":
         return build.op("sub", *map(unrounded, power.args), dtype=FLOAT)
     return power
+
+
+def _logged(nodes: list[Expr]) -> set[Expr]:
+    """The exponentials of whose sum the logarithm is taken, and wanted for each of the terms: as by log_softmax."""
+    return {
+        inner
+        for node in nodes
+        if isinstance(node, Map)
+        for log in node.args
+        if isinstance(log, Map) and log.op == "log" and isinstance(log.args[0], Reduce) and log.args[0].op == "sum"
+        if log.axes < node.axes
+        for inner in walk(log.args[0].arg)
+        if _is_exponential(inner)
+    }
+
+
+def _difference(power: Expr) -> tuple[Expr, Expr]:
+    """``(x - y, k)`` where the expression is ``x * k - y * k``; the expression and 1 else."""
+    if isinstance(power, Map) and power.op == "sub":
+        left, right = map(positive_factor, map(unrounded, power.args))
+        if left is not None and right is not None and left[1] is right[1]:
+            return build.op("sub", left[0], right[0], dtype=FLOAT), build.cast(left[1], FLOAT)
+    return power, build.const(1.0, FLOAT)
 
 
 def _is_exponential(expr: Expr) -> bool:

@@ -130,6 +130,14 @@ def test_torch_compile_takes_a_call_into_one_graph(name):
         torch.testing.assert_close(compiled, layer(**arguments), rtol=2e-2, atol=2e-2)
 
 
+def test_one_key_has_no_entropy():
+    """A weight of one has the logarithm zero, not the rounding error of a score: multiply-adds leave that."""
+    generated = load(GENERATED / "thresholded.py", "generated")
+    query, key, value = (torch.randn(2, 3, length, 64, device="cuda") for length in (50, 1, 1))
+    _, entropy = generated.with_entropy(100 * query, key, value)
+    assert (entropy == 0).all()
+
+
 def test_peak_memory(wrapper, example, function):
     """Beside its inputs a call takes its outputs and a few numbers for each row: nothing of S x S."""
     traced = traced_from(wrapper, example, function)

@@ -78,3 +78,21 @@ def test_a_maximum_that_stays_as_it_is_is_compared_as_it_is() -> None:
     after = base2(before)
     assert seen in set(walk(*(output.expr for output in after.outputs)))
     same(before, after, 0)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_weight_whose_logarithm_is_wanted_is_one_exactly_where_the_score_is_the_greatest(logged: bool) -> None:
+    """Otherwise the difference is one of products, for a multiply-add."""
+    scale = build.const(0.3, FLOAT)
+    scores = over("sum", op("mul", at(Q, I, D), at(K, J, D)), D)
+    highest = over("max", scores)
+    shifted = op("sub", op("mul", scores, scale), op("mul", highest, scale))
+    weights = op("exp", shifted)
+    total = over("sum", weights)
+    wanted = op("sub", shifted, build.op("log", total)) if logged else at(V, J, D)
+    before = program(op("div", over("sum", op("mul", weights, wanted)), total), I, *[D] * (not logged))
+    after = base2(before)
+    powers = [node.args[0] for node in walk(after.outputs[0].expr) if isinstance(node, Map) and node.op == "exp2"]
+    assert {power.op for power in powers if isinstance(power, Map)} == {"mul" if logged else "sub"}
+    assert (op("sub", scores, highest) in {child for power in powers for child in power.children}) is logged
+    same(before, after, 0)
