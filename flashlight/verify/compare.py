@@ -77,6 +77,8 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     except Rejected:
         raise
     except Exception as error:
+        if any(not tensor.numel() for tensor in flatten(list(arguments.values()))):
+            _rejecting(original, arguments, copied=False)  # what is empty is left to it, with strides as they are
         raise Mismatch(f"the generated function raised {type(error).__name__}: {error}") from error
     if not _same(arguments, before):
         raise Mismatch("the generated function wrote to its inputs")
@@ -228,11 +230,11 @@ def flatten(outputs: Any) -> list[torch.Tensor]:
     return []
 
 
-def _rejecting(function: Function, arguments: Arguments) -> list[torch.Tensor]:
+def _rejecting(function: Function, arguments: Arguments, copied: bool = True) -> list[torch.Tensor]:
     try:
         # its back ends differ in what they give for NaN and infinity: take scaled_dot_product_attention's definition
         with sdpa_kernel(SDPBackend.MATH):
-            return flatten(function(**_copied(arguments)))
+            return flatten(function(**(_copied(arguments) if copied else arguments)))
     except Exception as error:
         raise Rejected(f"{type(error).__name__}: {error}") from error
 

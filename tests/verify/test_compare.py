@@ -22,6 +22,18 @@ def inputs(dtype=torch.float16):
     return {name: torch.randn(2, 5, 16, generator=generator).to(dtype) for name in ("query", "key", "value")}
 
 
+@pytest.mark.parametrize(("batch", "found"), [(0, Rejected), (2, Mismatch)])
+def test_strides_that_the_original_does_not_take(batch, found):
+    """A generated function has to take them; but empty tensors it leaves to the original."""
+
+    def biased(query, key, value, bias):
+        return torch.softmax(query @ key.mT + bias.view(-1).view(5, 5), dim=-1) @ value
+
+    given = {name: torch.randn(batch, 5, 16) for name in ("query", "key", "value")}
+    with pytest.raises(found, match="view size"):
+        compare(biased, biased, {**given, "bias": torch.randn(5, 10)[:, ::2]})
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_same_function_and_a_better_one_pass(dtype):
     assert compare(attention, attention, inputs(dtype)).generated > 0
