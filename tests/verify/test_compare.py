@@ -31,7 +31,7 @@ def test_strides_that_the_original_does_not_take(batch, found):
 
     given = {name: torch.randn(batch, 5, 16) for name in ("query", "key", "value")}
     with pytest.raises(found, match="view size"):
-        compare(biased, biased, {**given, "bias": torch.randn(5, 10)[:, ::2]})
+        compare(biased, biased, {**given, "bias": torch.randn(5, 10)[:, :5]})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
