@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -73,7 +74,9 @@ def verified(tmp_path: Path, kernels: Callable[[str], str]) -> Callable[..., str
 
     def run(text: str, examples: int = 6) -> str:
         written = kernels(text)
-        outcomes = api.verify(tmp_path / "program.py", "cpu", out=tmp_path / "out", examples=examples)
+        seed = random.randrange(2**16)
+        print(f"seed {seed}")
+        outcomes = api.verify(tmp_path / "program.py", "cpu", out=tmp_path / "out", examples=examples, seed=seed)
         failures = [outcome.failure for outcome in outcomes if outcome.failure]
         assert outcomes and not failures, "\n\n".join(failures)
         return written
