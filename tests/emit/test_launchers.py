@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,27 @@ def test_torch_compile_traces_launches_without_a_break() -> None:
     command = [sys.executable, "-c", TRACED, str(GENERATED)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.split() == ["1", "2"], done.stdout + done.stderr
+
+
+@pytest.mark.interpret
+def test_what_is_negated_when_it_is_read_is_left_to_pytorch(interpreted: Callable[[str], None]) -> None:
+    """The imaginary part of a conjugate has the memory of the number itself."""
+    script = f"""
+        import sys
+        import torch
+        sys.path.insert(0, {str(GENERATED)!r})
+        import causal
+
+        query, key, value = (torch.randn(1, 2, 20, 16, dtype=torch.complex64).conj().imag for _ in range(3))
+        assert query.is_neg()
+        expected = causal.causal(query.clone(), key.clone(), value.clone())
+        assert not torch.equal(expected, torch.zeros_like(expected))
+        torch.testing.assert_close(causal.causal(query, key, value), expected)
+        for one in range(3):
+            given = [tensor.clone() if place != one else tensor for place, tensor in enumerate((query, key, value))]
+            torch.testing.assert_close(causal.causal(*given), expected)
+    """
+    interpreted(textwrap.dedent(script))
 
 
 @pytest.mark.interpret
