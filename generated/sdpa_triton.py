@@ -571,6 +571,7 @@ def sdpa_boolean_mask(query, key, value, mask):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    mask = mask.expand(B, 1, S_q, S_k)
     expect("mask", mask, (B, 1, S_q, S_k), (torch.bool,), query.device)
 
     hopper = hopper_tile("sdpa_boolean_mask", D, S_k, query, key, value, output)
@@ -787,6 +788,7 @@ def sdpa_additive_mask(query, key, value, bias):
     expect("query", query, (B, H, S_q, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, H, S_k, D), (query.dtype,), query.device)
     expect("value", value, (B, H, S_k, D), (query.dtype,), query.device)
+    bias = bias.expand(B, H, S_q, S_k)
     expect("bias", bias, (B, H, S_q, S_k), (query.dtype,), query.device)
 
     hopper = hopper_tile("sdpa_additive_mask", D, S_k, query, key, bias, value, output)
@@ -1347,6 +1349,7 @@ def sdpa_merged_heads(query, key, value, key_padding_mask):
     expect("query", query, (B, S, H, D), (torch.float16, torch.bfloat16, torch.float32), query.device)
     expect("key", key, (B, S, H, D), (query.dtype,), query.device)
     expect("value", value, (B, S, H, D), (query.dtype,), query.device)
+    key_padding_mask = spread("key_padding_mask", key_padding_mask, (B, S))
     expect("key_padding_mask", key_padding_mask, (B, S), (torch.bool,), query.device)
 
     hopper = hopper_tile("sdpa_merged_heads", D, S, query, key, value, output)
@@ -1478,6 +1481,13 @@ def relaunch(alike, *tensors):
     triton.set_allocator(scratch)
     run(*tensors, *values)
     return True
+
+
+def spread(name, tensor, shape):
+    """The tensor with its dimensions of size 1 spread to a shape; none may be missing, since they are counted."""
+    if tensor.dim() != len(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    return tensor if tensor.shape == shape else tensor.expand(shape)
 
 
 def number(name, value):

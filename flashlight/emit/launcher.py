@@ -273,15 +273,15 @@ class _Body:
                 lines.append(f"{tensor.name} = {tensor.name}.expand{shape if tensor.shape else '(())'}")
             dtypes, device = self._dtypes(tensor), f"{self.first.name}.device"
             lines.append(f'expect("{tensor.name}", {tensor.name}, {shape}, {dtypes}, {device})')
-        keys = self.schedule.stream.extent
-        if not integers.known_size(keys):
-            lines.append(f"if {python(keys, 5)} < 1:")
-            lines.append(f'    raise ValueError("{self.program.name} has no keys left, and so no kernel")')
         for assumption in self.program.assumptions:
             text = python(assumption)
             lines.append(f"if not ({text}):")
             message = f"{self.program.name} was transpiled for sizes with {show(assumption)}"
             lines.append(f'    raise ValueError("{message}")')
+        keys = self.schedule.stream.extent  # as it is under these assumptions
+        if not integers.known_size(keys):
+            lines.append(f"if {python(keys, 5)} < 1:")
+            lines.append(f'    raise ValueError("{self.program.name} has no keys left, and so no kernel")')
         return lines
 
     def _numbers(self) -> list[str]:

@@ -25,7 +25,7 @@ from flashlight.trace.guise import DTYPE, GRADIENTS, LAYOUT, MEMORY, Aspect
 from flashlight.trace.numbers import messages, wrap, written_by_user
 from flashlight.trace.operators.creation import of_data
 from flashlight.trace.problems import Unsupported
-from flashlight.trace.value import Value, View
+from flashlight.trace.value import Index, Value, View
 
 CONTROL_FLOW = frozenset({"_local_scalar_dense", "is_nonzero", "item", "equal", "allclose"})
 
@@ -110,7 +110,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
         self.context = context
         self.names = names
-        self.strict: set[str] = set()
+        self.used: set[tuple[frozenset[str], Index]] = set()
         self.whole: set[str] = set()
         self.table = operators.table()
 
@@ -158,21 +158,23 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         """Apply a rule; ``changes``: the result goes into the first argument."""
         given = (args, {k: v for k, v in kwargs.items() if k not in _IGNORED})
         values, named = tree_map(self._as_value, given)
-        self._note_uses(name, [leaf for leaf in tree_leaves((values, named)) if isinstance(leaf, Value)])
-        if name == "unsqueeze" and values[0].origin is not None and (values[1:] or [named.get("dim")])[0] > 0:
-            self.whole.add(values[0].origin)
+        place, spread = operators.SPREAD.get(name, (len(values), ""))
+        used = (values[:place], values[place + 1 :], {k: v for k, v in named.items() if k != spread})
+        self._note_uses(name, [leaf for leaf in tree_leaves(used) if isinstance(leaf, Value)])
+        if name == "unsqueeze" and (values[1:] or [named.get("dim")])[0] > 0:
+            self.whole |= values[0].origins
         try:
             result = rule(self.context, *values, **named)
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
                 raise
             raise Unsupported("FL302", f"{name} with these arguments has no rule: {error}") from None
-        origin = self._origin(name, [leaf for leaf in tree_leaves((values, named)) if isinstance(leaf, Value)])
+        origins = self._origins(name, [leaf for leaf in tree_leaves((values, named)) if isinstance(leaf, Value)])
         if changes:
             return self._changed(args[0], result)
         if isinstance(result, (list, tuple)):
-            return type(result)(self._as_tensor(part, args[0], origin) for part in result)
-        return self._as_tensor(result, args[0] if args else None, origin)
+            return type(result)(self._as_tensor(part, args[0], origins) for part in result)
+        return self._as_tensor(result, args[0] if args else None, origins)
 
     def tensor(self, value: Value, parameter: str | None = None) -> TracedTensor:
         """A new tensor that holds a value."""
@@ -186,7 +188,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
             return leaf.value
         return of_data(self.context, leaf) if isinstance(leaf, torch.Tensor) else leaf
 
-    def _as_tensor(self, result: Any, base: Any, origin: str | None) -> Any:
+    def _as_tensor(self, result: Any, base: Any, origins: frozenset[str]) -> Any:
         if isinstance(result, View):
             while isinstance(base, (list, tuple)):
                 base = base[0]
@@ -195,11 +197,11 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
             made = self.tensor(value)
             made._base_tensor, made._view, made._seen = traced, result, traced.version
         elif isinstance(result, Value):
-            value = Value(result.shape, result.dtype, result.at) if result.label or result.origin else result
+            value = Value(result.shape, result.dtype, result.at) if result.label or result.origins else result
             made = self.tensor(value)
         else:
             return result
-        value.origin = origin
+        value.origins = origins
         self.names.claim(value)
         return made
 
@@ -209,6 +211,7 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         if isinstance(result, View):
             raise Unsupported("FL302", "changing a shape in place has no rule", "use the operator without underscore")
         value = self.context.expanded(self.context.cast(result, old.dtype), old.shape)
+        value = Value(value.shape, value.dtype, value.at, old.origins)
         self.names.claim(value)
         target.assign(value)
         return target
@@ -236,11 +239,13 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
     # which parameters may be smaller than they are stated to be
     def _note_uses(self, name: str, values: list[Value]) -> None:
         if name not in operators.broadcasting():
-            self.strict |= {value.origin for value in values if value.origin is not None}
+            self.used |= {(value.origins, value.shape) for value in values if value.origins}
 
-    def _origin(self, name: str, values: list[Value]) -> str | None:
-        origins = {value.origin for value in values if value.rank or value.origin is not None}
-        return origins.pop() if name in operators.broadcasting() and len(origins) == 1 else None
+    def _origins(self, name: str, values: list[Value]) -> frozenset[str]:
+        """Of a result: none where it has its sizes from elsewhere, too."""
+        origins = [value.origins for value in values if value.rank or value.origins]
+        full = name not in operators.broadcasting() or not all(origins)
+        return frozenset() if full else frozenset().union(*origins)
 
 
 _IGNORED = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "requires_grad"})

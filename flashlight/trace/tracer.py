@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FunctionType, ModuleType
@@ -13,7 +14,7 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 
 from flashlight.diagnostics import Diagnostic
-from flashlight.ir.expr import ELEMENT, Const, Expr, Iota, Load, Reduce, Scalar, walk
+from flashlight.ir.expr import ELEMENT, Const, Expr, Iota, Load, Reduce, Scalar, Tensor, walk
 from flashlight.ir.program import Name, Output, Program
 from flashlight.source.model import Source, Target
 from flashlight.trace.axes import told_apart
@@ -29,7 +30,7 @@ from flashlight.trace.problems import Retry, Unsupported
 from flashlight.trace.results import results
 from flashlight.trace.sizes import Sizes
 from flashlight.trace.traced import Parameter, Traced
-from flashlight.trace.value import DTypes, of_tensor
+from flashlight.trace.value import ONE, DTypes, Index, of_tensor
 
 ATTEMPTS = 12
 
@@ -227,7 +228,7 @@ def _traced(
     target: Target, given: Inputs, capture: Capture, outputs: tuple[Output, ...], names: Mapping[Expr, Name]
 ) -> tuple[Program, tuple[Parameter, ...]]:
     tensors = tuple(parameter.tensor for parameter in given.parameters if parameter.tensor is not None)
-    strict = set(capture.strict)
+    strict = _strict(tensors, capture.used)
     smaller = {tensor.name for tensor in tensors} - strict
     covered = {size for tensor in tensors if tensor.name in strict for size in tensor.shape}
     # a size that only such tensors have could not be known
@@ -278,6 +279,19 @@ def _alone(outputs: tuple[Output, ...], smaller: set[str]) -> set[str]:
         if names <= smaller:
             alone |= names
     return alone
+
+
+def _strict(tensors: tuple[Tensor, ...], used: set[tuple[frozenset[str], Index]]) -> set[str]:
+    """The tensors that have to be as large as stated: those that had the sizes of what was not merely broadcast.
+
+    What has its sizes from several is as large as it seems if those are that have all of its dimensions.
+    """
+    sizes = {tensor.name: Counter(tensor.shape) for tensor in tensors}
+    strict: set[str] = set()
+    for origins, shape in used:
+        wanted = Counter(size for size in shape if size is not ONE)
+        strict |= {name for name in origins if wanted <= sizes[name]} or origins
+    return strict
 
 
 def _assumptions(sizes: Sizes) -> tuple[Expr, ...]:

@@ -23,12 +23,13 @@ ONE = build.integer(1)
 
 @dataclass(eq=False)
 class Value:
-    """``rule`` gives the element at an index. ``origin`` is the parameter that the value is merely a broadcast of."""
+    """``rule`` gives the element at an index. ``origins`` are the parameters that it has the sizes of, if it is merely
+    broadcast to its shape: where all of them are smaller, it is."""
 
     shape: Index
     dtype: torch.dtype
     rule: Callable[[Index], Expr]
-    origin: str | None = None
+    origins: frozenset[str] = frozenset()
     label: tuple[Name, dict[Expr, Name]] | None = None
     memo: dict[Index, Expr] = field(default_factory=dict)
     place: Place | None = None
@@ -81,7 +82,7 @@ class View:
 
 
 def of_tensor(tensor: Tensor, dtype: torch.dtype) -> Value:
-    return Value(tensor.shape, dtype, lambda index: build.load(tensor, index), origin=tensor.name)
+    return Value(tensor.shape, dtype, lambda index: build.load(tensor, index), origins=frozenset({tensor.name}))
 
 
 def of_expr(expr: Expr, dtype: torch.dtype) -> Value:

@@ -308,3 +308,51 @@ def test_a_dtype_that_is_stated_for_every_tensor(verified: Callable[..., str], d
             return F.scaled_dot_product_attention(q, k, v)
     """)
     assert f'expect("q", q, (B, H, S, D), (torch.{dtype},), q.device)' in text
+
+
+@pytest.mark.interpret
+def test_a_slice_from_the_end_says_what_it_was_transpiled_for(
+    kernels: Callable[[str], str], interpreted: Callable[[str], None], tmp_path: Path
+) -> None:
+    """`k[:, :, -0:]` is all of k: the number of keys is `end` under an assumption, which is checked first."""
+    kernels("""
+        def attend(
+            q: Tensor,  # [B, H, S_q, D]
+            k: Tensor,  # [B, H, S_k, D]
+            v: Tensor,  # [B, H, S_k, D]
+            end: int,
+        ) -> Tensor:
+            k, v = k[:, :, -end:], v[:, :, -end:]
+            return (q @ k.mT).softmax(-1) @ v
+    """)
+    script = f"""
+        import sys
+        import torch
+        sys.path.insert(0, {str(tmp_path / "out")!r})
+        import program
+
+        q, k, v = torch.randn(3, 1, 2, 20, 16)
+        torch.testing.assert_close(program.attend(q, k, v, 7), program._attend_pytorch(q, k, v, 7))
+        for end in (0, -5, 100):
+            try:
+                program.attend(q, k, v, end)
+            except ValueError as error:
+                assert "was transpiled for sizes with" in str(error), error
+            else:
+                raise AssertionError(end)
+    """
+    interpreted(textwrap.dedent(script))
+
+
+@pytest.mark.interpret
+def test_an_integer_that_hangs_on_scores(verified: Callable[..., str]) -> None:
+    """In 16 bits eager's scores are rounded, and other ones are over the threshold."""
+    verified("""
+        def attend(
+            q: Tensor,  # [B, H, S_q, D]
+            k: Tensor,  # [B, H, S_k, D]
+            v: Tensor,  # [B, H, S_k, D]
+        ):
+            scores = q @ k.mT
+            return scores.softmax(-1) @ v, (scores > 1.0).sum(-1), (scores > 1.0).any(-1)
+    """)

@@ -267,3 +267,70 @@ def f(
     assert [node.op for node in reductions] == ["sum", "max", "sum", "sum"]
     over_features, *over_keys = reductions
     assert len({node.axis for node in over_keys}) == 1 and over_features.axis is not over_keys[0].axis
+
+
+def test_what_two_tensors_make_up_together_is_as_large_as_either(program: Write) -> None:
+    """Sums along an axis count its positions, of which there would be one if both had the size 1 there."""
+    source = program("""
+def together(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+    g: Tensor,  # [B, H, S]
+    pad: Tensor,  # [B, S] bool
+):
+    gates = (-F.softplus(g)).masked_fill(pad[:, None], 0).cumsum(-1)
+    return (q @ k.mT + gates[:, :, None]).softmax(-1) @ v
+
+
+def in_place(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+    g: Tensor,  # [B, H, S]
+    pad: Tensor,  # [B, S] bool
+):
+    gates = -F.softplus(g)
+    gates.masked_fill_(pad[:, None], 0)
+    return (q @ k.mT + gates.cumsum(-1)[:, :, None]).softmax(-1) @ v
+
+
+def beside_another(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+    g: Tensor,  # [D]
+    pad: Tensor,  # [B, S] bool
+):
+    return (q @ (k * g).mT).masked_fill(pad[:, None, None], -torch.inf).softmax(-1) @ v
+
+
+def covered_along_the_sum(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+    g: Tensor,  # [B, H, S]
+    w: Tensor,  # [S]
+):
+    gates = (g * w).sum(1, keepdim=True) + w.cumsum(-1)
+    return (q @ k.mT + gates[:, :, None]).softmax(-1) @ v
+
+
+def attended(
+    q: Tensor,  # [B, H, S, D]
+    k: Tensor,  # [B, H, S, D]
+    v: Tensor,  # [B, H, S, D]
+    g: Tensor,  # [B, H, S, S]
+    pad: Tensor,  # [B, S] bool
+):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=g.masked_fill(pad[:, None, None], -torch.inf))
+""")
+
+    def smaller(name: str) -> list[str]:
+        return [parameter.name for parameter in traced(source, name).parameters if parameter.broadcast]
+
+    assert smaller("together") == ["pad"]
+    assert "g" not in smaller("in_place")
+    assert smaller("beside_another") == ["g", "pad"]
+    assert "g" not in smaller("covered_along_the_sum")
+    assert smaller("attended") == ["g", "pad"]

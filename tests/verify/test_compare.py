@@ -257,3 +257,65 @@ def test_one_visible_key_shows_what_it_is():
     compare(documents, skipping, arguments)
     with pytest.raises(Mismatch, match="pattern differs"):
         compare(documents, finite(skipping), arguments)
+
+
+def counted(scores, threshold=0.5):
+    return (scores @ scores.mT > threshold).sum(-1)
+
+
+def test_a_count_may_be_that_of_any_rounding():
+    """In bfloat16 scores at the threshold fall on either side of it."""
+    torch.manual_seed(seed := random.randrange(2**16))
+    print("seed", seed)
+    given = {"scores": torch.randn(256, 64).bfloat16() / 2}
+
+    def exact(scores):
+        return counted(scores.double())
+
+    assert not torch.equal(counted(**given), exact(**given))
+    compare(counted, exact, given)
+    for off in (1000, -1000):
+        with pytest.raises(Mismatch, match="values differ in 256 of 256"):
+            compare(counted, lambda scores, off=off: exact(scores) + off, given)
+
+
+def product(a, b):
+    return a * b
+
+
+def infinite(a, b):
+    return torch.stack([torch.tensor(torch.inf, dtype=a.dtype), (a * b)[1]])
+
+
+def test_what_is_at_the_end_of_the_range_may_be_infinite():
+    """65504 is the greatest number of float16; a kernel's may be beyond it by less than a rounding."""
+    given = {"a": torch.tensor([256.0, 1.0]).half(), "b": torch.tensor([255.875, 1.0]).half()}
+    assert product(**given)[0] == 65504
+    compare(product, infinite, given)
+    compare(product, infinite, {**given, "b": given["b"] * 2})
+    for wrong, half in ((infinite, 2), (lambda a, b: -infinite(a, b), 1)):
+        with pytest.raises(Mismatch, match="infinity"):
+            compare(product, wrong, {**given, "a": given["a"] / half})
+
+
+def difference(a, b, value):
+    weighted = (a.softmax(-1) - b.softmax(-1)) @ value
+    return weighted * torch.rsqrt(weighted.square().mean(-1, keepdim=True) + 1e-5)
+
+
+def divided(a, b, value):
+    weighted = a.softmax(-1) @ value - b.softmax(-1) @ value
+    return weighted * torch.rsqrt(weighted.square().mean(-1, keepdim=True) + 1e-5)
+
+
+def test_an_infinite_value_may_count_as_nan():
+    """A norm spreads infinity as zeros, and NaN as NaN."""
+    a, b = torch.randn(2, 3, 4)
+    value = torch.randn(4, 8)
+    value[1, 2] = torch.inf
+    given = {"a": a, "b": b, "value": value}
+    assert divided(**given).isnan().all() and not difference(**given).isnan().all()
+    compare(difference, divided, given)
+    finite = {**given, "value": value.nan_to_num(posinf=1.0)}
+    with pytest.raises(Mismatch, match="NaN pattern"):
+        compare(difference, lambda **given: difference(**given) * torch.nan, finite)

@@ -20,6 +20,8 @@ from flashlight.trace.operators.pointwise import Rule
 
 BROADCASTING = frozenset({"unsqueeze", "expand", "expand_as", "alias", "broadcast_to"})
 """Views that a tensor of smaller sizes and fewer dimensions goes through like a full one."""
+SPREAD = {"scaled_dot_product_attention": (3, "attn_mask")}
+"""An argument that other operators broadcast, by its place and its name."""
 
 
 @cache
