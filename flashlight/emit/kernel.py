@@ -76,7 +76,7 @@ class KernelWriter:
             chosen = scalar.name in self.choices or (f"BLOCK_{scalar.name}" in {*widths} & {*self.choices})
             if scalar.name in RESERVED or chosen:
                 hint = "give the dimension or the parameter another name"
-                raise Diagnostic("FL203", f"`{scalar.name}` is a variable of every kernel", hint=hint)
+                raise Diagnostic("FL205", f"`{scalar.name}` is a name that kernels have for a variable", hint=hint)
             self.names.taken.add(scalar.name)
         for axis in self.roles.resident:
             self.names.taken.add(axis.name)

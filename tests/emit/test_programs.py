@@ -80,7 +80,7 @@ def test_sizes_may_be_called_as_positions_are(sizes: str, verified: Write) -> No
 
 
 def test_sizes_may_not_be_called_as_a_kernels_own_variables_are(kernels: Write) -> None:
-    with pytest.raises(Diagnostic, match="`keys` is a variable of every kernel") as raised:
+    with pytest.raises(Diagnostic, match="`keys` is a name that kernels have") as raised:
         kernels("""
             def attend(
                 q: Tensor,  # [B, H, S, D]
@@ -89,13 +89,13 @@ def test_sizes_may_not_be_called_as_a_kernels_own_variables_are(kernels: Write) 
             ) -> Tensor:
                 return (q @ k.mT).softmax(-1) @ v
         """)
-    assert raised.value.code == "FL203"
+    assert raised.value.code == "FL205"
 
 
 @pytest.mark.parametrize(("length", "width"), [("WHOLE", "D"), ("BLOCK_KEYS", "D"), ("S", "KEYS"), ("S", "PRECISION")])
 def test_nor_as_what_a_launcher_chooses(length: str, width: str, kernels: Write) -> None:
     """`BLOCK_KEYS` is the width of a head dimension `KEYS`, too."""
-    with pytest.raises(Diagnostic, match="is a variable of every kernel") as raised:
+    with pytest.raises(Diagnostic, match="is a name that kernels have") as raised:
         kernels(f"""
             def attend(
                 q: Tensor,  # [B, H, {length}, {width}]
@@ -104,7 +104,7 @@ def test_nor_as_what_a_launcher_chooses(length: str, width: str, kernels: Write)
             ) -> Tensor:
                 return (q @ k.mT).softmax(-1) @ v
         """)
-    assert raised.value.code == "FL203"
+    assert raised.value.code == "FL205"
 
 
 def test_a_length_may_be_called_keys(verified: Write) -> None:
