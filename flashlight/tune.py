@@ -235,7 +235,6 @@ class Prepared:
 
         module: Any = self.module
         module.LAUNCHED.clear()
-        self.chosen = ()
         vars(module).update({name: functools.partial(asked, own) for name, own in self.own.items()})
         module.hopper_tile = lambda *_: None
         try:

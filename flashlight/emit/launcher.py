@@ -176,15 +176,16 @@ class _Body:
         # a launch that follows from the arguments alone, and from nothing computed on the way to it, can be repeated
         names = _arguments(kernel)
         assert hopper is None or _arguments(hopper) == names, names  # either is repeated with these
-        around = (*self.before, *self.after, *self.kernel.matched, *self._views())
+        self.views = self._views()
+        around = (*self.before, *self.after, *self.kernel.matched, *self.views)
         self.alike = "" if around else "alike" if "alike" not in given else "alike_launch"
 
     def lines(self) -> list[str]:
-        checks, views = self._checks(), self._views()
+        checks = self._checks()
         if self.alike:
             again = [*self._outputs(), *self._relaunch(), *checks, "", *self._launch()]
         else:
-            again = [*checks, "", *self.before, *views, *self._outputs(), *self._launch(), *self.after]
+            again = [*checks, "", *self.before, *self.views, *self._outputs(), *self._launch(), *self.after]
         return [*self._sizes(), *self._numbers(), *again, self._returned()]
 
     def _relaunch(self) -> list[str]:

@@ -72,8 +72,9 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     if any(tensor.is_cuda for tensor in flatten(list(arguments.values()))):
         # an index out of range raises on a CPU and ends the process's use of a GPU
         _rejecting(original, _mapped(arguments, lambda tensor: tensor.cpu()))
-    eager, reference = _rejecting(original, arguments), _rejecting(original, upcast(arguments))
-    moved = [_rejecting(original, perturbed(arguments, seed)) for seed in (0, 1)]
+    given = (arguments, upcast(arguments), perturbed(arguments, 0), perturbed(arguments, 1))
+    runs = [_rejecting(original, one) for one in given]
+    eager = runs[0]
     before = _copied(arguments)
     try:
         with poisoned():
@@ -91,19 +92,17 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
 
     @cache
     def unread() -> list[list[torch.Tensor]]:
-        given = (arguments, upcast(arguments), perturbed(arguments, 0), perturbed(arguments, 1))
         with Unread():  # type: ignore[no-untyped-call, unused-ignore]
             return [_rejecting(original, one) for one in given]
 
     @cache
     def spread() -> list[list[torch.Tensor]]:
-        given = (arguments, upcast(arguments), perturbed(arguments, 0), perturbed(arguments, 1))
         return [_rejecting(original, _undefined(one)) for one in given]
 
     special = has_special(arguments)
     worst = Measured(0.0, 0.0, 0.0)
     for number, output in enumerate(outputs):
-        wanted = [run[number] for run in (eager, reference, *moved)]
+        wanted = [run[number] for run in runs]
         _check_kind(output, wanted[0])
         if special and any(wrong.any() for wrong in _misplaced(output, wanted[0], wanted[1], special).values()):
             wanted = _without_hidden(output, wanted, [run[number] for run in unread()])
@@ -124,13 +123,7 @@ def _measure(
     if not eager.dtype.is_floating_point:
         # where a comparison hangs on a rounding, either is right, and so is a count between theirs
         runs = torch.stack([run.long() for run in (eager, reference, *moved)])
-        wrong = (output < runs.amin(0)) | (output > runs.amax(0))
-        if wrong.any():
-            where = tuple(wrong.nonzero()[0].tolist())
-            raise Mismatch(
-                f"values differ in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
-                f"{output[where].item()}, where eager has {eager[where].item()}"
-            )
+        _check_places("values differ", (output < runs.amin(0)) | (output > runs.amax(0)), output, eager)
         return Measured(0.0, 0.0, 0.0)
     finite = torch.isfinite(reference) & torch.isfinite(eager) & torch.isfinite(output)
     for other in moved:
@@ -147,12 +140,7 @@ def _measure(
     beyond = reference.abs() + measured.allowed >= torch.finfo(eager.dtype).max
     for name, wrong in _misplaced(output, eager, stored, special).items():
         wrong &= ~(beyond & torch.isinf(output) & (output.sign() == reference.sign()))
-        if wrong.any():
-            where = tuple(wrong.nonzero()[0].tolist())
-            raise Mismatch(
-                f"{name} pattern differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
-                f"{output[where].item()}, where eager has {eager[where].item()}"
-            )
+        _check_places(f"{name} pattern differs", wrong, output, eager)
     if measured.generated > measured.allowed:
         difference = torch.where(finite, (output.double() - reference).abs(), 0)
         where = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
@@ -162,6 +150,15 @@ def _measure(
             f"{reference[where].item():.6g}"
         )
     return measured
+
+
+def _check_places(what: str, wrong: torch.Tensor, output: torch.Tensor, eager: torch.Tensor) -> None:
+    if wrong.any():
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise Mismatch(
+            f"{what} in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
+            f"{output[where].item()}, where eager has {eager[where].item()}"
+        )
 
 
 def _check_kind(output: torch.Tensor, eager: torch.Tensor) -> None:
