@@ -19,18 +19,19 @@ each output the generated function must give
 The floor allows for eager's luck: with one key, say, eager is exact and nothing could be better. It has two terms:
 
 - ``2 eps(dtype) max |reference|``: storing the output rounds;
-- how far the reference itself moves when the floating-point inputs move by 4 eps(float32), relatively: the least that
-  any algorithm with float32 accumulation can be asked for on inputs as ill-conditioned as these. By more where sums
-  may have over n = 128 terms: sqrt(n/8) eps. Let terms of size t have random signs. The sum of the first i is about
-  sqrt(i) t, and adding another errs by up to eps/2 of it; over n that is eps t n / sqrt(8), where random changes of
-  the terms by w of their size come to w t sqrt(n). A kernel adds one key after another; eager may add in a tree.
+- how far the reference itself moves when the floating-point inputs move by 4 eps(float32), relatively, and each result
+  on the way is rounded to float32 by chance (`Rounded`): the least that any algorithm with float32 accumulation can be
+  asked for on inputs as ill-conditioned as these. Inputs move by more where sums may have over n = 128 terms: sqrt(n/8)
+  eps. Let terms of size t have random signs. The sum of the first i is about sqrt(i) t, and adding another errs by up
+  to eps/2 of it; over n that is eps t n / sqrt(8), where random changes of the terms by w of their size come to
+  w t sqrt(n). A kernel adds one key after another; eager may add in a tree.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -39,6 +40,7 @@ from unittest import mock
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flashlight.verify.rounding import Rounded, rounded
 from flashlight.verify.unread import Unread
 
 Function = Callable[..., Any]
@@ -73,7 +75,16 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
         # an index out of range raises on a CPU and ends the process's use of a GPU
         _rejecting(original, _mapped(arguments, lambda tensor: tensor.cpu()))
     given = (arguments, upcast(arguments), perturbed(arguments, 0), perturbed(arguments, 1))
-    runs = [_rejecting(original, one) for one in given]
+
+    def run_all(change: Callable[[Arguments], Arguments] = lambda one: one) -> list[list[torch.Tensor]]:
+        """The outputs of eager, of the reference, and of the two runs that move it."""
+        runs = []
+        for number, one in enumerate(given):
+            with nullcontext() if number < 2 else Rounded(number):
+                runs.append(_rejecting(original, change(one)))
+        return runs
+
+    runs = run_all()
     eager = runs[0]
     before = _copied(arguments)
     try:
@@ -93,11 +104,11 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     @cache
     def unread() -> list[list[torch.Tensor]]:
         with Unread():  # type: ignore[no-untyped-call, unused-ignore]
-            return [_rejecting(original, one) for one in given]
+            return run_all()
 
     @cache
     def spread() -> list[list[torch.Tensor]]:
-        return [_rejecting(original, _undefined(one)) for one in given]
+        return run_all(_undefined)
 
     special = has_special(arguments)
     worst = Measured(0.0, 0.0, 0.0)
@@ -227,7 +238,7 @@ def perturbed(arguments: Arguments, seed: int) -> Arguments:
         if not tensor.is_floating_point():
             return tensor.clone()
         signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
-        return tensor.double() * (1 + width * signs)
+        return rounded(tensor.double() * (1 + width * signs), generator)
 
     return _mapped(arguments, move)
 

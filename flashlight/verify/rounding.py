@@ -1,0 +1,52 @@
+"""PyTorch in float64 of which every result is one that float32 can hold: one of the nearest, by chance.
+
+What such a run gives is what some algorithm in float32 could have given for the same operations, and how far it lies from
+the run without is how far the program's own roundings carry. Moving the inputs does not show that: `1e5 * (x - 1)`
+rounds x to a multiple of 6e-8 however small it is. (Stochastic rounding; D. Stott Parker, Monte Carlo Arithmetic, 1997.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """The mode in which float64 results are rounded to float32, up or down as ``seed`` has it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                stored = rounded(tensor, self.generator)
+                if not torch.equal(stored.nan_to_num(), tensor.nan_to_num()):  # a view of what was rounded has nothing
+                    tensor.copy_(stored)
+        return result
+
+
+def rounded(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each number as it is where float32 holds it or cannot reach it, and else one of the four nearest that it holds.
+
+    Two of them lie next to it. The others are for algorithms that compute with a multiple of the number: log2(e) times as
+    much, for exp2 in place of exp, may lie where neighbours are twice as far apart.
+    """
+
+    def chance() -> torch.Tensor:
+        return torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device).bool()
+
+    near = tensor.float()
+    beside = torch.nextafter(near, _towards(tensor > near))
+    stored = torch.where(chance(), near, beside)
+    stored = torch.where(chance(), stored, torch.nextafter(stored, _towards(stored > tensor))).double()
+    return torch.where((near == tensor) | stored.isinf() | near.isnan(), tensor, stored)
+
+
+def _towards(up: torch.Tensor) -> torch.Tensor:
+    return torch.where(up, torch.inf, -torch.inf).float()
