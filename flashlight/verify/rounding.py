@@ -1,8 +1,9 @@
 """PyTorch in float64 of which every result is one that float32 can hold: one of the nearest, by chance.
 
-What such a run gives is what some algorithm in float32 could have given for the same operations, and how far it lies from
-the run without is how far the program's own roundings carry. Moving the inputs does not show that: `1e5 * (x - 1)`
-rounds x to a multiple of 6e-8 however small it is. (Stochastic rounding; D. Stott Parker, Monte Carlo Arithmetic, 1997.)
+What such a run gives is what some algorithm in float32 could have given for the same operations, and how far it lies
+from the run without is how far the program's own roundings carry. Moving the inputs does not show that:
+`1e5 * (x - 1)` rounds x to a multiple of 6e-8 however small it is. (Stochastic rounding; D. Stott Parker, Monte Carlo
+Arithmetic, 1997.)
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore
 def rounded(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Each number as it is where float32 holds it or cannot reach it, and else one of the four nearest that it holds.
 
-    Two of them lie next to it. The others are for algorithms that compute with a multiple of the number: log2(e) times as
-    much, for exp2 in place of exp, may lie where neighbours are twice as far apart.
+    Two of them lie next to it. The others are for algorithms that compute with a multiple of the number: log2(e) times
+    as much, for exp2 in place of exp, may lie where neighbours are twice as far apart.
     """
 
     def chance() -> torch.Tensor:
