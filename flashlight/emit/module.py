@@ -14,7 +14,7 @@ import black
 from flashlight.diagnostics import Diagnostic
 from flashlight.emit import hopper, launcher, tuning
 from flashlight.emit.hopper import language
-from flashlight.emit.kernel import write_kernel
+from flashlight.emit.kernel.writer import write_kernel
 from flashlight.emit.operators import HELPERS
 from flashlight.emit.signature import Kernel
 from flashlight.ir import integers

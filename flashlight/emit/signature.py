@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flashlight.emit.host import python
-from flashlight.emit.tiles import representative
+from flashlight.emit.tiles.values import representative
 from flashlight.ir.expr import Axis, Expr, Scalar, Tensor, walk
 from flashlight.ir.program import Output
 from flashlight.schedule.intervals import Matched

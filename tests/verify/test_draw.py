@@ -69,6 +69,27 @@ def test_inputs_fit_the_target(case):
         assert ids.dtype == torch.int32 and ids.abs().max() <= 2, "few, so that some are equal"
 
 
+def test_slices_leave_keys_and_numbers_may_be_negative():
+    """Of `key[:, :, start:]` some key is left, unless the tensors are empty themselves: without keys is no kernel."""
+    start, seen = Scalar("start", "int64"), []
+    j = Axis("j", build.op("sub", S, start))
+    place = build.op("add", build.iota(j), start)
+    b, h, d = (Axis(name, size) for name, size in (("b", B), ("h", H), ("d", D)))
+    expr = build.reduce("sum", build.load(QUERY, tuple(map(build.iota, (b, h))) + (place, build.iota(d))), j)
+    program = Program("f", (QUERY,), (Output("out", (b, h, d), expr, "element"),))
+    traced = Traced(program, (Parameter("query", tensor=QUERY), Parameter("start", scalar=start)))
+
+    @settings(max_examples=200)
+    @given(draw.cases(traced))
+    def draws(case):
+        seen.append(case.numbers)
+        assert case.numbers["start"] < case.numbers["S"] or 0 in (case.numbers["S"], case.numbers["B"])
+
+    draws()
+    assert {numbers["start"] for numbers in seen} >= {-2, 0, 1, 2}
+    assert any(numbers["S"] == 0 for numbers in seen)
+
+
 def test_the_same_case_gives_the_same_inputs():
     numbers = {"B": 2, "H": 2, "H_kv": 1, "S": 5, "D": 16, "T": 7, "P": 4, "window": 3}
     case = draw.Case(numbers, "bfloat16", {}, 5)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from flashlight.emit.code import ELEMENT, FLOAT32, Code
 from flashlight.emit.hopper.language import Unsuitable
 from flashlight.emit.operators import ATOM
-from flashlight.emit.tiles import INT_CODE, TileWriter
+from flashlight.emit.tiles.values import INT_CODE
+from flashlight.emit.tiles.writer import TileWriter
 from flashlight.emit.widths import is_wide
 from flashlight.ir import integers
 from flashlight.ir.expr import ELEMENT as ELEMENT_TYPE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from flashlight.emit.code import ELEMENT, Block, Code
 from flashlight.emit.hopper.language import NAMES, Unsuitable, in_gluon
 from flashlight.emit.hopper.tiles import HopperTiles
-from flashlight.emit.kernel import KernelWriter
+from flashlight.emit.kernel.writer import KernelWriter
 from flashlight.emit.lines import used, without_unused
 from flashlight.emit.names import dimension_labels
 from flashlight.emit.operators import ATOM
