@@ -9,8 +9,9 @@
 The factor moves down to the nearest scalar, constant or bias, so that it costs nothing for the scores themselves; one
 that finds nothing to join stays outside.
 Finite constants saturate at the ends of float32 rather than overflow: a fill value must stay finite. What is read
-from memory for each score, a bias or a mask of numbers, may be as low as that too: then the factor stays outside of the
-whole power, where what overflows is far from the maximum, exp2((x - max) * log2(e)).
+from memory for each score, a bias or a mask of numbers, may be as low as that too, and so may be what an operator makes
+of such a constant: then the factor stays outside of the whole power, where what overflows is far from the maximum,
+exp2((x - max) * log2(e)).
 Where the logarithm of their sum is wanted for each score, too, powers are differences times a factor: x * c - max * c
 is one multiply-add, but not zero for the greatest of the scores, by as much as max * c was rounded; the logarithm of a
 weight of one would be as far from zero.
@@ -44,7 +45,8 @@ def base2(program: Program) -> Program:
     if not any(map(_is_exponential, nodes)):
         return program
     scanned = any(isinstance(node, Scan) and _of_scores(node) for node in nodes)
-    whole = {node for node in nodes if not scanned and _is_exponential(node) and added_loads(node.children[0])}
+    exponentials = [] if scanned else [node for node in nodes if _is_exponential(node)]
+    whole = {node for node in exponentials if added_loads(node.children[0]) or _is_out_of_reach(node.children[0])}
     whole |= {node for node in _logged(nodes) if not scanned}
     unscaled = {inner for node in whole for inner in walk(node) if _is_maximum(inner)}
     for node in nodes:
@@ -145,8 +147,8 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
         if _selected(inner) is not build.op("mul", _selected(expr.arg), factor, dtype=FLOAT):
             return build.scan("sum", inner, expr.axis, expr.at, expr.reverse)
     if isinstance(expr, Map):
-        of_maximum = any(map(_of_maximum, expr.args))
-        if expr.op in ("minimum", "maximum", "abs") and (_of_scores(expr) or of_maximum) and is_positive(factor):
+        wanted = _of_scores(expr) or any(map(_of_maximum, expr.args)) or _has_lowest(expr)
+        if expr.op in ("minimum", "maximum", "abs") and wanted and is_positive(factor):
             return build.op(expr.op, *map(down, expr.args), dtype=FLOAT)
         if expr.op == "log" and factor is build.const(LOG2_E, FLOAT) and _of_scores(expr):
             return build.op("log2", expr.args[0], dtype=FLOAT)
@@ -174,6 +176,8 @@ def _scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
             left, right = expr.args
             if not left.axes or not right.axes:
                 tile, number = (right, left) if not left.axes else (left, right)
+                if _has_lowest(number):  # what it multiplies is one or zero: sums of such products would be inf - inf
+                    return build.op("mul", tile, down(number), dtype=FLOAT)
                 return scaled(tile, build.op("mul", build.cast(number, FLOAT), factor, dtype=FLOAT), names)
             small, large = sorted((left, right), key=lambda side: len(side.axes))
             if small.axes < expr.axes and is_float(small):
@@ -203,6 +207,35 @@ def added_loads(power: Expr) -> set[Load]:
         return set().union(*map(added, term.args[term.op == "where" :]))
 
     return added(power)
+
+
+def _is_out_of_reach(power: Expr, positive: bool = True) -> bool:
+    """Whether a term is made of a number that times log2(e) may overflow, by an operator that keeps the factor outside.
+
+    ``positive`` is whether the factor with what joined it on the way is known to be.
+    """
+    if not power.axes or not _has_lowest(power):
+        return False
+    if _is_maximum(power):
+        return _is_out_of_reach(power.arg, positive)
+    if not isinstance(power, Map):
+        return True
+    if power.op in ("mul", "div"):
+        numbers = [arg for arg in power.args if not arg.axes]
+        return not numbers or _is_out_of_reach(
+            next(arg for arg in power.args if arg.axes), positive and is_positive(numbers[0])
+        )
+    through = power.op in ("add", "sub", "neg", "where") or (power.op in ("minimum", "maximum") and positive)
+    if not through and not (power.op == "cast" and power.dtype == FLOAT):
+        return True
+    return any(_is_out_of_reach(arg, positive) for arg in power.args[power.op == "where" :])
+
+
+def _has_lowest(expr: Expr) -> bool:
+    """Whether there is a number in it that times log2(e) may overflow float32."""
+    numbers = [node for node in walk(expr) if not node.axes and is_float(node)]
+    far = any(isinstance(node, Const) and -LOWEST / LOG2_E < abs(node.value) < math.inf for node in numbers)
+    return far or any(map(_is_limit, numbers))
 
 
 def _widened(power: Expr) -> Expr:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -77,12 +77,15 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     given = (arguments, upcast(arguments), perturbed(arguments, 0), perturbed(arguments, 1))
 
     def run_all(change: Callable[[Arguments], Arguments] = lambda one: one) -> list[list[torch.Tensor]]:
-        """The outputs of eager, of the reference, and of the two runs that move it."""
-        runs = []
-        for number, one in enumerate(given):
-            with nullcontext() if number < 2 else Rounded(number):
-                runs.append(_rejecting(original, change(one)))
-        return runs
+        """The outputs of eager, of the reference, and of the runs that move it."""
+        first = _rejecting(original, change(arguments))
+        with limits_of(arguments):
+            second = _rejecting(original, change(given[1]))
+            rest = []
+            for seed, one in enumerate(given[2:]):
+                with Rounded(seed):
+                    rest.append(_rejecting(original, change(one)))
+        return [first, second, *rest]
 
     runs = run_all()
     eager = runs[0]
@@ -241,6 +244,20 @@ def perturbed(arguments: Arguments, seed: int) -> Arguments:
         return rounded(tensor.double() * (1 + width * signs), generator)
 
     return _mapped(arguments, move)
+
+
+@contextmanager
+def limits_of(arguments: Arguments) -> Iterator[None]:
+    """Have `torch.finfo(x.dtype)` be that of these arguments where their tensors have been upcast to float64."""
+    dtypes = [tensor.dtype for tensor in flatten(list(arguments.values())) if tensor.is_floating_point()]
+    finfo = torch.finfo
+
+    def stated(dtype: torch.dtype | None = None) -> torch.finfo:
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        return finfo(dtypes[0] if dtype == torch.float64 and dtypes else dtype)
+
+    with mock.patch.object(torch, "finfo", stated):
+        yield
 
 
 @contextmanager

@@ -12,24 +12,46 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """The mode in which float64 results are rounded to float32, up or down as ``seed`` has it."""
+    """The mode in which results are rounded to float32, up or down as ``seed`` has it.
+
+    Also those that are float32 because the program says so, as `.float()` does: they are computed in float64 first.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
-                stored = rounded(tensor, self.generator)
-                if not torch.equal(stored.nan_to_num(), tensor.nan_to_num()):  # a view of what was rounded has nothing
+        kwargs = kwargs or {}
+        exact: Any = None
+        if func._schema.is_mutable and _is_single(args[0]):
+            exact = self._in_double(func, args, kwargs)  # before the numbers change in place
+        result = func(*args, **kwargs)
+        if exact is None and any(map(_is_single, tree_leaves(result))) and not func.is_view:
+            exact = self._in_double(func, args, kwargs)
+        for tensor, numbers in zip(tree_leaves(result), tree_leaves(result if exact is None else exact), strict=True):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float32, torch.float64):
+                stored = rounded(numbers.double(), self.generator)
+                if not torch.equal(stored.nan_to_num(), tensor.double().nan_to_num()):  # a view has nothing to round
                     tensor.copy_(stored)
         return result
+
+    @staticmethod
+    def _in_double(func: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = tree_map(_doubled, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float32
+
+
+def _doubled(value: Any) -> Any:
+    return value.double() if _is_single(value) else torch.float64 if value is torch.float32 else value
 
 
 def rounded(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

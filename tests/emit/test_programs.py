@@ -474,6 +474,69 @@ def test_masks_of_the_lowest_numbers_stay_finite(verified: Write) -> None:
     )
 
 
+def test_masks_that_are_made_to_be_the_lowest_numbers_stay_finite(verified: Write) -> None:
+    """The same of numbers that are made of masks, and clamped at what is lowest, as people extend masks."""
+    tensors = "q: Tensor,  # [B, H, S, D]\n k: Tensor,  # [B, H, T, D]\n v: Tensor,  # [B, H, T, D]"
+    verified(
+        f"""
+def clamped(
+ {tensors}
+ mask: Tensor,  # [B, T] int64
+) -> Tensor:
+    lowest = torch.finfo(q.dtype).min
+    extended = ((1.0 - mask[:, None, None].to(q.dtype)) * lowest).clamp(min=lowest)
+    return (q @ k.mT + extended).softmax(-1) @ v
+
+def both(
+ {tensors}
+ seen: Tensor,  # [B, T] bool
+ padding: Tensor,  # [B, T] bool
+) -> Tensor:
+    lowest = torch.finfo(q.dtype).min
+    one, other = ((~seen).to(q.dtype) * lowest, padding.to(q.dtype) * lowest)
+    extended = torch.clamp((one + other)[:, None, None], min=lowest)
+    return (q @ k.mT + extended).softmax(-1) @ v
+
+def classic(
+ {tensors}
+ mask: Tensor,  # [B, T] int64
+) -> Tensor:
+    extended = (1.0 - mask[:, None, None].to(dtype=q.dtype)) * torch.finfo(q.dtype).min
+    return (q @ k.mT / math.sqrt(q.size(-1)) + extended).softmax(-1) @ v
+
+def of_numbers(
+ {tensors}
+ mask: Tensor,  # [B, T]
+) -> Tensor:
+    extended = (1.0 - mask[:, None, None]) * torch.finfo(q.dtype).min
+    return ((q @ k.mT + extended) * 0.25).softmax(-1) @ v
+
+def subtracted(
+ {tensors}
+ hidden: Tensor,  # [B, S, T] bool
+) -> Tensor:
+    scores = q @ k.mT - hidden[:, None] * (torch.finfo(q.dtype).max / 2)
+    return F.log_softmax(scores, dim=-1).exp() @ v
+
+def after_a_gate(
+ {tensors}
+ gate: Tensor,  # [B, T]
+ mask: Tensor,  # [B, T] int64
+) -> Tensor:
+    extended = torch.where(gate > 0, 0.0, (1.0 - mask.to(q.dtype)).square() * torch.finfo(q.dtype).min)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=extended[:, None, None].expand(-1, -1, q.size(2), -1))
+
+def by_a_constant(
+ {tensors}
+ mask: Tensor,  # [B, T] int64
+) -> Tensor:
+    extended = torch.maximum((mask - 1) * 2.9e38, torch.tensor(-2.9e38))[:, None, None]
+    return (q.float() @ k.float().mT + extended).softmax(-1).to(v.dtype) @ v
+        """,
+        examples=30,
+    )
+
+
 def test_numbers_that_positions_cannot_be_added_to_are_refused(kernels: Write, tmp_path: Path) -> None:
     kernels("""
         def attend(

@@ -46,6 +46,18 @@ def test_every_result_is_rounded_and_only_once():
     assert torch.equal(moved[1, 0], thirds.T)
 
 
+def test_what_the_program_has_in_float32_is_rounded_from_float64():
+    numbers = torch.randn(1000, dtype=torch.float64)
+    with Rounded(0):
+        single = numbers.float()
+        third = single / 3
+        single += 1 / 3
+        ones = torch.ones(3).cumsum(0)
+    assert third.dtype == single.dtype == torch.float32 and ones.tolist() == [1, 2, 3]
+    for moved, given in ((third, numbers.float() / 3), (single, numbers.float() + 1 / 3)):
+        assert (moved != given).sum() > 300 and torch.allclose(moved, given, rtol=1e-6, atol=1e-6)
+
+
 def test_another_seed_is_another_rounding():
     numbers = torch.randn(100, dtype=torch.float64)
 
