@@ -45,6 +45,8 @@ from flashlight.verify.unread import Unread
 
 Function = Callable[..., Any]
 Arguments = dict[str, Any]
+MOVED = 4
+"""How often the reference is moved: with few numbers in a result, chance may miss how far once or twice."""
 
 
 class Mismatch(AssertionError):
@@ -74,7 +76,7 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     if any(tensor.is_cuda for tensor in flatten(list(arguments.values()))):
         # an index out of range raises on a CPU and ends the process's use of a GPU
         _rejecting(original, _mapped(arguments, lambda tensor: tensor.cpu()))
-    given = (arguments, upcast(arguments), perturbed(arguments, 0), perturbed(arguments, 1))
+    given = (arguments, upcast(arguments), *(perturbed(arguments, seed) for seed in range(MOVED)))
 
     def run_all(change: Callable[[Arguments], Arguments] = lambda one: one) -> list[list[torch.Tensor]]:
         """The outputs of eager, of the reference, and of the runs that move it."""

@@ -16,14 +16,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """The mode in which results are rounded to float32, up or down as ``seed`` has it.
+    """The mode in which results are rounded to float32, up or down as ``seed`` has it (`rounded`).
 
     Also those that are float32 because the program says so, as `.float()` does: they are computed in float64 first.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -35,10 +36,15 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore
             exact = self._in_double(func, args, kwargs)
         for tensor, numbers in zip(tree_leaves(result), tree_leaves(result if exact is None else exact), strict=True):
             if isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float32, torch.float64):
-                stored = rounded(numbers.double(), self.generator)
+                stored = rounded(numbers.double(), self._generator(tensor.device))
                 if not torch.equal(stored.nan_to_num(), tensor.double().nan_to_num()):  # a view has nothing to round
                     tensor.copy_(stored)
         return result
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
 
     @staticmethod
     def _in_double(func: Any, args: Any, kwargs: Any) -> Any:
@@ -55,21 +61,12 @@ def _doubled(value: Any) -> Any:
 
 
 def rounded(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each number as it is where float32 holds it or cannot reach it, and else one of the four nearest that it holds.
+    """Each number as it is where float32 holds it or cannot reach it; else moved by up to eps and rounded to float32.
 
-    Two of them lie next to it. The others are for algorithms that compute with a multiple of the number: log2(e) times
+    Rounding alone moves by eps/2. The rest is for algorithms that compute with a multiple of the number: log2(e) times
     as much, for exp2 in place of exp, may lie where neighbours are twice as far apart.
     """
-
-    def chance() -> torch.Tensor:
-        return torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device).bool()
-
-    near = tensor.float()
-    beside = torch.nextafter(near, _towards(tensor > near))
-    stored = torch.where(chance(), near, beside)
-    stored = torch.where(chance(), stored, torch.nextafter(stored, _towards(stored > tensor))).double()
-    return torch.where((near == tensor) | stored.isinf() | near.isnan(), tensor, stored)
-
-
-def _towards(up: torch.Tensor) -> torch.Tensor:
-    return torch.where(up, torch.inf, -torch.inf).float()
+    chance = torch.rand(tensor.shape, generator=generator, device=generator.device, dtype=torch.float64)
+    by = (chance.to(tensor.device) * 2 - 1).mul_(torch.finfo(torch.float32).eps).add_(1)
+    stored = by.mul_(tensor).float().double()
+    return torch.where((tensor.float() == tensor) | ~stored.isfinite(), tensor, stored)
