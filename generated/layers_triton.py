@@ -413,6 +413,7 @@ def llama_layer(hidden_states, w_q, w_k, w_v, w_o, cos, sin, H, H_kv):
     expect("w_v", w_v, (D * H_kv, E), (hidden_states.dtype,), hidden_states.device)
     expect("w_o", w_o, (E, D * H), (hidden_states.dtype,), hidden_states.device)
     expect("cos", cos, (S, D), (hidden_states.dtype,), hidden_states.device)
+    sin = sin.expand(S, D)
     expect("sin", sin, (S, D), (hidden_states.dtype,), hidden_states.device)
     if not (D % 2 == 0):
         raise ValueError("llama_layer was transpiled for sizes with D % 2 == 0")

@@ -12,7 +12,7 @@ from flashlight.ir.program import Name
 from flashlight.schedule.roles import extent_name
 
 RESERVED = frozenset(HELPERS).union(
-    ("tl", "triton", "torch", "math", "range", "load_tile", "part", "start", "stop", "program"),
+    ("tl", "triton", "torch", "math", "range", "float", "load_tile", "part", "start", "stop", "program"),
     ("rows", "keys", "row_start", "key_start", "row_offsets", "key_offsets", "row_blocks"),
     ("live_start", "live_stop", "full_start", "full_stop", "unseen", "partial", "last"),
 )

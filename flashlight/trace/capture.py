@@ -241,6 +241,13 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         if name not in operators.broadcasting():
             self.used |= {(value.origins, value.shape) for value in values if value.origins}
 
+    def note_question(self, tensor: TracedTensor, dim: int | None = None) -> None:
+        """The program has asked how large a tensor is, or is in a dimension: it may count on the answer."""
+        value = tensor.value
+        sizes = value.shape if dim is None or not value.shape else (value.shape[dim],)
+        if value.origins:
+            self.used.add((value.origins, sizes))
+
     def _origins(self, name: str, values: list[Value]) -> frozenset[str]:
         """Of a result: none where it has its sizes from elsewhere, too."""
         origins = [value.origins for value in values if value.rank or value.origins]
@@ -301,6 +308,13 @@ def _certain() -> dict[Any, bool]:
     return {kind.is_cuda.__get__: True, kind.is_cpu.__get__: False}
 
 
+@cache
+def _of_sizes() -> frozenset[Any]:
+    """What is asked of the sizes of tensors."""
+    kind: Any = torch.Tensor
+    return frozenset((kind.shape.__get__, kind.size, kind.numel, kind.nelement, kind.__len__))
+
+
 _MAKING = (torch.tensor, torch.as_tensor, torch.asarray)
 
 
@@ -331,6 +345,8 @@ class Intercept(TorchFunctionMode):
                 return repr(args[0])
             if func in _certain():
                 return _certain()[func]
+            if func in _of_sizes() and isinstance(args[0], TracedTensor):
+                self.capture.note_question(args[0], *args[1:], **kwargs)
             if func in _questions() and any(isinstance(leaf, TracedTensor) for leaf in tree_leaves(args)):
                 return self._answer(_questions()[func], func, args, kwargs)
         except Unsupported as problem:

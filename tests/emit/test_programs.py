@@ -537,6 +537,62 @@ def by_a_constant(
     )
 
 
+def test_positions_as_numbers_that_are_used_twice(verified: Write) -> None:
+    """Rotary positions as most models write them; what has no name but `.float()` must not be called `float`."""
+    text = verified("""
+        def rotated(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            frequencies = 10000 ** (-torch.arange(0, q.shape[-1], 2).float() / q.shape[-1])
+            angles = torch.outer(torch.arange(q.shape[-2]).float(), frequencies)
+            angles = torch.cat((angles, angles), -1)
+
+            def turned(x):
+                one, other = x.chunk(2, -1)
+                return x * angles.cos().to(x.dtype) + torch.cat((-other, one), -1) * angles.sin().to(x.dtype)
+
+            return (turned(q) @ turned(k).mT).softmax(-1) @ v
+    """)
+    assert "float = " not in text
+
+
+def test_a_tensor_that_is_asked_for_its_size_has_it(verified: Write) -> None:
+    """One query that is only multiplied before the product is no row of S equal ones."""
+    verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            lengths = torch.arange(1, q.shape[-2] + 1, device=q.device).to(q.dtype)
+            return (q * lengths.log()[:, None] @ k.mT).softmax(-1) @ v
+
+        def by_one_size(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            return (q * torch.arange(q.size(2))[:, None] @ k.mT).softmax(-1) @ v
+    """)
+
+
+def test_a_mask_of_numbers_that_is_filled_where_it_is_read_by_the_copy_engine(verified: Write) -> None:
+    """As sliding windows are laid over a mask that was given."""
+    verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+            mask: Tensor,  # [B, 1, S, S]
+        ) -> Tensor:
+            past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril(-16)
+            mask = torch.where(past, torch.finfo(mask.dtype).min, mask)
+            return torch.softmax(q @ k.mT + mask, dim=-1) @ v
+    """)
+
+
 def test_numbers_that_positions_cannot_be_added_to_are_refused(kernels: Write, tmp_path: Path) -> None:
     kernels("""
         def attend(

@@ -75,7 +75,8 @@ class TileWriter(Arithmetic):
         assert isinstance(node, Map)
         _, yes, fill = node.args
         axes = self.tile_axes(node)
-        single = self.uses.get(yes, 0) <= 1 and yes not in self.bound and yes not in self.masks
+        known = yes in self.bound or yes in self.masks or yes in self.descriptors
+        single = self.uses.get(yes, 0) <= 1 and not known
         inner = (self._written(yes) if self._number(yes) is None and single else self.value(yes)).widened()
         fill_code = self.value(fill)
         if inner.axes != axes:
