@@ -73,6 +73,11 @@ def transpile(
     return made
 
 
+def passed_over(path: str | Path) -> list[str]:
+    """The public functions of a file that state shapes and yet are transpiled only if they are named."""
+    return pipeline.passed_over(Path(path))
+
+
 def write(files: Sequence[GeneratedFile], *, force: bool = False) -> list[Path]:
     """Write the files that differ from what is there, all or none; returns the paths written.
 

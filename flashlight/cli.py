@@ -83,6 +83,9 @@ def transpile(
         for file in written:
             _say(f"{'wrote' if file.exists() else 'removed'} {file}")
         _say(_summary(len(written), len(files) - len(written), ("written", "left unchanged")))
+        for path, targets in _grouped(inputs):
+            for name in [] if targets else api.passed_over(path):
+                _say(f"passed over {name}, which looks like no attention: {path}:{name} names it")
 
 
 @app.command()

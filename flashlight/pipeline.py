@@ -50,11 +50,21 @@ def read(path: Path, targets: Sequence[str], phases: Phases) -> tuple[Source, li
         source = flashlight.source.read(path)
         if targets:
             return source, [source.target(name) for name in targets]
-        chosen = [target for target in source.targets if flashlight.source.contains_attention(source, target)]
+        chosen = flashlight.source.chosen(source)
         if not chosen:
             hint = "name a function: FILE:FUNCTION" if source.targets else "give a file with functions at its top level"
             raise Diagnostic("FL104", "no public function of this file contains attention", hint, path=path)
         return source, chosen
+
+
+def passed_over(path: Path) -> list[str]:
+    """The public functions of a file that state shapes and yet are not chosen unless they are named."""
+    import flashlight.source
+
+    source = flashlight.source.read(path)
+    chosen = flashlight.source.chosen(source)
+    others = [target for target in source.targets if target not in chosen]
+    return [target.name for target in others if flashlight.source.states_shapes(source, target)]
 
 
 def trace(source: Source, target: Target, shapes: Shapes, phases: Phases) -> Traced:

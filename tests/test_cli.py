@@ -29,7 +29,10 @@ def run(tmp_path, monkeypatch):
         header = HEADER.format(source=origin, digest="0" * 12, command=command)
         return SimpleNamespace(wrapper=f"{header}{units}\n", kernels=header + source.read_text(), hopper=None)
 
-    for stub in (read, unit, emit):
+    def passed_over(path):
+        return []
+
+    for stub in (read, unit, emit, passed_over):
         monkeypatch.setattr(pipeline, stub.__name__, stub)
     return lambda *words: CliRunner().invoke(app, list(words))
 
@@ -49,6 +52,13 @@ def test_transpile_writes_both_files(run, tmp_path):
     assert set(files(tmp_path)) == {"attn.py", "generated/attn.py", "generated/attn_triton.py"}
     again = run("transpile", "attn.py")
     assert (again.exit_code, again.output) == (0, "2 files left unchanged.\n")
+
+
+def test_what_is_passed_over_is_told(run, monkeypatch):
+    monkeypatch.setattr(pipeline, "passed_over", lambda path: ["kernel"])
+    last = "passed over kernel, which looks like no attention: attn.py:kernel names it"
+    assert run("transpile", "attn.py").output.splitlines()[-1] == last
+    assert last not in run("transpile", "attn.py:attend").output
 
 
 def test_out_targets_and_shapes(run, tmp_path):

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from flashlight.ir import build
+from flashlight.ir.expr import Expr, Load, Reduce, Scan, walk
 from flashlight.trace import operators
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located
@@ -128,6 +130,13 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
         except Unsupported as problem:
             raise located(problem, self.names.source) from None
 
+    @staticmethod
+    def _number(tensor: Any) -> Expr | None:
+        """The one element of a tensor, if it is made of constants and sizes and so is no value of a tensor."""
+        value = tensor.value
+        element = value.at((build.integer(0),) * value.rank)
+        return None if any(isinstance(node, (Load, Reduce, Scan)) for node in walk(element)) else element
+
     def is_generic(self, args: Any, kwargs: Any) -> bool:
         """Whether the dtype that stands for others is involved: a number must not be rounded to that one."""
         element = self.context.dtypes.element
@@ -136,6 +145,9 @@ class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-i
 
     def _applied(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in CONTROL_FLOW:
+            number = self._number(args[0]) if name in ("_local_scalar_dense", "item") else None
+            if number is not None:
+                return wrap(self.context.sizes, number)
             raise Unsupported(
                 "FL301",
                 "the program's course depends on the values of a tensor",

@@ -593,6 +593,22 @@ def test_a_mask_of_numbers_that_is_filled_where_it_is_read_by_the_copy_engine(ve
     """)
 
 
+def test_tensors_of_sizes_and_constants_are_numbers(verified: Write) -> None:
+    """Whatever way a number takes through tensors: no value of an argument is asked for."""
+    text = verified("""
+        def attend(
+            q: Tensor,  # [B, H, S, D]
+            k: Tensor,  # [B, H, S, D]
+            v: Tensor,  # [B, H, S, D]
+        ) -> Tensor:
+            factor = torch.sqrt(torch.tensor(q.shape[-1], dtype=torch.float32)).item()
+            lowest = torch.tensor(torch.finfo(q.dtype).min)
+            mask = torch.full((q.size(2), q.size(2)), lowest).triu(1)
+            return (q @ k.mT / factor + mask.to(q.dtype)).softmax(-1) @ v
+    """)
+    assert "math.sqrt(D)" in text
+
+
 def test_numbers_that_positions_cannot_be_added_to_are_refused(kernels: Write, tmp_path: Path) -> None:
     kernels("""
         def attend(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from flashlight.diagnostics import CODES, Diagnostic
-from flashlight.source import contains_attention, parse, read
+from flashlight.source import chosen, contains_attention, parse, read, states_shapes
 from flashlight.source.shapes import Shape, stated
 
 TEXT = '''
@@ -79,6 +80,28 @@ def test_statements() -> None:
 def test_attention_is_found_through_helpers() -> None:
     source = parse(TEXT, "file.py")
     assert [t.name for t in source.functions if contains_attention(source, t)] == ["attend"]
+
+
+def test_what_other_functions_call_is_a_target_only_with_shapes() -> None:
+    text = """
+        def scores(query, key):
+            return (query @ key.mT).softmax(-1) @ key
+
+        def pooled(query, key):  # of no shape either, but nothing calls it
+            return (query @ key.mT).softmax(-1) @ key
+
+        def inner(q: Tensor):  # [B, H, S, D]
+            return (q @ q.mT).softmax(-1) @ q
+
+        def attend(q: Tensor):  # [B, H, S, D]
+            return scores(q, q) + inner(q)
+
+        def kernel(q: Tensor):  # [B, H, S, D]
+            return q / (1 + q)
+    """
+    source = parse(textwrap.dedent(text), "file.py")
+    assert [target.name for target in chosen(source)] == ["pooled", "inner", "attend"]
+    assert not states_shapes(source, source.target("pooled")) and states_shapes(source, source.target("kernel"))
 
 
 def test_shapes() -> None:
