@@ -208,6 +208,12 @@ def _is_operand(parameter: Parameter, kinds: Mapping[str, str]) -> bool:
     return isinstance(last, Scalar) and kinds.get(last.name) == "head_dim"
 
 
+def _is_projection(tensor: Tensor, kinds: Mapping[str, str]) -> bool:
+    """Whether a tensor has no dimension that is a batch or a length: a matrix that features are multiplied by."""
+    sizes = {kinds.get(node.name) for size in tensor.shape for node in walk(size) if isinstance(node, Scalar)}
+    return tensor.dtype in FLOATS and len(tensor.shape) >= 2 and sizes <= {"head_dim", "heads"}
+
+
 def _drawn(parameter: Parameter, operand: bool, added: bool, ranges: Ranges) -> st.SearchStrategy[Drawn]:
     tensor = parameter.tensor
     assert tensor is not None
@@ -240,14 +246,18 @@ def _subsets(rank: int) -> st.SearchStrategy[tuple[int, ...]]:
 def build(traced: Traced, case: Case, device: str = "cpu") -> dict[str, Any]:
     """The arguments of the target by parameter name; a list of tensors where the parameter is one."""
     generator = torch.Generator().manual_seed(case.seed)
-    roles = integer_roles(traced)
+    roles, kinds = integer_roles(traced), size_kinds(traced)
     arguments: dict[str, Any] = {}
     for parameter in traced.parameters:
         value: Any
         if parameter.tensor is not None:
             drawn = case.tensors.get(key(parameter), Drawn())
             role = roles.get(parameter.tensor, Role("flag"))
-            value = make(parameter.tensor, drawn, case, generator, role).to(device)
+            value = make(parameter.tensor, drawn, case, generator, role)
+            if _is_projection(parameter.tensor, kinds):
+                # as layers begin: with weights of 1, one key would have all of the attention in every row
+                value /= math.sqrt(max(value.shape, default=1) or 1)
+            value = value.to(device)
         elif parameter.scalar is not None:
             value = case.numbers[parameter.scalar.name]
         else:

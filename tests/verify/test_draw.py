@@ -2,6 +2,7 @@
 
 import functools
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_slices_leave_keys_and_numbers_may_be_negative():
     draws()
     assert {numbers["start"] for numbers in seen} >= {-2, 0, 1, 2}
     assert any(numbers["S"] == 0 for numbers in seen)
+
+
+def test_projections_keep_the_size_of_what_they_multiply():
+    """Scores of unscaled projections are so far apart that one key has all of the attention."""
+    C, M = (Scalar(name, "int64", True) for name in ("C", "M"))
+    hidden = Tensor("hidden", (B, S, C), "element")
+    weight = Tensor("weight", (build.op("mul", build.integer(3), C), C), "element")
+    memory = Tensor("memory", (H, M, D), "element")
+    tensors = (hidden, weight, memory, QUERY)
+    traced = Traced(Program("f", tensors, ()), tuple(Parameter(t.name, tensor=t) for t in tensors))
+    numbers = {"B": 2, "S": 50, "C": 64, "H": 4, "M": 70, "D": 64}
+    made = draw.build(traced, draw.Case(numbers, "float32", {}, random.randrange(2**16)))
+    assert made["weight"].std() == pytest.approx(1 / math.sqrt(3 * 64), rel=0.1)
+    assert all(made[name].std() == pytest.approx(1, rel=0.1) for name in ("hidden", "memory", "query"))
 
 
 def test_the_same_case_gives_the_same_inputs():
