@@ -14,25 +14,32 @@ def halves(
 ) -> tuple[Axis, Expr, Expr] | None:
     """One of the axes that is two, with the sizes of both, the outer one first; None where there is none.
 
-    Either tensors are read at its quotient in one dimension and at its remainder in another, or at n * (axis // n)
-    plus some other position: the beginning of the block that the axis is in. ``quotient`` divides sizes, where that is
-    certain to be exact.
+    Either tensors are read at its quotient and at its remainder, one of them as a dimension and the other at least as
+    a part of one; or at n * (axis // n) plus some other position: the beginning of the block that the axis is in.
+    (Where both are parts, distances on a grid say, the axis stays one: its positions are the rows of one tile.)
+    ``quotient`` divides sizes, where that is certain to be exact.
     """
-    quotients: set[tuple[Axis, Expr]] = set()
-    remainders: dict[tuple[Axis, Expr], None] = {}
+    whole: set[tuple[str, Axis, Expr]] = set()
+    parts: dict[tuple[str, Axis, Expr], None] = {}
     blocks: dict[tuple[Axis, Expr], None] = {}
     for node in walk(expr):
         for place in node.index if isinstance(node, Load) else ():
-            if isinstance(place, Map) and isinstance(place.args[0], Iota):
-                if place.op == "floordiv":
-                    quotients.add((place.args[0].axis, place.args[1]))
-                elif place.op == "mod":
-                    remainders[place.args[0].axis, place.args[1]] = None
+            for part in dict.fromkeys(atom for monomial in integers.polynomial(place) for atom in monomial):
+                if isinstance(part, Map) and part.op in ("floordiv", "mod") and isinstance(part.args[0], Iota):
+                    found = (part.op, part.args[0].axis, part.args[1])
+                    parts[found] = None
+                    whole |= {found} if part is place else set()
             for axis, size in _block_starts(place):
                 blocks[axis, size] = None
+    pairs = [
+        (axis, size)
+        for op, axis, size in parts
+        if op == "mod" and ("floordiv", axis, size) in parts
+        if {("mod", axis, size), ("floordiv", axis, size)} & whole
+    ]
     for axis in axes:
-        for found, inner in (*(pair for pair in remainders if pair in quotients), *blocks):
-            outer = quotient(axis.extent, inner) if found is axis else None
+        for split, inner in (*pairs, *blocks):
+            outer = quotient(axis.extent, inner) if split is axis else None
             if outer is not None:
                 return axis, outer, inner
     return None

@@ -7,6 +7,7 @@ reasoning that makes view, expand, chunk and repeat_interleave disappear. Quotie
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -134,6 +135,10 @@ def floordiv(left: Expr, right: Expr) -> Expr:
     rest = expression(remainder)
     if isinstance(rest, Const) and isinstance(right, Const):
         return expression(_sum(quotient, polynomial(constant(int(rest.value) // int(right.value)))))
+    parts = _coarser(remainder, right)
+    if parts is not None:
+        _, coarse, _, divisor = parts
+        return expression(_sum(quotient, polynomial(floordiv(expression(coarse), divisor))))
     return expression(_sum(quotient, polynomial(Map("floordiv", (rest, right), INT))))
 
 
@@ -144,6 +149,10 @@ def mod(left: Expr, right: Expr) -> Expr:
     rest = expression(remainder)
     if isinstance(rest, Const) and isinstance(right, Const):
         return constant(int(rest.value) % int(right.value))
+    parts = _coarser(remainder, right)
+    if parts is not None:
+        step, coarse, fine, divisor = parts
+        return expression(_sum(polynomial(mul(step, mod(expression(coarse), divisor))), fine))
     return Map("mod", (rest, right), INT)
 
 
@@ -288,6 +297,29 @@ def _divide(poly: Polynomial, divisor: Expr) -> tuple[Polynomial, Polynomial]:
         else:
             remainder[monomial] = coefficient
     return quotient, remainder
+
+
+def _coarser(poly: Polynomial, divisor: Expr) -> tuple[Expr, Polynomial, Polynomial, Expr] | None:
+    """``(s, x, r, m)`` where the polynomial is s x + r with 0 <= r < s, and the divisor is s m; None if none is found.
+
+    Then ``(s x + r) // (s m) = x // m`` and ``(s x + r) % (s m) = s (x % m) + r``: a view counts in steps of s.
+    """
+    divisors = polynomial(divisor)
+    if len(divisors) != 1:
+        return None
+    ((factors, scale),) = divisors.items()
+    places = range(len(factors))
+    for count in reversed(range(len(factors) + 1)):
+        for inside in itertools.combinations(places, count):
+            for own in dict.fromkeys((scale, 1)):
+                step = expression({tuple(factors[n] for n in inside): own})
+                rest = expression({tuple(factors[n] for n in places if n not in inside): scale // own})
+                if constant(1) in (step, rest) or not known_size(step):
+                    continue
+                coarse, fine = _divide(poly, step)
+                if coarse and is_nonnegative_below(fine, step):
+                    return step, coarse, fine, rest
+    return None
 
 
 def _range(poly: Polynomial) -> tuple[Polynomial | None, Polynomial | None]:

@@ -593,6 +593,20 @@ def test_a_mask_of_numbers_that_is_filled_where_it_is_read_by_the_copy_engine(ve
     """)
 
 
+def test_heads_of_a_batch_that_are_merged_behind_the_tokens(verified: Write) -> None:
+    """Tokens first, as torch.nn.MultiheadAttention has them: the batch stands in one dimension with its heads."""
+    verified("""
+        def attend(
+            q: Tensor,  # [B * 8, L, D]
+            k: Tensor,  # [B * 8, S, D]
+            v: Tensor,  # [B * 8, S, D]
+        ) -> Tensor:
+            heads, length, features = q.shape
+            out = torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v
+            return out.transpose(0, 1).reshape(length * (heads // 8), 8 * features)
+    """)
+
+
 def test_tensors_of_sizes_and_constants_are_numbers(verified: Write) -> None:
     """Whatever way a number takes through tensors: no value of an argument is asked for."""
     text = verified("""

@@ -13,6 +13,7 @@ from flashlight.ir.expr import BOOL, INT, Axis, Expr, Iota, Map, Scalar
 from flashlight.ir.integers import isolated, simplified
 
 H, KV = Scalar("H", INT, True), Scalar("H_kv", INT, True)
+TWO = build.integer(2)
 GROUP = build.op("floordiv", H, KV)
 HEAD, BATCH = Axis("h", H), Axis("b", Scalar("B", INT, True))
 
@@ -29,6 +30,20 @@ def test_a_merged_dimension_is_split_again() -> None:
     assert build.op("mod", merged, H) is Iota(HEAD)
 
 
+def test_what_counts_in_steps_is_divided_in_steps() -> None:
+    """(b * 8 + r) // (B * 8) and % (B * 8), for r below 8: rows of a view that regroups heads."""
+    merged = Iota(Axis("m", build.op("mul", Scalar("B", INT, True), Scalar("L", INT, True))))
+    within, eight = Iota(Axis("r", build.integer(8))), build.integer(8)
+    size = Scalar("B", INT, True)
+    index = build.op("add", build.op("mul", merged, eight), within)
+    batches = build.op("mul", size, eight)
+    assert build.op("floordiv", index, batches) is build.op("floordiv", merged, size)
+    steps = build.op("mul", build.op("mod", merged, size), eight)
+    assert build.op("mod", index, batches) is build.op("add", steps, within)
+    reaching = build.op("add", index, build.integer(1))  # r + 1 may be 8
+    assert build.op("floordiv", reaching, batches) is not build.op("floordiv", merged, size)
+
+
 @st.composite
 def integers(draw: st.DrawFn, depth: int = 3) -> tuple[Expr, int]:
     """An expression over the position along ``h`` at 5, H = 12 and H_kv = 4, and its value by Python."""
@@ -43,7 +58,7 @@ def integers(draw: st.DrawFn, depth: int = 3) -> tuple[Expr, int]:
     (left, a), (right, b) = draw(integers(depth - 1)), draw(integers(depth - 1))
     name = draw(st.sampled_from(["add", "sub", "mul", "floordiv", "mod"]))
     if name in ("floordiv", "mod"):
-        right, b = draw(st.sampled_from([(build.integer(3), 3), (KV, 4), (GROUP, 3)]))
+        right, b = draw(st.sampled_from([(build.integer(3), 3), (KV, 4), (GROUP, 3), (build.op("mul", KV, TWO), 8)]))
     apply = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}
     return build.op(name, left, right), apply.get(name, operator.mod)(a, b)
 
