@@ -21,6 +21,11 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore
     Also those that are float32 because the program says so, as `.float()` does: they are computed in float64 first.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether PyTorch should wrap the mode for its compiler, whose import alone takes seconds."""
+        return False
+
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.seed = seed
