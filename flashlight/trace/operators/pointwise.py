@@ -216,7 +216,7 @@ def _truth(ctx: Context, op: str, *operands: Operand) -> Value:
 
 def _bits(ctx: Context, op: str, *operands: Operand) -> Value:
     if ctx.promoted(*operands) != torch.bool:
-        raise Unsupported("FL302", "bitwise operators on integers have no rule", "use them on booleans")
+        raise Unsupported("FL302", "bitwise operators on integers have no rule", "bit n is x // 2**n % 2")
     return _truth(ctx, op, *operands)
 
 
