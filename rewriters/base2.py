@@ -111,7 +111,7 @@ def _of_maximum(expr: Expr) -> bool:
 def _saturates(expr: Expr) -> bool:
     """Whether a fill in it may have been brought into the range of float32, so that there is no way back."""
     lowest = (isinstance(node, Const) and is_float(node) and float(node.value) <= LOWEST for node in walk(expr))
-    return any(lowest) or any(_is_limit(node) for node in walk(expr) if not node.axes)
+    return any(lowest) or _is_limit(expr)
 
 
 def scaled(expr: Expr, factor: Expr, names: dict[Expr, Name]) -> Expr:
@@ -233,9 +233,8 @@ def _is_out_of_reach(power: Expr, positive: bool = True) -> bool:
 
 def _has_lowest(expr: Expr) -> bool:
     """Whether there is a number in it that times log2(e) may overflow float32."""
-    numbers = [node for node in walk(expr) if not node.axes and is_float(node)]
-    far = any(isinstance(node, Const) and -LOWEST / LOG2_E < abs(node.value) < math.inf for node in numbers)
-    return far or any(map(_is_limit, numbers))
+    constants = (node for node in walk(expr) if isinstance(node, Const) and is_float(node))
+    return _is_limit(expr) or any(-LOWEST / LOG2_E < abs(constant.value) < math.inf for constant in constants)
 
 
 def _widened(power: Expr) -> Expr:

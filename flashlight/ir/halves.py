@@ -28,15 +28,12 @@ def halves(
                 if isinstance(part, Map) and part.op in ("floordiv", "mod") and isinstance(part.args[0], Iota):
                     found = (part.op, part.args[0].axis, part.args[1])
                     parts[found] = None
-                    whole |= {found} if part is place else set()
+                    if part is place:
+                        whole.add(found)
             for axis, size in _block_starts(place):
                 blocks[axis, size] = None
-    pairs = [
-        (axis, size)
-        for op, axis, size in parts
-        if op == "mod" and ("floordiv", axis, size) in parts
-        if {("mod", axis, size), ("floordiv", axis, size)} & whole
-    ]
+    remainders = [(axis, size) for op, axis, size in parts if op == "mod" and ("floordiv", axis, size) in parts]
+    pairs = [pair for pair in remainders if ("mod", *pair) in whole or ("floordiv", *pair) in whole]
     for axis in axes:
         for split, inner in (*pairs, *blocks):
             outer = quotient(axis.extent, inner) if split is axis else None

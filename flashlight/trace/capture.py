@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from flashlight.ir import build
 from flashlight.ir.expr import Expr, Load, Reduce, Scan, walk
+from flashlight.modes import Uncompiled
 from flashlight.trace import operators
 from flashlight.trace.context import Context
 from flashlight.trace.frames import Names, located
@@ -97,13 +98,8 @@ class TracedTensor(torch.Tensor):
         self._seen = self._base_tensor.version
 
 
-class Capture(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class Capture(Uncompiled, ProxyTorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """The mode in which every operator gives a `TracedTensor`."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Whether PyTorch should wrap the mode for its compiler, whose import alone takes seconds."""
-        return False
 
     def __init__(self, context: Context, names: Names) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call, unused-ignore]

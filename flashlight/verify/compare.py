@@ -37,7 +37,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
@@ -82,24 +82,8 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     if any(tensor.is_cuda for tensor in flatten(list(arguments.values()))):
         # an index out of range raises on a CPU and ends the process's use of a GPU
         _rejecting(original, _mapped(arguments, lambda tensor: tensor.cpu()))
-    wide = _reference_dtype(original, arguments)
-
-    @cache
-    def runs(how: str, moving: bool) -> list[list[torch.Tensor]]:
-        """The outputs of eager and of the reference, and of the runs that move it."""
-        change = _undefined if how == "spread" else _mapped_to_itself
-        with Unread() if how == "unread" else nullcontext():  # type: ignore[no-untyped-call, unused-ignore]
-            if not moving:
-                eager = _rejecting(original, change(arguments))
-                with limits_of(arguments):
-                    return [eager, _rejecting(original, change(upcast(arguments, wide)))]
-            moved = []
-            for seed in range(MOVED):
-                with limits_of(arguments), Rounded(seed):
-                    moved.append(_rejecting(original, change(perturbed(arguments, seed, wide))))
-        return [*runs(how, False), *moved]
-
-    eager = runs("plain", False)[0]
+    runs = _Runs(original, arguments)
+    eager = runs.fixed("plain")[0]
     before = _copied(arguments)
     try:
         with poisoned():
@@ -115,49 +99,89 @@ def compare(original: Function, generated: Function, arguments: Arguments) -> Me
     if len(outputs) != len(eager):
         raise Mismatch(f"{len(outputs)} outputs, not {len(eager)}")
 
-    @cache
-    def near() -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-        inputs = [nearby(arguments, seed) for seed in range(NEARBY)]
-        with limits_of(arguments):
-            references = [_rejecting(original, upcast(one, wide)) for one in inputs]
-        return [(_rejecting(original, one), run) for one, run in zip(inputs, references, strict=True)]
-
-    special = has_special(arguments)
-
-    def measured(number: int, moving: bool) -> Measured:
-        output = outputs[number]
-        wanted = [run[number] for run in runs("plain", moving)]
-        _check_kind(output, wanted[0])
-        if special and any(wrong.any() for wrong in _misplaced(output, wanted[0], wanted[1], special).values()):
-            wanted = _without_hidden(output, wanted, [run[number] for run in runs("unread", moving)])
-        if special and _misplaced(output, wanted[0], wanted[1], special)["NaN"].any():
-            wanted = _where_undefined(output, wanted, [run[number] for run in runs("spread", moving)])
-
-        def others() -> list[float]:
-            return [_error(run[number], reference[number]) for run, reference in near()] if moving else []
-
-        return _measure(output, wanted[0], wanted[1], wanted[2:], special, others)
-
     worst = Measured(0.0, 0.0, 0.0)
-    for number in range(len(outputs)):
+    for number, output in enumerate(outputs):
         try:
-            one = measured(number, moving=False)
+            one = _compared(output, number, runs, moving=False)
         except Mismatch:
-            one = measured(number, moving=True)  # it may be as good as these inputs let it be
+            one = _compared(output, number, runs, moving=True)  # it may be as good as these inputs let it be
         worst = max(worst, one, key=lambda one: one.generated / (one.allowed or 1.0))
     return worst
 
 
-def _reference_dtype(original: Function, arguments: Arguments) -> torch.dtype:
-    """float64; float32 for 16-bit inputs that the original does not take in float64, being particular about dtypes."""
-    narrow = [tensor for tensor in flatten(list(arguments.values())) if tensor.is_floating_point()]
-    if any(tensor.dtype not in (torch.float16, torch.bfloat16) for tensor in narrow):
-        return torch.float64
-    try:
-        _rejecting(original, upcast(arguments))
-    except Rejected:
-        return torch.float32
-    return torch.float64
+class _Runs:
+    """The outputs of the original in every way that a generated function is compared with; run when first asked for.
+
+    ``how`` it runs is "plain", "unread" (what is hidden counts for nothing) or "spread" (infinite inputs undefined).
+    """
+
+    def __init__(self, original: Function, arguments: Arguments) -> None:
+        self.original, self.arguments = original, arguments
+        self.special = has_special(arguments)
+        eager = _rejecting(original, arguments)
+        self.dtype, reference = self._reference()
+        self._fixed = {"plain": [eager, reference]}
+        self._moved: dict[str, list[list[torch.Tensor]]] = {}
+
+    def _reference(self) -> tuple[torch.dtype, list[torch.Tensor]]:
+        """In float64; float32 for 16-bit inputs that the original does not take in float64, being particular there."""
+        try:
+            return torch.float64, self._run("plain", upcast(self.arguments), upcasting=True)
+        except Rejected:
+            dtypes = {tensor.dtype for tensor in flatten(list(self.arguments.values())) if tensor.is_floating_point()}
+            if not dtypes <= {torch.float16, torch.bfloat16}:
+                raise
+            return torch.float32, self._run("plain", upcast(self.arguments, torch.float32), upcasting=True)
+
+    def _run(self, how: str, given: Arguments, *, upcasting: bool, seed: int | None = None) -> list[torch.Tensor]:
+        unread = Unread() if how == "unread" else nullcontext()  # type: ignore[no-untyped-call, unused-ignore]
+        limits = limits_of(self.arguments) if upcasting else nullcontext()
+        with unread, limits, nullcontext() if seed is None else Rounded(seed):
+            return _rejecting(self.original, _undefined(given) if how == "spread" else given)
+
+    def fixed(self, how: str) -> list[list[torch.Tensor]]:
+        """Those of eager and of the reference."""
+        if how not in self._fixed:
+            reference = self._run(how, upcast(self.arguments, self.dtype), upcasting=True)
+            self._fixed[how] = [self._run(how, self.arguments, upcasting=False), reference]
+        return self._fixed[how]
+
+    def moved(self, how: str) -> list[list[torch.Tensor]]:
+        """Those of the reference as it is moved."""
+        if how not in self._moved:
+            self._moved[how] = []
+            for seed in range(MOVED):
+                inputs = perturbed(self.arguments, seed, self.dtype)
+                self._moved[how].append(self._run(how, inputs, upcasting=True, seed=seed))
+        return self._moved[how]
+
+    @cached_property
+    def near(self) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Those of eager and of the reference on inputs near the given ones."""
+        inputs = [nearby(self.arguments, seed) for seed in range(NEARBY)]
+        return [
+            (self._run("plain", one, upcasting=False), self._run("plain", upcast(one, self.dtype), upcasting=True))
+            for one in inputs
+        ]
+
+
+def _compared(output: torch.Tensor, number: int, runs: _Runs, moving: bool) -> Measured:
+    """Check one output; ``moving`` is whether the second term of the floor and inputs near these count, too."""
+
+    def taken(how: str) -> list[torch.Tensor]:
+        return [run[number] for run in (*runs.fixed(how), *(runs.moved(how) if moving else ()))]
+
+    def others() -> list[float]:
+        return [_error(eager[number], reference[number]) for eager, reference in runs.near] if moving else []
+
+    wanted = taken("plain")
+    _check_kind(output, wanted[0])
+    if runs.special:
+        if any(wrong.any() for wrong in _misplaced(output, wanted[0], wanted[1], True).values()):
+            wanted = _without_hidden(output, wanted, taken("unread"))
+        if _misplaced(output, wanted[0], wanted[1], True)["NaN"].any():
+            wanted = _where_undefined(output, wanted, taken("spread"))
+    return _measure(output, wanted[0], wanted[1], wanted[2:], runs.special, others)
 
 
 def _measure(
@@ -356,10 +380,6 @@ def _rejecting(function: Function, arguments: Arguments, copied: bool = True) ->
             return flatten(function(**(_copied(arguments) if copied else arguments)))
     except Exception as error:
         raise Rejected(f"{type(error).__name__}: {error}") from error
-
-
-def _mapped_to_itself(arguments: Arguments) -> Arguments:
-    return arguments
 
 
 def _mapped(arguments: Arguments, rule: Callable[[torch.Tensor], torch.Tensor]) -> Arguments:

@@ -14,17 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from flashlight.modes import Uncompiled
 
-class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+
+class Rounded(Uncompiled, TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """The mode in which results are rounded to float32, up or down as ``seed`` has it (`rounded`).
 
     Also those that are float32 because the program says so, as `.float()` does: they are computed in float64 first.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Whether PyTorch should wrap the mode for its compiler, whose import alone takes seconds."""
-        return False
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]

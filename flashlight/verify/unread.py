@@ -11,16 +11,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flashlight.modes import Uncompiled
+
 aten = torch.ops.aten
 
 
-class Unread(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class Unread(Uncompiled, TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """The mode in which products and sums are those of this module."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Whether PyTorch should wrap the mode for its compiler, whose import alone takes seconds."""
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

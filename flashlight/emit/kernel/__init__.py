@@ -1,0 +1,1 @@
+"""One schedule to one Triton kernel, in layers: `place`, `ranges`, `steps`, `loops`, `results`, and `writer` on top."""

@@ -7,6 +7,7 @@ import functools
 from flashlight.emit.kernel.place import Place
 from flashlight.emit.tiles.values import EARLY, LATE
 from flashlight.emit.widths import is_wide
+from flashlight.ir import integers
 from flashlight.ir.expr import Expr, Iota, Load, Map, Reduce, Scalar, walk
 from flashlight.schedule.intervals import Matched
 
@@ -174,8 +175,6 @@ def _folded(function: str, items: list[str]) -> str:
 
 
 def _certainly_nonnegative(bound: Expr) -> bool:
-    from flashlight.ir import integers
-
     return all(
         coefficient > 0 and all(isinstance(a, Scalar) and (a.positive or a.name == "row_start") for a in monomial)
         for monomial, coefficient in integers.polynomial(bound).items()

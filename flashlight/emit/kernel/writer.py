@@ -1,4 +1,4 @@
-"""One schedule to one Triton kernel, each module a layer over the one before: place, ranges, steps, loops, results."""
+"""One schedule to one Triton kernel: its passes, one after another."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Expressions to Triton: which values get a variable, how tiles broadcast, loads, contractions and masks.
-
-Everything here is driven by the axes of an expression. A product summed over an axis becomes ``tl.dot`` because of
-which axes its factors have, not because of where in an attention program it stands. Each module is a layer over the one
-before: values, loads, products, arithmetic, and here what is written as several statements: masks and distances.
-"""
+"""What takes several statements on tiles: masks, and squared distances."""
 
 from __future__ import annotations
 
